@@ -1,0 +1,233 @@
+"""The base model in fp32, bf16 or NF4, and what is trained on it: a peft adapter, or all weights.
+
+Any adapter that peft knows is reached by peft's own names in the recipe (`adapter: {peft_type: LORA, r: 16}`), checked
+against peft's own configuration classes; there is no code here per method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
+
+from llama_tasks.errors import ModelError, RecipeError
+from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
+from llama_tasks.recipe import BaseConfig, did_you_mean
+
+EMBEDDED = Path(__file__).parent / "embedded" / "base"
+LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """How many numbers the model has, and how many of them are trained."""
+
+    trainable: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.trainable:,} of {self.total:,} parameters are trained ({100 * self.trainable / self.total:.2f}%)"
+
+
+def where_is(model: str) -> str:
+    """Folder of the embedded base, or the folder or Hub id itself."""
+    return str(EMBEDDED) if model == "embedded" else model
+
+
+def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
+    """The base's tokenizer. Raises ModelError where there is none."""
+    place = where_is(base.model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=base.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_not_found(base.model, "tokenizer", error)) from None
+    if not tokenizer.is_fast:
+        raise ModelError(f"{base.model}: its tokenizer has no tokenizer.json; save it with transformers as a fast tokenizer first.")
+    return tokenizer
+
+
+def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLlamaForCausalLM:
+    """The base model on its device, frozen in the precision that the recipe asks for.
+
+    Raises:
+        ModelError: not found, not a LLaMA, or weights missing.
+    """
+    if base.config is not None:
+        return new_model(base.config)
+    dtype = resolve_dtype(base.dtype, device)
+    quantization = None
+    if base.quantization == "nf4":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    return load_native(
+        where_is(base.model),
+        revision=base.revision,
+        dtype=dtype,
+        quantization_config=quantization,
+        attn_implementation=base.attn_implementation,
+        device_map={"": device} if quantization or str(device) != "cpu" else None,
+    )
+
+
+def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
+    """A model with random weights from LLaMA configuration fields. Raises RecipeError for an unknown one."""
+    known = [f.name for f in dataclasses.fields(NativeLlamaConfig)]
+    for name in fields:
+        if name not in known and name != "rope_theta":
+            raise RecipeError(f"base.config: unknown field {name!r}.{did_you_mean(name, known)}")
+    return NativeLlamaForCausalLM(NativeLlamaConfig(**fields))
+
+
+def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
+    """`auto` is bfloat16 on a CUDA device that computes it, else float32 (on most CPUs bfloat16 is emulated and slow)."""
+    if name != "auto":
+        return getattr(torch, name)
+    return torch.bfloat16 if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def adapter_config(fields: dict[str, Any], base: BaseConfig) -> Any:
+    """peft's configuration for the recipe's `adapter`. Raises RecipeError for a method or field that peft does not know."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    fields = {"target_modules": LINEAR_LAYERS, **fields} if "target_modules" in _names(kinds.get("LORA")) else dict(fields)
+    kind = str(fields.pop("peft_type", "LORA")).upper()
+    if kind not in kinds:
+        raise RecipeError(f"adapter.peft_type is {kind!r}.{did_you_mean(kind, sorted(kinds))}")
+    known = _names(kinds[kind])
+    if "target_modules" not in known:
+        fields.pop("target_modules")
+    for name in fields:
+        if name not in known:
+            raise RecipeError(f"unknown key 'adapter.{name}'.{did_you_mean(name, sorted(known))}")
+    try:
+        return kinds[kind](task_type="CAUSAL_LM", base_model_name_or_path=base.model, revision=base.revision, **fields)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+
+
+def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: BaseConfig) -> Any:
+    """Put the adapter on the base (`None`: train all weights). Adapter weights are float32 whatever the base is.
+
+    Raises:
+        RecipeError: a field that peft refuses, or a target module that the model does not have.
+        ModelError: all weights shall be trained on a 4-bit base.
+    """
+    if fields is None:
+        if base.quantization != "none":
+            raise ModelError("A 4-bit base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none.")
+        return model
+    from peft import get_peft_model
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    try:
+        return get_peft_model(model, adapter_config(fields, base), autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+
+
+def save_trained(model: Any, folder: Path, base: BaseConfig) -> None:
+    """Write what was trained: an adapter (safetensors and a byte-stable adapter_config.json), or a whole plain LLaMA."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; `push` writes a real one
+        _rewrite_config(folder / "adapter_config.json", base)
+    else:
+        save_as_llama(model, folder)
+
+
+def save_as_llama(model: NativeLlamaForCausalLM, folder: Path) -> None:
+    """Write the native model as a plain `llama` checkpoint, which any transformers user loads."""
+    fields = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "transformers_version")}
+    with torch.device("meta"):
+        plain = LlamaForCausalLM(LlamaConfig(**fields))
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = GenerationConfig(bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id)
+    plain.save_pretrained(folder)
+
+
+def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "cpu") -> Any:
+    """What `save_trained` wrote, loaded afresh from the disk, in evaluation mode.
+
+    Raises:
+        ModelError: the folder holds neither, or an adapter's weights are missing, superfluous or not finite.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{folder} holds neither an adapter nor a model.")
+        return load_native(folder, dtype=resolve_dtype(base.dtype, device)).eval()
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
+    model = PeftModel.from_pretrained(load_base(base, device), str(folder), autocast_adapter_dtype=True)
+    wanted, found = get_peft_model_state_dict(model, save_embedding_layers=False), load_file(folder / "adapter_model.safetensors")
+    if wanted.keys() != found.keys():
+        raise ModelError(f"{folder}: its weights do not fit the base {base.model!r} (differing names: {sorted(wanted.keys() ^ found.keys())[:3]}).")
+    if not all(bool(torch.isfinite(weight).all()) for weight in found.values()):
+        raise ModelError(f"{folder}: the adapter holds NaN or infinite weights.")
+    return model.eval()
+
+
+@torch.inference_mode()
+def check_reload(model: Any, base: BaseConfig, folder: Path, input_ids: list[int]) -> None:
+    """Raise ModelError unless the saved adapter, loaded afresh, gives the logits of the model that was trained."""
+    device = next(model.parameters()).device
+    ids = torch.tensor([input_ids], device=device)
+    here, there = (m(input_ids=ids).logits.float() for m in (model, load_trained(base, folder, device)))
+    difference = float((here - there).abs().max())
+    if not difference <= 1e-3 * max(1.0, float(here.abs().max())):
+        raise ModelError(f"The saved adapter does not give the logits of the trained model (they differ by {difference:.2g}); it was not kept.")
+
+
+def count_parameters(model: torch.nn.Module) -> Parameters:
+    """Trainable and total parameters; a packed 4-bit weight counts the numbers it stands for."""
+    total = trainable = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        count = state.shape.numel() if state is not None else parameter.numel()
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return Parameters(trainable, total)
+
+
+def auto_learning_rate(hidden_size: int) -> float:
+    """Learning rate of LoRA for a LLaMA of this width: 5e-4 x (2000 / width)^0.781.
+
+    Source: the rule fitted over LLaMA models in Thinking Machines Lab, "LoRA Without Regret" (2025): a base of 5e-5,
+    ten times as much for LoRA, and the exponent 0.781 for the LLaMA family.
+    """
+    return 5e-4 * (2000 / hidden_size) ** 0.781
+
+
+def _rewrite_config(path: Path, base: BaseConfig) -> None:
+    """adapter_config.json with sorted keys and lists (peft writes sets, in another order each time)."""
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    fields = {key: sorted(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+              for key, value in fields.items()}  # fmt: skip
+    fields |= {"base_model_name_or_path": base.model, "revision": base.revision}
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _names(config: Any) -> set[str]:
+    return {f.name for f in dataclasses.fields(config)} if config is not None else set()
+
+
+def _not_found(model: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind = "folder" if Path(model).exists() else "folder, and no such model can be had from the Hub"
+    return f"Cannot load the {what} of the base model {model!r} ({kind}): {reason}"

@@ -1,0 +1,109 @@
+"""BLEU and chrF as sacrebleu computes them (Post 2018), from its own row statistics.
+
+sacrebleu counts; the formulas from counts to score are restated here for many resamples at a time, and tested to equal
+`sacrebleu.corpus_bleu` and `corpus_chrf` to 1e-9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from llama_tasks.metrics.base import Array, check_rows
+from llama_tasks.metrics.text import base_language, refuse_unspaced
+
+_TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"} | dict.fromkeys(("th", "lo", "km", "my"), "char")
+_BLEU_ORDER = 4
+_CHRF_BETA = 2
+
+
+class Bleu:
+    """Corpus BLEU (Papineni et al. 2002); statistics `[n, 10]`: both lengths, then matches and totals of 4 orders.
+
+    Tokenizer by language: zh `zh`; ja and ko MeCab where installed, otherwise `char`; th, lo, km and my `char`; `13a`
+    for all others. The signature tells which.
+    """
+
+    name = "bleu"
+
+    def __init__(self, lang: str) -> None:
+        self.lang = lang
+        self._scorer = _bleu_scorer(_TOKENIZERS.get(base_language(lang), "13a"))
+        self.signature = _signature(self._scorer)
+
+    def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
+        """See `Metric.statistics`; refuses references that the tokenizer cannot cut into words."""
+        check_rows(self.name, predictions, references)
+        if self._scorer.tokenizer_signature == "13a":
+            refuse_unspaced(self.name, self.lang, references)
+        return _row_statistics(self._scorer, predictions, references)
+
+    def aggregate(self, sums: Array) -> Array:
+        """BLEU with exponential smoothing (NIST's, method 3 of Chen and Cherry 2014); 0 without any match."""
+        lengths, references = sums[..., 0], sums[..., 1]
+        correct, total = sums[..., 2 : 2 + _BLEU_ORDER], sums[..., 2 + _BLEU_ORDER :]
+        halvings = np.cumsum(correct == 0, axis=-1)  # the k-th order without a match counts as 1 / 2^k of a match
+        matches = np.where(correct > 0, correct, 0.5**halvings)
+        defined = (correct.max(axis=-1) > 0) & (total.min(axis=-1) > 0)
+        precisions = np.where(total > 0, matches / np.maximum(total, 1), 1.0)
+        brevity = np.exp(np.minimum(0.0, 1.0 - references / np.maximum(lengths, 1)))
+        return np.where(defined, 100.0 * brevity * np.exp(np.log(precisions).mean(axis=-1)), 0.0)
+
+
+class Chrf:
+    """chrF (Popović 2015), and with words chrF++ (Popović 2017): statistics `[n, 3 * orders]` of
+    prediction, reference and matching n-grams; the reference with the best row score counts."""
+
+    def __init__(self, lang: str, word_order: int = 0) -> None:
+        from sacrebleu.metrics.chrf import CHRF
+
+        base_language(lang)
+        self.name = "chrf++" if word_order else "chrf"
+        self.lang = lang
+        self._scorer = CHRF(word_order=word_order, beta=_CHRF_BETA)
+        self.signature = _signature(self._scorer)
+
+    def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
+        """See `Metric.statistics`."""
+        check_rows(self.name, predictions, references)
+        return _row_statistics(self._scorer, predictions, references)
+
+    def aggregate(self, sums: Array) -> Array:
+        """F2 of precision and recall, both averaged over the orders that occur on both sides."""
+        n_hyp, n_ref, n_match = (sums[..., start::3] for start in range(3))
+        present = (n_hyp > 0) & (n_ref > 0)
+        orders = np.maximum(present.sum(axis=-1), 1)
+        precision = np.where(present, n_match / np.maximum(n_hyp, 1), 0.0).sum(axis=-1) / orders
+        recall = np.where(present, n_match / np.maximum(n_ref, 1), 0.0).sum(axis=-1) / orders
+        weight = _CHRF_BETA**2
+        bottom = weight * precision + recall
+        return np.asarray(100.0 * (1 + weight) * precision * recall / np.where(bottom > 0, bottom, 1.0))
+
+
+def _bleu_scorer(tokenizer: str) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    try:
+        return BLEU(tokenize=tokenizer)
+    except RuntimeError:  # MeCab is an extra of sacrebleu; characters need nothing, and the signature says so
+        return BLEU(tokenize="char")
+
+
+def _row_statistics(scorer: Any, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
+    """The one place that uses a private method of sacrebleu: it has no public way to a row's statistics.
+
+    sacrebleu wants one stream a reference, so rows with fewer references are filled with None, which it leaves out.
+    """
+    width = max(len(row) for row in references)
+    streams = [[row[i] if i < len(row) else None for row in references] for i in range(width)]
+    return np.asarray(scorer._extract_corpus_statistics(predictions, streams), dtype=np.float64)
+
+
+def _signature(scorer: Any) -> str:
+    """sacrebleu's signature without the number of references, which only the data can tell (`base.score` adds it)."""
+    scorer.num_refs = 1
+    signature = scorer.get_signature()
+    signature.update("nrefs", None)
+    return str(signature.format())

@@ -1,0 +1,22 @@
+"""How many outputs were empty, cut off or not a label: the numbers that stand beside every score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def count(rows: Iterable[Mapping[str, Any]], labels: Sequence[str] | None = None) -> dict[str, int]:
+    """Count prediction rows (objects of predictions.jsonl); all of them are scored, none is left out.
+
+    `empty`: nothing but white space (for question answering a legal answer, counted all the same); `truncated`: stopped
+    by the limit of tokens; `unparsable`: outside `labels`, 0 where there are none.
+    """
+    counts = {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0}
+    known = None if labels is None else frozenset(labels)
+    for row in rows:
+        counts["rows"] += 1
+        counts["empty"] += not row["prediction"].strip()
+        counts["truncated"] += row["finish"] == "length"
+        counts["unparsable"] += known is not None and row["prediction"] not in known
+    return counts

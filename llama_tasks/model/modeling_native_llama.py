@@ -1,0 +1,413 @@
+"""LLaMA, whole: the model, its attention and its loss, read from top to bottom.
+
+The architecture is that of "LLaMA: Open and Efficient Foundation Language Models" (Touvron et al., 2023), with grouped
+queries (Ainslie et al., 2023) and every rotary variant transformers knows. Parameters carry Hugging Face's names, so
+any `llama` checkpoint loads without a converter and an adapter trained here fits the original model. Caches,
+generation, saving, quantization and parallelism come from transformers through the contracts of its `PreTrainedModel`.
+
+Shapes, as suffixes of names:
+    B rows of the batch   T tokens of a row      D hidden size   F width of the MLP   V vocabulary
+    H query heads         K key/value heads      C channels of a head
+    S keys seen (cached ones and T)              N positions that carry a target
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention_packed import PackedLayout, packed_attention, packed_positions
+from .configuration_native_llama import NativeLlamaConfig
+
+IGNORED = -100  # label of a token that carries no loss
+LOGITS_PER_CHUNK = 2**25  # float32 logits held at a time by the chunked loss: 128 MiB
+
+
+class _RMSNorm(torch.autograd.Function):
+    """n = x / sqrt(mean(x^2) + eps), y = w n, with its gradient written out, so that n is all it keeps:
+
+    dw = sum(dy n),   dx = (w dy - n mean(w dy n)) / sqrt(mean(x^2) + eps)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x32 = x.float()
+        inverse = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+        # Rounded to the model's precision before the weight is applied, as LLaMA was trained.
+        normalized = (x32 * inverse).to(x.dtype)
+        ctx.save_for_backward(normalized, weight, inverse)
+        return weight * normalized
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        normalized, weight, inverse = ctx.saved_tensors
+        grad, n = grad.float(), normalized.float()
+        weighted = grad * weight
+        mean = (weighted * n).mean(-1, keepdim=True)
+        grad_x = torch.addcmul(weighted, n, mean, value=-1).mul_(inverse).to(normalized.dtype)
+        grad_weight = (grad * n).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None
+
+
+class NativeLlamaRMSNorm(nn.Module):
+    """Scale to unit root mean square (Zhang and Sennrich, 2019), computed in float32."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.eps = eps
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return _RMSNorm.apply(x_BTD, self.weight, self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class NativeLlamaRotaryEmbedding(nn.Module):
+    """Cosine and sine of the rotary angles (Su et al., 2021) at given positions, for every `rope_type`.
+
+    transformers refills the two buffers after loading (they are not saved) and recognises the module by the word
+    "RotaryEmbedding" in its name and by the attributes set here: keep both.
+    """
+
+    inv_freq: Tensor
+    original_inv_freq: Tensor
+
+    def __init__(self, config: NativeLlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        assert config.rope_parameters is not None  # filled in by the configuration
+        self.rope_type = config.rope_parameters["rope_type"]
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        initialize = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = initialize(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: NativeLlamaConfig, **_: Any) -> tuple[Tensor, float]:
+        """Inverse frequencies theta^(-2i/C) for i < C/2, float32 [C/2], and the factor 1 on cosine and sine."""
+        assert config.rope_parameters is not None
+        assert config.head_dim is not None
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and signed sine [B, T, 1, C], as `rotate` takes them, in the dtype of `x` at `position_ids` [B, T]."""
+        angles = position_ids[..., None, None].float() * self.inv_freq.to(x.device, torch.float32)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return torch.cat((cos, cos), dim=-1).to(x.dtype), torch.cat((-sin, sin), dim=-1).to(x.dtype)
+
+
+def rotate(x_BTHC: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Turn each pair of channels (i, i + C/2) by its angle: (a cos - b sin, b cos + a sin)."""
+    return x_BTHC * cos + x_BTHC.roll(x_BTHC.shape[-1] // 2, dims=-1) * signed_sin
+
+
+def eager_attention(
+    module: NativeLlamaAttention,
+    q_BHTC: Tensor,
+    k_BKSC: Tensor,
+    v_BKSC: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, with its weights: output [B, T, H, C] and weights [B, H, T, S]."""
+    groups = module.num_key_value_groups
+    k_BHSC, v_BHSC = k_BKSC.repeat_interleave(groups, dim=1), v_BKSC.repeat_interleave(groups, dim=1)
+    scores_BHTS = q_BHTC @ k_BHSC.transpose(2, 3) * scaling
+    if attention_mask is not None:
+        scores_BHTS = scores_BHTS + attention_mask
+    weights_BHTS = scores_BHTS.softmax(dim=-1, dtype=torch.float32).to(q_BHTC.dtype)
+    weights_BHTS = F.dropout(weights_BHTS, p=dropout, training=module.training)
+    return (weights_BHTS @ v_BHSC).transpose(1, 2), weights_BHTS
+
+
+class NativeLlamaAttention(nn.Module):
+    """Causal self-attention in which groups of query heads share a key/value head."""
+
+    def __init__(self, config: NativeLlamaConfig, layer_idx: int) -> None:
+        super().__init__()
+        assert config.head_dim is not None  # both filled in by the configuration
+        assert config.num_key_value_heads is not None
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.is_causal = True
+        query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        packed_layout: PackedLayout | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output [B, T, D], and the weights [B, H, T, S] where the implementation gives them."""
+        heads = (*x_BTD.shape[:-1], -1, self.head_dim)
+        q_BTHC = rotate(self.q_proj(x_BTD).view(heads), *position_embeddings)
+        k_BTKC = rotate(self.k_proj(x_BTD).view(heads), *position_embeddings)
+        v_BTKC = self.v_proj(x_BTD).view(heads)
+        dropout = (self.config.attention_dropout or 0.0) if self.training else 0.0
+
+        weights = None
+        if packed_layout is not None:
+            out_BTHC = packed_attention(q_BTHC, k_BTKC, v_BTKC, packed_layout, scaling=self.scaling, dropout=dropout)
+        else:
+            q_BHTC, k_BKSC, v_BKSC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
+            if past_key_values is not None:
+                k_BKSC, v_BKSC = past_key_values.update(k_BKSC, v_BKSC, self.layer_idx)
+            attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+                self.config._attn_implementation, eager_attention
+            )
+            out_BTHC, weights = attend(
+                self, q_BHTC, k_BKSC, v_BKSC, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
+            )
+        return self.o_proj(out_BTHC.reshape(*x_BTD.shape[:-1], -1)), weights
+
+
+class NativeLlamaMLP(nn.Module):
+    """SwiGLU (Shazeer, 2020): a gate and a value of width F, multiplied, and back to D."""
+
+    def __init__(self, config: NativeLlamaConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+
+
+class NativeLlamaDecoderLayer(GradientCheckpointingLayer):
+    """Attention, then the MLP; each reads a normalised copy of the stream and adds to it."""
+
+    def __init__(self, config: NativeLlamaConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = NativeLlamaAttention(config, layer_idx)
+        self.mlp = NativeLlamaMLP(config)
+        self.input_layernorm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+        """[B, T, D] to [B, T, D]; the keywords are the attention's."""
+        attended_BTD, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended_BTD
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class NativeLlamaPreTrainedModel(PreTrainedModel):
+    """What transformers asks of every class of the family."""
+
+    config_class = NativeLlamaConfig
+    config: NativeLlamaConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["NativeLlamaDecoderLayer"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs: ClassVar[dict[str, type[nn.Module]]] = {
+        "hidden_states": NativeLlamaDecoderLayer,
+        "attentions": NativeLlamaAttention,
+    }
+
+
+class NativeLlamaModel(NativeLlamaPreTrainedModel):
+    """Token ids to hidden states."""
+
+    def __init__(self, config: NativeLlamaConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(NativeLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = NativeLlamaRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
+
+        A packed row [1, T] names its documents by `cu_seq_lens_q` int [n_docs + 1], or by `position_ids` that restart;
+        its documents never see each other, and it takes no cache.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        n_tokens = inputs_embeds.shape[1]
+        if cu_seq_lens_q is not None and past_key_values is not None:
+            raise ValueError("A packed row (cu_seq_lens_q) takes no cache; leave out past_key_values.")
+
+        if position_ids is None and cu_seq_lens_q is not None:
+            position_ids = packed_positions(cu_seq_lens_q, n_tokens)
+        elif position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(seen, seen + n_tokens, device=inputs_embeds.device).unsqueeze(0)
+        if cu_seq_lens_q is not None and self.config._attn_implementation == "sdpa":
+            causal_mask = None
+            kwargs["packed_layout"] = PackedLayout.build(cu_seq_lens_q, n_tokens, inputs_embeds.device)
+        else:
+            # Before a cache is made: with one, transformers no longer looks for documents in position_ids.
+            causal_mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+            kwargs["cu_seq_lens_q"] = cu_seq_lens_q
+        if use_cache and past_key_values is None and cu_seq_lens_q is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        hidden_states = inputs_embeds
+        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                position_embeddings=position_embeddings,
+                attention_mask=causal_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
+    """The language model: hidden states to logits over the vocabulary, and the loss."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
+    _pp_plan: ClassVar[dict[str, Any]] = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan: ClassVar[dict[str, str]] = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: NativeLlamaConfig) -> None:
+        super().__init__(config)
+        self.model = NativeLlamaModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, V], and with `labels` [B, T] the loss.
+
+        Labels stand at their own tokens and are shifted here; -100 carries no loss. The loss is the sum over targets
+        divided by `num_items_in_batch`, or their mean when that is not given. With `skip_logits` and `labels` the head
+        runs only where there is a target, a chunk at a time, and `logits` is None.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states, logits, loss = outputs.last_hidden_state, None, None
+        if labels is not None:
+            labels = without_document_starts(labels, kwargs.get("cu_seq_lens_q"))
+        if labels is not None and skip_logits:
+            loss = self.loss_on_targets(hidden_states, labels, kwargs.get("num_items_in_batch"))
+        else:
+            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def loss_on_targets(self, hidden_BTD: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """The loss of `forward`, with logits at targets only; without any target zero, and still differentiable."""
+        targets_BT = F.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:].to(hidden_BTD.device)
+        keep_BT = targets_BT != IGNORED
+        hidden_ND, targets_N = hidden_BTD[keep_BT], targets_BT[keep_BT]
+        chunk = max(1, LOGITS_PER_CHUNK // self.config.vocab_size)
+        if len(targets_N) <= chunk:
+            total = self._cross_entropy(hidden_ND, targets_N)
+        else:
+            total = torch.stack(
+                [
+                    checkpoint(self._cross_entropy, hidden, targets, use_reentrant=False)
+                    for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
+                ]
+            ).sum()
+        count = len(targets_N) if num_items_in_batch is None else num_items_in_batch
+        return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+
+    def _cross_entropy(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        return F.cross_entropy(self.lm_head(hidden_ND).float(), targets_N, reduction="sum")
+
+
+def without_document_starts(labels_BT: Tensor, cu_seq_lens: Tensor | None) -> Tensor:
+    """Labels of a packed row [1, T] in which no document's first token is a target of the document before it."""
+    if cu_seq_lens is None:
+        return labels_BT
+    # The last boundary is the end of the row; an empty last document begins there too.
+    starts = cu_seq_lens[:-1].to(labels_BT.device, torch.long)
+    return labels_BT.index_fill(1, starts[starts < labels_BT.shape[1]], IGNORED)

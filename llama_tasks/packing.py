@@ -1,0 +1,124 @@
+"""Tokens -> Batch: documents lie end to end in one row, with no padding token anywhere.
+
+    documents     [a0 a1 a2 a3]  [b0 b1]  [c0 c1 c2]
+    input_ids      a0 a1 a2 a3    b0 b1    c0 c1 c2        [1, T]
+    position_ids    0  1  2  3     0  1     0  1  2        restart at each document
+    cu_seq_lens   0             4        6          9      where documents begin and end
+
+Attention stays inside a document (the model reads `cu_seq_lens`), so a packed batch is the same mathematics as one
+document at a time. Which batches exist depends on the seed and the lengths alone, not on how many processes train.
+"""
+
+from __future__ import annotations
+
+import bisect
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from llama_tasks.tokens import IGNORE, Tokens
+
+_WINDOW = 4096  # examples that are sorted and packed together; a larger window packs tighter but mixes less
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A packed batch; all tensors are int64 [1, T] unless said.
+
+    Attributes:
+        ids: example ids, in order.
+        cu_seq_lens: int32 [documents + 1].
+        max_length: tokens of the longest document.
+    """
+
+    ids: tuple[str, ...]
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    position_ids: torch.Tensor
+    cu_seq_lens: torch.Tensor
+    max_length: int
+
+    @cached_property
+    def num_targets(self) -> int:
+        """Tokens that carry loss."""
+        return int((self.labels != IGNORE).sum())
+
+    @property
+    def num_tokens(self) -> int:
+        """All tokens, T."""
+        return self.input_ids.shape[1]
+
+    def inputs(self, device: torch.device | str = "cpu") -> dict[str, object]:
+        """Keyword arguments of the model's forward, without labels."""
+        cu = self.cu_seq_lens.to(device)
+        return {
+            "input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device), "use_cache": False,
+            "cu_seq_lens_q": cu, "cu_seq_lens_k": cu, "max_length_q": self.max_length, "max_length_k": self.max_length,
+        }  # fmt: skip
+
+
+def collate(tokens: Sequence[Tokens]) -> Batch:
+    """Lay documents end to end. The first token of a document is never a target (nothing precedes it)."""
+    ends = [0]
+    input_ids: list[int] = []
+    labels: list[int] = []
+    positions: list[int] = []
+    for item in tokens:
+        input_ids += item.input_ids
+        labels += [IGNORE, *item.labels[1:]]
+        positions += range(len(item.input_ids))
+        ends.append(len(input_ids))
+    return Batch(
+        ids=tuple(item.id for item in tokens),
+        input_ids=torch.tensor([input_ids]),
+        labels=torch.tensor([labels]),
+        position_ids=torch.tensor([positions]),
+        cu_seq_lens=torch.tensor(ends, dtype=torch.int32),
+        max_length=max(len(item.input_ids) for item in tokens),
+    )
+
+
+def pack(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Best-fit decreasing: indices of documents, batch by batch, each of at most `tokens_per_batch` tokens (a longer
+    document is a batch of its own).
+
+    >>> pack([3, 5, 2, 4], 7)
+    [[1, 2], [3, 0]]
+    """
+    batches: list[list[int]] = []
+    rooms: list[tuple[int, int]] = []  # (free tokens, batch), sorted
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        at = bisect.bisect_left(rooms, (lengths[index], -1))
+        if at < len(rooms):
+            room, batch = rooms.pop(at)
+            batches[batch].append(index)
+        else:
+            room, batch = tokens_per_batch, len(batches)
+            batches.append([index])
+        bisect.insort(rooms, (room - lengths[index], batch))
+    return batches
+
+
+def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """The batches of one epoch, in order: shuffled examples packed window by window, then the batches shuffled."""
+    shuffle = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    shuffle.shuffle(order)
+    batches = []
+    for start in range(0, len(order), _WINDOW):
+        window = order[start : start + _WINDOW]
+        batches += [[window[i] for i in batch] for batch in pack([lengths[i] for i in window], tokens_per_batch)]
+    shuffle.shuffle(batches)
+    return batches
+
+
+def plan_steps(lengths: Sequence[int], tokens_per_batch: int, seed: int, batches_per_step: int) -> Iterator[list[list[list[int]]]]:
+    """Epoch after epoch without end: the optimizer steps of an epoch, each a list of at most `batches_per_step` batches."""
+    epoch = 0
+    while True:
+        batches = plan_epoch(lengths, tokens_per_batch, seed, epoch)
+        yield [batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step)]
+        epoch += 1

@@ -1,0 +1,315 @@
+"""Recipe and Suite: what a run is, as data. Strict typed loading, dotted overrides, "did you mean".
+
+A YAML file is read into the declared types below (`1e-5` is a number, an unknown key is an error that names the likely
+one, a key written twice is an error). The sentence under each field is its documentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from llama_tasks.errors import RecipeError
+
+TASKS = ("translate", "summarize", "qa", "classify", "text")
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The base model."""
+
+    model: str = "embedded"
+    """Hub id, folder, or `embedded` (the small base that ships with llama-tasks)."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub model; the run records the commit it resolved to."""
+    config: dict[str, Any] | None = None
+    """LLaMA configuration of a new model with random weights (pre-training); `model` then names its tokenizer."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen base; `auto` is bfloat16 where the device computes it natively, else float32."""
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA) through bitsandbytes, on GPU and CPU."""
+    attn_implementation: str = "sdpa"
+    """transformers' name of the attention implementation."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where rows come from."""
+
+    train: list[str] = field(default_factory=lambda: ["embedded"])
+    """`embedded`, files (.jsonl .json .csv .tsv .parquet .txt), a folder with train/validation/test files, or a Hub id."""
+    validation: list[str] | None = None
+    """As `train`; left out: the source's own validation split, else carved from the training rows."""
+    test: list[str] | None = None
+    """As `train`; left out: the source's own test split, else carved from the training rows."""
+    name: str | None = None
+    """Configuration of a Hub dataset."""
+    revision: str | None = None
+    """Commit of a Hub dataset."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """The task's field: the column of your data that holds it."""
+    constants: dict[str, str] = field(default_factory=dict)
+    """Fields that are the same in every row, such as `lang: zh`."""
+    labels: list[str] | None = None
+    """The label set of a classification; left out: the labels of the training rows, sorted."""
+    max_train_samples: int | None = None
+    """Use a seeded sample of the training rows."""
+    max_validation_samples: int | None = None
+    """Rows of the validation split used while training."""
+    max_test_samples: int | None = None
+    """Use a seeded sample of the test rows."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How an example becomes text and tokens."""
+
+    template: dict[str, str] | None = None
+    """Language code (or `default`): prompt template with {fields}; left out: the task's own."""
+    max_length: int = 512
+    """Most tokens of prompt and response together."""
+    on_too_long: Literal["error", "drop", "truncate_prompt"] = "error"
+    """What happens to a longer example; the response is never cut."""
+    allow: list[str] = field(default_factory=list)
+    """Findings of the audit that shall not stop the run: target_roundtrip, leak."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation, by transformers' names."""
+
+    num_train_epochs: float = 3.0
+    """Passes over the training rows."""
+    max_steps: int = -1
+    """Stop after so many optimizer steps; -1: by epochs."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """`auto`: for LoRA, from the model's width by a published rule (printed with its value)."""
+    lr_scheduler_type: str = "cosine"
+    """transformers' name of the schedule."""
+    warmup_steps: float = 0.05
+    """Steps of warm-up; below 1 a share of all steps."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta2: float = 0.999
+    """Second-moment decay of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    tokens_per_batch: int = 2048
+    """Most tokens in one packed batch."""
+    gradient_accumulation_steps: int = 1
+    """Batches in one optimizer step."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    eval_times: int = 4
+    """Evaluations on the validation split, evenly over the run."""
+    metric_for_best_model: str | None = None
+    """The checkpoint with the best value becomes the adapter; left out: the suite's first metric."""
+    save_steps: int = 100
+    """Optimizer steps between resumable checkpoints."""
+    logging_steps: int = 10
+    """Optimizer steps between lines of log.jsonl."""
+    seed: int = 42
+    """Seed of everything random."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What is measured, and how outputs are made."""
+
+    scoring: Literal["generate", "likelihood", "perplexity"] = "generate"
+    """`likelihood` ranks the label set by its probability; `perplexity` scores plain text."""
+    metrics: list[str] = field(default_factory=list)
+    """Names from `llama_tasks.metrics`; the first one leads."""
+    max_new_tokens: int = 64
+    """Most tokens of a generated output."""
+    num_beams: int = 1
+    """Beam search; 1 is greedy decoding."""
+    tokens_per_batch: int = 8192
+    """Most tokens (prompt and output) decoded together."""
+    n_resamples: int = 1000
+    """Bootstrap resamples behind intervals and p-values."""
+    seed: int = 12345
+    """Seed of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run, complete."""
+
+    task: Literal["translate", "summarize", "qa", "classify", "text"]
+    """The task."""
+    base: BaseConfig = field(default_factory=BaseConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    adapter: dict[str, Any] | None = field(default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32})
+    """Any field of peft's configuration classes by peft's own name; `null` trains all weights."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: Suite = field(default_factory=Suite)
+    """A suite file (relative to the recipe), or its content."""
+    output: str | None = None
+    """Run directory; left out: runs/<recipe's name>."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, apply `key.sub=value` overrides, check every key and type.
+
+    Raises:
+        RecipeError: no such file, broken YAML, unknown key, wrong type.
+    """
+    path = Path(path)
+    tree = _read_yaml(path, "recipe")
+    for override in overrides:
+        _override(tree, override)
+    if isinstance(tree.get("eval"), str):
+        tree["eval"] = _read_yaml(path.parent / tree["eval"], "suite")
+    elif isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]:  # a suite file with changes: {suite: FILE, ...}
+        changes = dict(tree["eval"])
+        tree["eval"] = {**_read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
+    tree.setdefault("output", f"runs/{path.stem}")
+    return _convert(tree, Recipe, str(path), "")
+
+
+def load_suite(path: str | Path) -> Suite:
+    """Read a suite file. Raises RecipeError as `load_recipe` does."""
+    return _convert(_read_yaml(Path(path), "suite"), Suite, str(path), "")
+
+
+def dump(config: Any) -> str:
+    """A recipe or suite as YAML, every field written out."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """` Did you mean X?` or the list of what is known."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=node.value[i][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
+    if not path.is_file():
+        near = sorted(p.stem for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = did_you_mean(path.stem, near) if near else ""
+        raise RecipeError(f"There is no {kind} {str(path)!r}.{hint}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(f"{where}: this is not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must hold `key: value` lines; it holds {'nothing' if tree is None else type(tree).__name__}.")
+    return tree
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Apply one `train.learning_rate=1e-4` to the tree, in place."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"{text!r} is no override; write key=value, such as train.learning_rate=1e-4.")
+    try:
+        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        value = raw
+    *path, last = key.strip().split(".")
+    for part in path:
+        child = tree.get(part)
+        if isinstance(child, str) and part == "eval":
+            child = {"suite": child}
+        tree[part] = child = {} if child is None else child
+        if not isinstance(child, dict):
+            raise RecipeError(f"{text!r}: {part!r} holds a value, not further keys.")
+        tree = child
+    tree[last] = value
+
+
+def _convert(value: Any, kind: Any, file: str, path: str) -> Any:
+    """`value` as the declared type `kind`, or a RecipeError that names file and key."""
+    origin = get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        return _convert_dataclass(value, kind, file, path)
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, kind, file, path)
+    if origin is Literal:
+        if value in get_args(kind) and not isinstance(value, bool):
+            return value
+        choices = [str(choice) for choice in get_args(kind)]
+        raise _wrong(file, path, f"is {value!r}.{did_you_mean(str(value), choices)}")
+    if origin is list:
+        items = value if isinstance(value, list) else [value]  # one item may stand without brackets
+        return [_convert(item, get_args(kind)[0], file, f"{path}[{i}]") for i, item in enumerate(items)]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise _wrong(file, path, f"must hold `key: value` lines, not {value!r}.")
+        of = get_args(kind)[1]
+        return {str(k): _convert(v, of, file, f"{path}.{k}") for k, v in value.items()}
+    return _convert_scalar(value, kind, file, path)
+
+
+def _convert_dataclass(value: Any, kind: Any, file: str, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(file, path, f"must hold `key: value` lines, not {value!r}.")
+    hints = typing.get_type_hints(kind)
+    for key in value:
+        if key not in hints:
+            raise RecipeError(f"{file}: unknown key {_join(path, key)!r}.{did_you_mean(str(key), list(hints))}")
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    for key in required:
+        if key not in value:
+            raise RecipeError(f"{file}: the key {_join(path, key)!r} is missing.")
+    return kind(**{key: _convert(item, hints[key], file, _join(path, key)) for key, item in value.items()})
+
+
+def _convert_union(value: Any, kind: Any, file: str, path: str) -> Any:
+    options = [option for option in get_args(kind) if option is not type(None)]
+    if value is None and len(options) < len(get_args(kind)):
+        return None
+    for option in options[:-1]:
+        try:
+            return _convert(value, option, file, path)
+        except RecipeError:
+            continue
+    return _convert(value, options[-1], file, path)
+
+
+def _convert_scalar(value: Any, kind: Any, file: str, path: str) -> Any:
+    if kind is Any or (type(value) is kind):
+        return value
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    hint = " (YAML reads bare yes/no/on/off as true/false: put the word in quotes)" if isinstance(value, bool) else ""
+    wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
+    raise _wrong(file, path, f"must be {wanted}, not {value!r}{hint}.")
+
+
+def _wrong(file: str, path: str, what: str) -> RecipeError:
+    return RecipeError(f"{file}: {path or 'the file'} {what}")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,0 +1,137 @@
+"""The report as GitHub-flavoured Markdown: for a README, an issue, a model card."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from llama_tasks.report.text import (
+    as_yaml,
+    inline,
+    interval,
+    is_significant,
+    metric_name,
+    number,
+    p_value,
+    plain,
+    shorten,
+)
+from llama_tasks.report.verdict import verdicts
+
+_EXAMPLES = 5
+_CELL = 240  # characters; the page holds the whole text
+_MARKUP = re.compile(r"[\\`*_\[\]~$]|:(?=[\w+/-])")  # the colon: of URLs and of :emoji:
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The whole report. Data is escaped: it can neither leave its cell nor become markup, a link or a mention."""
+    parts = [
+        f"# {escape(report['title'])}",
+        "\n".join(f"**{escape(finding.claim)}** {escape(finding.evidence)}  " for finding in verdicts(report)),
+        scores_table(report),
+        _counts(report["counts"]),
+        *_rows("Rows that got worse", "Those whose own value fell most.", report["regressions"]),
+        *_rows("Examples", _sampling(report), report["examples"][:_EXAMPLES]),
+        *_provenance(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def scores_table(report: dict[str, Any]) -> str:
+    """The table of scores with its signatures beneath; fits a model card."""
+    compared = any("adapter" in score for score in report["scores"])
+    head = ["metric", "language", "n", "base"] + (["adapter", "difference", "p"] if compared else [])
+    lines = [_row(head), "|:--|:--|--:|" + "--:|" * (len(head) - 3)]
+    lines += [_row(_score_cells(score, compared)) for score in report["scores"]]
+    note = "Values are 0 to 100, higher is better, with 95% bootstrap intervals."
+    if compared:
+        note += " Bold p-values are below 0.05, not corrected for the number of comparisons."
+    signatures = [
+        f"- {escape(metric_name(score['metric']))} ({escape(score['lang'])}): {_code(score['signature'])}"
+        for score in report["scores"]
+    ]
+    return "\n".join([*lines, "", note, "", *signatures])
+
+
+def escape(text: object) -> str:
+    """Text as Markdown (CommonMark, GitHub tables) that shows exactly this text, on one line."""
+    safe = _MARKUP.sub(r"\\\g<0>", plain(text))
+    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # A mention would notify a stranger each time the report is pasted into an issue.
+    safe = safe.replace("@", "@&#8203;").replace("www.", "www&#46;")
+    return safe.strip().replace("\n", "<br>").replace("\t", " ")
+
+
+def _score_cells(score: dict[str, Any], compared: bool) -> list[str]:
+    cells = [escape(metric_name(score["metric"])), escape(score["lang"]), number(score["n"], 0), _value(score["base"])]
+    if compared:
+        p = escape(p_value(score["p_value"]))
+        bounds = interval(score["difference_interval"])
+        cells += [
+            _value(score["adapter"]),
+            f"{number(score['difference'], signed=True)} {bounds}".strip(),
+            f"**{p}**" if is_significant(score["p_value"]) else p,
+        ]
+    return cells
+
+
+def _value(score: dict[str, Any]) -> str:
+    return f"{number(score['value'])} {interval(score['interval'])}".strip()
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    names = list(dict.fromkeys(name for system in counts.values() for name in system))
+    lines = [_row(["answers", *map(escape, counts)]), "|:--|" + "--:|" * len(counts)]
+    lines += [_row([escape(name), *(number(system.get(name), 0) for system in counts.values())]) for name in names]
+    return "\n".join(["## How the systems answered", "", *lines])
+
+
+def _sampling(report: dict[str, Any]) -> str:
+    sample = report["sample"]
+    return (
+        f"The first {min(_EXAMPLES, len(report['examples']))} of a seeded draw from {number(sample.get('of'), 0)} rows "
+        f"(seed {escape(sample.get('seed'))}), evenly over languages; not chosen by hand."
+    )
+
+
+def _rows(title: str, note: str, rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = ["input", "reference", "base"] + (["adapter"] if "adapter" in rows[0] else [])
+    lines = [_row(head), "|" + ":--|" * len(head)]
+    for row in rows:
+        texts = [inline(list((row["input"] or {}).values())), " / ".join(map(plain, row["references"] or []))]
+        texts += [plain(row[name]) for name in head[2:]]
+        lines.append(_row([escape(shorten(text, _CELL)) or "*(empty)*" for text in texts]))
+    return [f"## {title}", note, "\n".join(lines)]
+
+
+def _provenance(report: dict[str, Any]) -> list[str]:
+    provenance = report["provenance"]
+    facts = [f"- {escape(key)}: {escape(inline(value))}" for key, value in provenance.items() if key != "recipe"]
+    facts.append(f"- created: {escape(report.get('created'))}")
+    parts = ["## Where these numbers come from", "\n".join(facts)]
+    if provenance.get("recipe"):
+        parts.append(_fenced(as_yaml(provenance["recipe"]), "yaml"))
+    return [*parts, "To reproduce:", _fenced(plain(report["command"]), "sh")]
+
+
+def _code(text: object) -> str:
+    """A code span, whatever backticks the text holds (CommonMark 6.1)."""
+    line = " ".join(plain(text).split())
+    ticks = "`" * (_longest_ticks(line) + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}" if line else "–"
+
+
+def _fenced(text: str, language: str) -> str:
+    fence = "`" * max(3, _longest_ticks(text) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

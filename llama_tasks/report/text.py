@@ -1,0 +1,115 @@
+"""Small pieces of text that all three renderings share: harmless strings, numbers, intervals, names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+ABSENT = "–"
+SIGNIFICANT = 0.05  # the usual level; the reports print the p-value itself beside every marker
+
+_METRIC_NAMES = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "exact_match": "exact match",
+    "f1": "F1",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+}
+
+# ECMA-48: control strings (OSC, DCS, SOS, PM, APC) up to their terminator, control sequences (CSI), short escapes.
+# No class may cross another introducer, so the search stays linear on a text made of introducers only.
+_ESCAPES = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|\x1b[ -/]*[0-~]"
+)
+_LINE_ENDS = re.compile(r"\r\n?|[\x85\u2028\u2029]")
+# Controls, directional overrides and isolates (they reorder what stands beside them), halves of surrogate pairs.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: object) -> str:
+    r"""The text without terminal escapes, control characters and directional overrides; `\n` and `\t` stay."""
+    unescaped = _ESCAPES.sub("", str(text))
+    return _CONTROLS.sub("", _LINE_ENDS.sub("\n", unescaped))
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters on one line; what is left out is said."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit].rstrip()} … (+{len(line) - limit:,} characters)"
+
+
+def metric_name(metric: object) -> str:
+    """The name as the field writes it: `rougeL` -> `ROUGE-L`."""
+    return _METRIC_NAMES.get(str(metric), plain(metric))
+
+
+def is_number(value: object) -> bool:
+    """A finite number; `True`, NaN, None and text are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int = 1, *, signed: bool = False) -> str:
+    """`41.2`, with `signed` `+41.2`; a dash where there is no number."""
+    if not is_number(value):
+        return ABSENT
+    return f"{value:+.{digits}f}" if signed else f"{value:,.{digits}f}"
+
+
+def interval(bounds: Any) -> str:
+    """`[38.0, 44.1]`, or nothing."""
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if is_interval(bounds) else ""
+
+
+def is_interval(bounds: Any) -> bool:
+    """Two finite numbers."""
+    return isinstance(bounds, Sequence) and len(bounds) == 2 and all(is_number(bound) for bound in bounds)
+
+
+def p_value(p: Any) -> str:
+    """`0.012`, `<0.001`, or a dash."""
+    if not is_number(p):
+        return ABSENT
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def is_significant(p: Any) -> bool:
+    """Below the usual level of 0.05."""
+    return is_number(p) and p < SIGNIFICANT
+
+
+def duration(seconds: Any) -> str:
+    """`3 min 12 s`, `2 h 05 min`."""
+    if not is_number(seconds):
+        return ABSENT
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def inline(value: Any) -> str:
+    """A small value on one line: `python 3.12 · torch 2.13`."""
+    if isinstance(value, dict):
+        return " · ".join(f"{plain(key)} {inline(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(inline(item) for item in value)
+    return ABSENT if value is None else plain(value)
+
+
+def as_yaml(value: Any) -> str:
+    """The recipe as its author would write it."""
+    return plain(yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=100)).rstrip()

@@ -1,0 +1,102 @@
+"""What a task is: a row of plain fields becomes an Example; a generated text becomes a prediction."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from llama_tasks.errors import DataError
+from llama_tasks.sources import Row
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row, understood by its task.
+
+    Attributes:
+        id: of the row (`test:17`).
+        fields: what the prompt template may name.
+        target: the response to learn.
+        references: acceptable answers, for scoring; `()` where none is right (an unanswerable question).
+        lang: language of the response (ISO 639-1), which chooses template and metric tokenizer.
+        choices: the label set, where the answer is one of a set.
+    """
+
+    id: str
+    fields: dict[str, str]
+    target: str
+    references: tuple[str, ...]
+    lang: str
+    choices: tuple[str, ...] = ()
+
+
+class Task:
+    """Base of the tasks. A task of your own names its fields and templates and says how a row becomes an Example."""
+
+    name: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    """Fields that every row must have."""
+    main_field: ClassVar[str]
+    """The field that is long: it groups rows when splits are carved, and it is what `truncate_prompt` shortens."""
+    templates: ClassVar[Mapping[str, str]]
+    """Language code (or `default`): prompt template."""
+
+    def example(self, row: Row) -> Example:
+        """Turn a row into an Example. Raises DataError that names file, line and field."""
+        raise NotImplementedError
+
+    def parse(self, text: str, lang: str) -> str:
+        """The prediction in a generated text."""
+        return text.strip()
+
+    def check_columns(self, row: Row) -> None:
+        """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match."""
+        for column in self.columns:
+            if column not in row.values:
+                near = difflib.get_close_matches(column, list(row.values), n=1, cutoff=0.4)
+                guess = near[0] if near else "YOUR_COLUMN"
+                raise DataError(
+                    f"{row.where}: the task {self.name!r} needs the column {column!r}; found: {', '.join(row.values)}. "
+                    f"Name yours in the recipe: data.columns.{column}={guess}"
+                )
+
+
+def text_of(row: Row, field: str, allow_empty: bool = False) -> str:
+    """The row's field as text. Raises DataError for null, other types and empty text."""
+    value = row.values.get(field)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise DataError(f"{row.where}: the field {field!r} must be text, not {'null' if value is None else type(value).__name__}.")
+    if not value.strip() and not allow_empty:
+        raise DataError(f"{row.where}: the field {field!r} is empty.")
+    return value
+
+
+def texts_of(row: Row, field: str) -> tuple[str, ...]:
+    """The row's field as a list of texts. Raises DataError for anything else."""
+    value = row.values.get(field)
+    if isinstance(value, Mapping) and "text" in value:  # SQuAD's own form: {"text": [...], "answer_start": [...]}
+        value = value["text"]
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
+        raise DataError(f"{row.where}: the field {field!r} must be a list of texts, not {value!r}.")
+    return tuple(value)
+
+
+def lang_of(row: Row, field: str = "lang") -> str:
+    """The row's language code; rows that do not say are looked at: mostly Han characters is `zh`, else `en`."""
+    value: Any = row.values.get(field)
+    if value is None:
+        return guess_lang(" ".join(v for v in row.values.values() if isinstance(v, str)))
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{row.where}: the field {field!r} must be a language code such as en or zh, not {value!r}.")
+    return value.strip().lower()
+
+
+def guess_lang(text: str) -> str:
+    """`zh` where a third or more of the letters are Han characters, else `en`."""
+    letters = [c for c in text if c.isalpha()]
+    han = sum("\u4e00" <= c <= "\u9fff" for c in letters)
+    return "zh" if letters and han * 3 >= len(letters) else "en"

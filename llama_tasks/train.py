@@ -1,0 +1,150 @@
+"""The training loop: packed batches in, a StepReport out after every optimizer step. Knows nothing of disks or loggers.
+
+The loss of an optimizer step is the sum over its target tokens divided by their number, over all batches of the step
+and all processes; so batch size, accumulation, packing and world size do not change the mathematics.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from llama_tasks.errors import LlamaTasksError, RecipeError
+from llama_tasks.packing import Batch, collate, plan_steps
+from llama_tasks.recipe import TrainConfig
+from llama_tasks.tokens import IGNORE, Tokens
+
+
+class NonFiniteLoss(LlamaTasksError):
+    """The loss or the gradient is NaN or infinite; training on would only spread it."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step. `loss` is nats per target token; `tokens` and `targets` are over all processes."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    tokens: int
+    targets: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of the step by wall clock."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+
+class Training:
+    """Model, optimizer and schedule of one run, and the position in the data."""
+
+    def __init__(self, model: Any, tokens: Sequence[Tokens], config: TrainConfig, accelerator: Accelerator, learning_rate: float) -> None:
+        self.tokens = tokens
+        self.config = config
+        self.accelerator = accelerator
+        self.steps = list(self._plan())
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+        trainable = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable, lr=learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
+        )
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        try:
+            self.scheduler = get_scheduler(config.lr_scheduler_type, self.optimizer, _warmup(config, self.total_steps), self.total_steps)
+        except ValueError:
+            raise RecipeError(f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know.") from None
+        self.step = 0
+        self.tokens_seen = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return len(self.steps)
+
+    def run(self) -> Iterator[StepReport]:
+        """Train from the current step to the last, one report a step; stop iterating to stop training."""
+        self.model.train()
+        while self.step < self.total_steps:
+            yield self._optimizer_step(self.steps[self.step])
+
+    def _plan(self) -> Iterator[tuple[float, list[list[int]]]]:
+        """(epoch, batches of example indices) for every optimizer step, over all processes."""
+        lengths = [len(item.input_ids) for item in self.tokens]
+        per_step = self.config.gradient_accumulation_steps * self.accelerator.num_processes
+        epochs = plan_steps(lengths, self.config.tokens_per_batch, self.config.seed, per_step)
+        if self.config.max_steps > 0:
+            everything = ((e + i / len(steps), step) for e, steps in enumerate(epochs) for i, step in enumerate(steps))
+            yield from itertools.islice(everything, self.config.max_steps)
+            return
+        left = self.config.num_train_epochs
+        for e, steps in enumerate(epochs):
+            count = round(len(steps) * min(left, 1.0))
+            yield from ((e + i / len(steps), step) for i, step in enumerate(steps[:count]))
+            left -= 1.0
+            if left <= 0:
+                return
+
+    def _optimizer_step(self, planned: tuple[float, list[list[int]]]) -> StepReport:
+        began = time.perf_counter()
+        epoch, plan = planned
+        batches = [collate([self.tokens[i] for i in indices]) for indices in plan]
+        targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
+        loss = self._accumulate(batches, targets)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self._check_finite(loss, float(norm), batches)
+        learning_rate = self.scheduler.get_last_lr()[0]
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.tokens_seen += tokens
+        return StepReport(
+            self.step, self.total_steps, epoch, loss, float(norm), learning_rate, tokens, targets, time.perf_counter() - began
+        )
+
+    def _accumulate(self, batches: Sequence[Batch], targets: int) -> float:
+        """Gradients of sum(loss) / targets over the step's batches; returns that loss, summed over processes."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        rounds = -(-len(batches) // world)
+        total = torch.zeros((), device=self.accelerator.device)
+        for i in range(rounds):
+            # A process without a batch in the last round runs the first one with no target, so that all take part.
+            index = i * world + rank
+            batch, labels = (batches[index], batches[index].labels) if index < len(batches) else (batches[0], None)
+            labels = torch.full_like(batch.labels, IGNORE) if labels is None else labels
+            device = self.accelerator.device
+            with self.accelerator.no_sync(self.model) if i + 1 < rounds else nullcontext():
+                loss = self.model(
+                    **batch.inputs(device), labels=labels.to(device), num_items_in_batch=targets, skip_logits=True
+                ).loss
+                # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
+                self.accelerator.backward(loss * world)
+            total += loss.detach()
+        return float(self.accelerator.reduce(total, reduction="sum"))
+
+    def _check_finite(self, loss: float, norm: float, batches: Sequence[Batch]) -> None:
+        if not (torch.isfinite(torch.tensor([loss, norm])).all()):
+            rows = [name for batch in batches for name in batch.ids]
+            raise NonFiniteLoss(
+                f"Step {self.step + 1}: the loss is {loss} and the gradient norm {norm}. Rows of this step: {', '.join(rows[:8])}"
+                f"{' …' if len(rows) > 8 else ''}. Lower train.learning_rate, or resume from the last checkpoint."
+            )
+
+
+def _warmup(config: TrainConfig, total: int) -> int:
+    return round(config.warmup_steps * total) if config.warmup_steps < 1 else int(config.warmup_steps)
+

@@ -1,0 +1,151 @@
+"""Creating, validating, scoring and counting, for every metric alike."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from llama_tasks import metrics
+from llama_tasks.errors import MetricError
+from llama_tasks.metrics import base
+
+TEXT = "one two three four"
+
+
+@pytest.fixture(params=metrics.names())
+def metric(request):
+    return metrics.create(request.param, "en", labels=[TEXT, "other"])
+
+
+def test_score_is_complete_json(metric):
+    score = metrics.score(metric, [TEXT, "other"], [[TEXT], [TEXT]], n_resamples=50, seed=3)
+    assert (score.metric, score.lang, score.n) == (metric.name, "en", 2)
+    assert 0 <= score.interval[0] <= score.value <= score.interval[1] <= 100 + 1e-9
+    assert score.signature == f"nrefs:1|bs:50|seed:3|{metric.signature}"
+    assert json.loads(json.dumps(score.to_dict())) == score.to_dict()
+    assert set(score.to_dict()) == {"metric", "lang", "value", "interval", "n", "signature"}
+
+
+def test_same_seed_same_interval(metric):
+    rows = [TEXT, "other", "other"], [[TEXT], [TEXT], ["other"]]
+    assert metrics.score(metric, *rows, n_resamples=20) == metrics.score(metric, *rows, n_resamples=20)
+
+
+def test_one_row_has_a_degenerate_interval(metric):
+    score = metrics.score(metric, ["other"], [[TEXT]], n_resamples=5)
+    assert score.interval == (score.value, score.value)
+
+
+def test_aggregate_is_vectorised(metric):
+    stats = metric.statistics([TEXT, "other"], [[TEXT], [TEXT]])
+    sums = np.stack([[stats[0], stats[1]], [stats.sum(0), 2 * stats[0]], [stats[1], stats[1]]])
+    values = metric.aggregate(sums)
+    assert values.shape == (3, 2)
+    assert values[1, 0] == metric.aggregate(stats.sum(0))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ("text", [["text"]], "predictions must be a list"),
+        (["text"], "text", "references must be a list"),
+        (["text"], ["text"], "references of row 0 must be a list.*in brackets"),
+        (["text"], [[["text"]]], "a reference of row 0 must be a text, not list"),
+        (["text", "b"], [["text"]], "2 predictions but references for 1 rows"),
+        (["text", "b", "c"], [["text", "b", "c"]], "one list of references a row"),
+        ([None], [["text"]], "the prediction of row 0 must be a text, not None"),
+        (["text"], [[None]], "a reference of row 0 must be a text, not None"),
+        (["text"], [None], "references of row 0 must be a list, not None"),
+        (["text"], None, "references must be a list, not None"),
+        ([], [], "no rows"),
+        ([3], [["3"]], "must be a text, not int 3"),
+    ],
+)
+def test_malformed_rows_are_refused(metric, predictions, references, message):
+    with pytest.raises(MetricError, match=message) as caught:
+        metrics.score(metric, predictions, references)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf", "rougeL", "accuracy"])
+def test_a_row_without_reference_is_refused(name):
+    with pytest.raises(MetricError, match="row 1 has no reference"):
+        metrics.create(name, "en", labels=["a"]).statistics(["a", "a"], [["a"], []])
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [
+        ("rouge-l", "rougeL"),
+        ("ROUGE1", "rouge1"),
+        ("bleau", "bleu"),
+        ("macro f1", "macro_f1"),
+        ("exactmatch", "exact_match"),
+    ],
+)
+def test_unknown_name_is_met_with_a_guess(name, guess):
+    with pytest.raises(MetricError, match=f"did you mean '{guess}'"):
+        metrics.create(name, "en")
+
+
+def test_unknown_name_without_a_guess_lists_the_known():
+    with pytest.raises(MetricError, match=r"no metric 'xyzzy'\. Known are bleu, chrf"):
+        metrics.create("xyzzy", "en")
+
+
+@pytest.mark.parametrize("lang", ["", "english", "e", "中文", None])
+def test_not_a_language(metric, lang):
+    with pytest.raises(MetricError, match="is not a language code"):
+        metrics.create(metric.name, lang, labels=["a"])
+
+
+def test_bootstrap_covers_the_mean_of_a_coin():
+    """95% of intervals hold the true value, give or take."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(100):
+        stats = base.mean_statistics(rng.random(200) < 0.6)
+        low, high = base.percentile_interval(base.mean_aggregate(base.resampled_sums(stats, 200, seed)))
+        covered += low <= 60 <= high
+    assert 88 <= covered <= 100
+
+
+def test_chunks_change_nothing(monkeypatch):
+    stats = base.mean_statistics(np.arange(50) / 50)
+    whole = base.resampled_sums(stats, 100, 1)
+    monkeypatch.setattr(base, "_DRAWS_AT_ONCE", 130)
+    np.testing.assert_array_equal(base.resampled_sums(stats, 100, 1), whole)
+
+
+def test_resamples_must_be_positive():
+    with pytest.raises(MetricError, match="n_resamples is 0"):
+        base.resampled_sums(np.ones((2, 2)), 0, 1)
+
+
+def test_counts():
+    rows = [
+        {"prediction": "a", "finish": "stop"},
+        {"prediction": " \n", "finish": "length"},
+        {"prediction": "A", "finish": "choice"},
+    ]
+    assert metrics.count(rows) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 0}
+    assert metrics.count(rows, labels=["a"]) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 2}
+    assert metrics.count([]) == {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0}
+
+
+def test_public_names_are_sorted_and_exist():
+    assert metrics.__all__ == sorted(metrics.__all__)
+    assert all(hasattr(metrics, name) for name in metrics.__all__)
+
+
+def test_importing_needs_neither_torch_nor_the_scorers():
+    code = (
+        "import sys, llama_tasks.metrics, llama_tasks.significance; "
+        "print([name for name in ('torch', 'transformers', 'sacrebleu', 'nltk') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
