@@ -98,7 +98,7 @@ def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
     return torch.bfloat16 if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def adapter_config(fields: dict[str, Any], base: BaseConfig) -> Any:
+def adapter_config(fields: dict[str, Any]) -> Any:
     """peft's configuration for the recipe's `adapter`. Raises RecipeError for a method or field that peft does not know."""
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -114,7 +114,7 @@ def adapter_config(fields: dict[str, Any], base: BaseConfig) -> Any:
         if name not in known:
             raise RecipeError(f"unknown key 'adapter.{name}'.{did_you_mean(name, sorted(known))}")
     try:
-        return kinds[kind](task_type="CAUSAL_LM", base_model_name_or_path=base.model, revision=base.revision, **fields)
+        return kinds[kind](task_type="CAUSAL_LM", **fields)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
 
@@ -135,7 +135,7 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     try:
-        return get_peft_model(model, adapter_config(fields, base), autocast_adapter_dtype=True)
+        return get_peft_model(model, adapter_config(fields), autocast_adapter_dtype=True)
     except ValueError as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
 

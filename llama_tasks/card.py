@@ -42,7 +42,13 @@ class Raw(str):
 
 
 def model_card(
-    run_dir: Path, repo_id: str, base_model: str, revision: str, *, license: str | None = None, command: str | None = None
+    run_dir: Path,
+    repo_id: str,
+    base_model: str,
+    revision: str,
+    *,
+    license: str | None = None,
+    command: str | None = None,
 ) -> str:
     """README.md of the run's adapter as it will stand at `repo_id`, for the base `base_model` at commit `revision`.
 
@@ -74,7 +80,8 @@ def base_card(repo_id: str, adapter_id: str, license: str | None = None) -> str:
     return (
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n# {markdown(name)}\n\n"
         f"A LLaMA base model in the plain format of transformers, published because the adapter "
-        f"[{markdown(adapter_id)}](https://huggingface.co/{adapter_id}) was trained on it. It was not evaluated by itself.\n"
+        f"[{markdown(adapter_id)}](https://huggingface.co/{adapter_id}) was trained on it. "
+        "It was not evaluated by itself.\n"
     )
 
 
@@ -202,7 +209,7 @@ ids = {bos}tokenizer.encode(prompt, add_special_tokens=False, split_special_toke
 ids = torch.tensor([ids])
 output = model.generate(
     input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens={int(max_new_tokens)},
-    eos_token_id={special['eos']}, pad_token_id={pad},
+    eos_token_id={special["eos"]}, pad_token_id={pad},
 )
 print(tokenizer.decode(output[0, ids.shape[1]:], skip_special_tokens=True))
 """

@@ -62,14 +62,25 @@ def is_commit(revision: object) -> bool:
     return isinstance(revision, str) and _COMMIT.fullmatch(revision) is not None
 
 
+def repo_id_problem(repo_id: str) -> str | None:
+    """What is wrong with the name of a repository on the Hub, or None."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        return f"{repo_id!r} is no repository name; write USER/NAME with letters, digits, '-', '_' and '.'"
+    return None if "/" in repo_id else f"{repo_id!r} does not say whose repository it is; write USER/{repo_id}"
+
+
 def normalise_adapter_config(folder: Path, base_model: str, revision: str) -> None:
     """Rewrite `adapter_config.json`: the base by Hub id and commit, sorted, the same bytes every time.
 
     peft writes the path it was given as the base, no revision, and lists in the order of a set.
     """
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(_normal_form(config, base_model, revision), encoding="utf-8")
+    normal = _normal_form(_read_config(folder), base_model, revision)
+    (folder / "adapter_config.json").write_text(normal, encoding="utf-8")
 
 
 def check_files(folder: Path, *, base_model: str, revision: str, private: Iterable[str] = ()) -> GateReport:
@@ -154,14 +165,9 @@ def _weights(folder: Path) -> Iterator[str]:
 
 
 def _base(folder: Path, base_model: str, revision: str) -> Iterator[str]:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     config = _read_config(folder)
-    try:
-        validate_repo_id(base_model)
-    except HFValidationError:
-        yield f"{base_model!r} is no Hub id"
+    if problem := repo_id_problem(base_model):
+        yield problem
     if not is_commit(revision):
         yield f"revision {revision!r} is no commit (40 hexadecimal digits)"
     if (config.get("base_model_name_or_path"), config.get("revision")) != (base_model, revision):
@@ -170,7 +176,7 @@ def _base(folder: Path, base_model: str, revision: str) -> Iterator[str]:
 
 def _stable(folder: Path, base_model: str, revision: str) -> Iterator[str]:
     text = (folder / "adapter_config.json").read_text(encoding="utf-8")
-    if text != _normal_form(json.loads(text), base_model, revision):
+    if text != _normal_form(_read_config(folder), base_model, revision):
         yield "adapter_config.json is not in its normal form"
 
 
@@ -255,7 +261,10 @@ def user_secrets() -> list[str]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("adapter_config.json is no JSON object")
+    return config
 
 
 def _normal_form(config: dict[str, Any], base_model: str, revision: str) -> str:

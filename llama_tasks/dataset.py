@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import tasks
 from llama_tasks.errors import DataError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import Split, load_splits
-from llama_tasks.tasks import Example, Task
+from llama_tasks.sources import Split, load_splits, read_file, rename
+from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder, audit, audit_leaks, stop_on
 
 if TYPE_CHECKING:
@@ -75,6 +75,19 @@ def render_all(task: Task, renderer: Renderer, split: Split) -> list[Prompt]:
     return [renderer(task.example(row)) for row in split.rows]
 
 
-def examples_of(prompts: Sequence[Prompt]) -> list[Example]:
-    """The examples behind prompts."""
-    return [prompt.example for prompt in prompts]
+def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:
+    """The rows of a file as prompts, by a run's resolved recipe; rows need not have the column to predict.
+
+    Raises:
+        DataError: the file is missing, broken, or lacks a column.
+    """
+    if not source.is_file():
+        raise DataError(f"There is no file {str(source)!r}.")
+    labels = recipe.data.labels or []
+    task = tasks.create(recipe.task, labels)
+    blank = labels[0] if labels else task.blank_target
+    data = replace(recipe.data, train=[str(source)], validation=None, test=None)
+    rows = [replace(row, values={task.target_column: blank, **row.values}) for row in rename(read_file(source), data, "predict")]
+    renderer = Renderer(task, recipe.prompt.template)
+    prompts = [renderer(task.example(row)) for row in rows]
+    return Dataset(task, labels, renderer, Encoder(tokenizer, recipe.prompt), {}, Encoded(), {}), prompts

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics, report, significance
+from llama_tasks.errors import RunError
 from llama_tasks.metrics import Metric
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
-from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
+from llama_tasks.rundir import RunDirectory, command_line, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Rows = list[dict[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
+_LANGUAGE_FREE = ("accuracy", "macro_f1", "micro_f1")  # compare labels, not text
+_ROW_METRIC = {"bleu": "chrf", "macro_f1": "accuracy"}  # corpus metrics say little of one row; these speak for them
 
 
 def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, say: Say) -> dict[str, Any]:
@@ -84,6 +87,24 @@ def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
     ]  # fmt: skip
 
 
+def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) -> int:
+    """Answer the rows of a file with the run's adapter; the column to predict may be absent. Returns their number.
+
+    Raises:
+        DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists.
+    """
+    from llama_tasks import adapters
+    from llama_tasks.dataset import for_prediction
+
+    if target.exists():
+        raise RunError(f"{target} exists; name another output.")
+    dataset, prompts = for_prediction(recipe, source, adapters.load_tokenizer(recipe.base))
+    model, _ = _load(run, recipe)
+    rows = predict(model, dataset, prompts, recipe.eval)
+    write_jsonl(target, rows)
+    return len(rows)
+
+
 def score(rows: Rows, suite: Suite, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Every metric of the suite, by language, as Score dicts."""
     kwargs = {"n_resamples": suite.n_resamples, "seed": suite.seed}
@@ -117,13 +138,14 @@ def leading_value(rows: Rows, suite: Suite, labels: Sequence[str], name: str | N
 
 
 def row_values(rows: Rows, suite: Suite, labels: Sequence[str]) -> tuple[str, dict[str, float]]:
-    """The leading metric's value of each row by itself, to find rows that got worse."""
-    lead = dataclasses.replace(suite, metrics=suite.metrics[:1])
+    """The leading metric (or its row-level companion) and its value on each row by itself, to find rows that got worse."""
+    name = _ROW_METRIC.get(suite.metrics[0], suite.metrics[0])
+    lead = dataclasses.replace(suite, metrics=[name])
     values = {}
     for _, metric, part in _measures(rows, lead, labels):
         stats = metric.statistics(*_texts(part))
         values.update({row["id"]: float(metric.aggregate(stats[i])) for i, row in enumerate(part)})
-    return (suite.metrics[0] if suite.metrics else ""), values
+    return name, values
 
 
 def training_summary(run: RunDirectory) -> dict[str, Any] | None:
@@ -160,7 +182,7 @@ def _measures(rows: Rows, suite: Suite, labels: Sequence[str]) -> Iterator[tuple
     for name in suite.metrics:
         for lang, part in sorted(by_lang.items()):
             yield lang, metrics.create(name, lang, labels or None), part
-        if len(by_lang) > 1 and labels:
+        if len(by_lang) > 1 and name in _LANGUAGE_FREE:
             yield EVERY, metrics.create(name, sorted(by_lang)[0], labels), rows
 
 
@@ -183,11 +205,14 @@ def _chosen(prompt: Prompt, prompt_tokens: int, choices: Mapping[str, float]) ->
 
 def _load(run: RunDirectory, recipe: Recipe) -> tuple[Any, bool]:
     """The trained model, loaded afresh from the disk, and whether it is an adapter on a base."""
-    from llama_tasks.adapters import load_trained
+    from accelerate import Accelerator
 
-    return load_trained(recipe.base, run.adapter), run.adapter.name == "adapter"
+    from llama_tasks.adapters import load_tokenizer, load_trained
+    from llama_tasks.prompts import PromptContract
 
+    folder = run.adapter
+    if not folder.is_dir():
+        raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
+    PromptContract.load(folder).check(load_tokenizer(recipe.base), folder)
+    return load_trained(recipe.base, folder, Accelerator().device), folder.name == "adapter"
 
-def load_scores(folder: Path) -> dict[str, Any]:
-    """A system's scores.json."""
-    return read_json(folder / "scores.json")

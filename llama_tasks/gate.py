@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_tasks.checks import Check, GateReport, check_files, names_a_secret
 from llama_tasks.prompts import PromptContract
@@ -49,21 +49,26 @@ def check(
 def check_logits(folder: Path, reference_base: Path, published_base: Path) -> tuple[Check, ...]:
     """A fresh process with plain transformers + peft gives the native model's logits on the contract's sample."""
     sample = PromptContract.load(folder).sample
-    ids = sample["input_ids"]
-    reference = native_logits(reference_base, folder, ids)
+    reference = native_logits(reference_base, folder, sample["input_ids"])
     try:
         stranger = stranger_logits(published_base, folder)
     except RuntimeError as error:
         return (Check("same logits", False, f"plain transformers + peft failed: {error}"),)
+    return compare(sample, reference, stranger)
+
+
+def compare(sample: dict[str, Any], reference: torch.Tensor, stranger: dict[str, torch.Tensor]) -> tuple[Check, ...]:
+    """What the stranger found, against the sample and the native model's logits [1, T, V]."""
+    ids, length = sample["input_ids"], sample["prompt_length"]
+    same_ids = stranger["prompt_ids"].tolist() == ids[:length]
     if stranger["adapter"].shape != reference.shape:
         shapes = f"{list(stranger['adapter'].shape)} and {list(reference.shape)}"
         return (Check("same logits", False, f"plain and native logits differ in shape: {shapes}"),)
     apart = float((stranger["adapter"] - reference).abs().max())
     effect = float((stranger["adapter"] - stranger["base"]).abs().max())
     how = f"{len(ids)} tokens, float32, unquantised base, process without llama_tasks"
-    encoded, length = stranger["prompt_ids"].tolist(), sample["prompt_length"]
     return (
-        Check("same prompt ids", encoded == ids[:length], f"{length} tokens, by the tokenizer in the folder"),
+        Check("same prompt ids", same_ids, f"{length} tokens, by the tokenizer in the folder"),
         Check("same logits", apart <= TOLERANCE, f"largest difference {apart:.1e}, allowed {TOLERANCE:.0e} ({how})"),
         Check("adapter is live", effect > 0, f"it moves the base's logits by up to {effect:.1e}"),
     )

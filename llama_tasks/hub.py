@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_tasks.card import base_card, model_card, plain
-from llama_tasks.checks import Check, GateReport, check_base_files, check_files, is_commit, normalise_adapter_config
+from llama_tasks.checks import (
+    Check,
+    GateReport,
+    check_base_files,
+    check_files,
+    is_commit,
+    normalise_adapter_config,
+    repo_id_problem,
+)
 from llama_tasks.errors import HubError
 from llama_tasks.gate import NOT_RUN, check_logits
 from llama_tasks.hub_client import Client, in_cache
@@ -101,7 +109,7 @@ def push(
     timeout: seconds without an answer after which a request counts as failed.
 
     Raises:
-        HubError: a wrong name, no token, an unknown base, a refusal of the gate or of the Hub, a network that stays down.
+        HubError: a wrong name, no token, an unknown base, a refusal of gate or Hub, a network that stays down.
     """
     from rich.console import Console
 
@@ -130,7 +138,7 @@ def push(
             if not pinned.ok:
                 raise HubError(f"The gate refuses {repo_id}; the base was sent, the adapter not. {_failures(pinned)}")
         sent = client.publish(repo_id, stage, private, "Adapter")
-        result = replace(result, base_revision=base.revision, card=card, files=_files(stage), url=sent.url, commit=sent.commit)
+        result = PushResult(repo_id, base.model, base.revision, card, _files(stage), report, sent.url, sent.commit)
     console.print(f"\nPublished: {result.url}\n\n{result.snippet}", markup=False, highlight=False, soft_wrap=True)
     return result
 
@@ -177,11 +185,13 @@ def _gate(
     if published is None:
         absent = f"{base.model} at {base.revision[:8]} is not in the cache, and a dry run downloads nothing"
         return GateReport((*checks, Check("same logits", False, absent)))
+    if client is None and base_stage is None and base.folder is not None:
+        checks += (Check("base on the Hub", True, f"{base.model} is not compared with the local base in a dry run"),)
     return GateReport((*checks, *check_logits(stage, base.folder or published, published)))
 
 
 def _stage(run_dir: Path, stage: Path, repo_id: str, base: _Base, license: str | None, again: str) -> str:
-    """Copy the adapter (not hidden files), write its card and the normal form of its configuration; returns the card."""
+    """Copy the adapter (not hidden files), normalise its configuration, write its card; returns the card."""
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(run_dir / "adapter", stage, ignore=shutil.ignore_patterns(".*"))
     try:
@@ -216,7 +226,7 @@ def _base_of(
     from llama_tasks.adapters import where_is
 
     if not (run_dir / "adapter").is_dir():
-        raise HubError(f"{run_dir} has no adapter/ folder, so there is no adapter to publish (were all weights trained?).")
+        raise HubError(f"{run_dir} has no adapter/ folder, so there is nothing to publish (were all weights trained?).")
     recorded = RunDirectory(run_dir).recipe().base
     local = not is_commit(recorded.revision)  # a Hub base is recorded with its commit
     folder = Path(path or where_is(recorded.model)) if local or path else None
@@ -228,26 +238,20 @@ def _base_of(
         return _Base(f"{repo_id}-base", NOT_YET, folder)
     if local and not (model and revision):
         raise HubError(
-            f"This run was trained on a local base ({recorded.model}), so nobody else could load its adapter. Name the same "
-            "model on the Hub with --base-model ORG/NAME --base-revision COMMIT, or upload the base too with --with-base."
+            f"This run was trained on a local base ({recorded.model}), so nobody else could load its adapter. Name the "
+            "same model on the Hub with --base-model ORG/NAME --base-revision COMMIT, or upload the base too with "
+            "--with-base."
         )
     model, revision = model or recorded.model, revision or recorded.revision
     _check_repo_id(model)
     if not is_commit(revision):
-        raise HubError(f"The base revision {revision!r} is no commit: branches and tags move. Give the 40 hexadecimal digits.")
+        raise HubError(f"The base revision {revision!r} is no commit; branches move. Give the 40 hexadecimal digits.")
     return _Base(model, str(revision), folder)
 
 
 def _check_repo_id(repo_id: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise HubError(f"{plain(repo_id)!r} is no repository name: {error}") from None
-    if repo_id.count("/") != 1:
-        raise HubError(f"{repo_id!r} does not say whose repository it is; write USER/{repo_id}.")
+    if problem := repo_id_problem(repo_id):
+        raise HubError(f"{plain(problem)}.")
 
 
 def _private_text(run_dir: Path, base: _Base, token: str | None) -> list[str]:
@@ -269,7 +273,13 @@ def _failures(report: GateReport) -> str:
 
 
 def _command(
-    run_dir: Path, repo_id: str, private: bool, model: str | None, revision: str | None, with_base: bool, license: str | None
+    run_dir: Path,
+    repo_id: str,
+    private: bool,
+    model: str | None,
+    revision: str | None,
+    with_base: bool,
+    license: str | None,
 ) -> str:
     """The command line of this push; the run by its relative path, so that the card names no folder of this machine."""
     where = run_dir if not run_dir.is_absolute() else Path("runs", run_dir.name)

@@ -24,7 +24,7 @@ from llama_tasks.errors import HubError
 try:
     import httpx2 as httpx  # huggingface_hub 2
 except ModuleNotFoundError:
-    import httpx  # type: ignore[no-redef]  # huggingface_hub 1
+    import httpx  # type: ignore[import-not-found,no-redef]  # huggingface_hub 1
 
 T = TypeVar("T")
 
@@ -60,8 +60,8 @@ class Client:
         self._again = again
         if not self._token:
             raise HubError(
-                "There is no Hugging Face token. Make one with write permission at https://huggingface.co/settings/tokens, "
-                f"store it with `hf auth login` (or set HF_TOKEN), then: {again}"
+                "There is no Hugging Face token. Make one with write permission at "
+                f"https://huggingface.co/settings/tokens, store it with `hf auth login` or in HF_TOKEN, then: {again}"
             )
         set_client_factory(self._http)
         self._api = HfApi(token=self._token)
@@ -108,7 +108,8 @@ class Client:
         for path in sorted(folder.iterdir()):
             there = remote.get(path.name)
             if there is None or (there.lfs.sha256 if there.lfs else there.blob_id) != _digest(path, there):
-                raise HubError(f"{path.name} did not arrive whole in {repo_id} at {commit[:8]}. Send it again: {self._again}")
+                where = f"{repo_id} at {commit[:8]}"
+                raise HubError(f"{path.name} did not arrive whole in {where}. Send it again: {self._again}")
 
     def _insist(self, repo_id: str, action: Callable[[], T]) -> T:
         """Run an action, again after a pause while the trouble may pass."""
@@ -180,7 +181,8 @@ def _cause(error: BaseException, repo_id: str, timeout: float) -> str:
     if any(isinstance(link, httpx.TimeoutException) for link in links):
         return f"{constants.ENDPOINT} gave no answer within {timeout:g} seconds, {len(WAITS) + 1} times."
     if any(isinstance(link, (*_UNCONNECTED, json.JSONDecodeError)) for link in links):
-        return f"The connection to {constants.ENDPOINT} failed {len(WAITS) + 1} times ({type(links[-1]).__name__}: {links[-1]})."
+        reason = f"{type(links[-1]).__name__}: {links[-1]}"
+        return f"The connection to {constants.ENDPOINT} failed {len(WAITS) + 1} times ({reason})."
     return f"Publishing {repo_id} failed ({type(error).__name__}: {error})."
 
 

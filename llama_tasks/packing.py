@@ -21,8 +21,6 @@ import torch
 
 from llama_tasks.tokens import IGNORE, Tokens
 
-_WINDOW = 4096  # examples that are sorted and packed together; a larger window packs tighter but mixes less
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -82,35 +80,35 @@ def collate(tokens: Sequence[Tokens]) -> Batch:
 
 
 def pack(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Best-fit decreasing: indices of documents, batch by batch, each of at most `tokens_per_batch` tokens (a longer
-    document is a batch of its own).
+    """Best fit in the given order: every document goes into the fullest batch that still holds it; a longer one than
+    `tokens_per_batch` is a batch of its own. Returns indices, batch by batch.
+
+    The order stays random on purpose. Sorting by length (best-fit decreasing) packs a little tighter, but then a batch
+    holds texts of one kind: all long ones, all of one language, and its gradient speaks for that kind alone.
 
     >>> pack([3, 5, 2, 4], 7)
-    [[1, 2], [3, 0]]
+    [[0, 3], [1, 2]]
     """
     batches: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (free tokens, batch), sorted
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        at = bisect.bisect_left(rooms, (lengths[index], -1))
+    for index, length in enumerate(lengths):
+        at = bisect.bisect_left(rooms, (length, -1))
         if at < len(rooms):
             room, batch = rooms.pop(at)
             batches[batch].append(index)
         else:
             room, batch = tokens_per_batch, len(batches)
             batches.append([index])
-        bisect.insort(rooms, (room - lengths[index], batch))
+        bisect.insort(rooms, (room - length, batch))
     return batches
 
 
 def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch, in order: shuffled examples packed window by window, then the batches shuffled."""
+    """The batches of one epoch, in order: examples shuffled and packed, then the batches shuffled."""
     shuffle = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     shuffle.shuffle(order)
-    batches = []
-    for start in range(0, len(order), _WINDOW):
-        window = order[start : start + _WINDOW]
-        batches += [[window[i] for i in batch] for batch in pack([lengths[i] for i in window], tokens_per_batch)]
+    batches = [[order[i] for i in batch] for batch in pack([lengths[i] for i in order], tokens_per_batch)]
     shuffle.shuffle(batches)
     return batches
 

@@ -167,18 +167,31 @@ def _sample(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
     return [rows[i] for i in chosen]
 
 
-def _split(name: str, rows: list[Row], source: str, data: DataConfig) -> Split:
-    digest = hashlib.sha256()
+def rename(rows: Sequence[Row], data: DataConfig, split: str) -> list[Row]:
+    """Rows with their ids (`split:17`), the recipe's constants, and columns under the task's field names.
+
+    Raises:
+        DataError: a mapped column is not there.
+    """
     renamed = []
     for i, row in enumerate(rows):
         values = {**data.constants, **row.values}
         for field, column in data.columns.items():
             if column not in row.values:
+                if split == "predict":
+                    continue
                 raise DataError(f"{row.where}: data.columns maps {field!r} to the column {column!r}, which is not there; "
                                 f"found: {', '.join(row.values)}.")  # fmt: skip
             values[field] = row.values[column]
-        digest.update(json.dumps(values, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
-        renamed.append(replace(row, id=f"{name}:{i}", values=values))
+        renamed.append(replace(row, id=f"{split}:{i}", values=values))
+    return renamed
+
+
+def _split(name: str, rows: list[Row], source: str, data: DataConfig) -> Split:
+    renamed = rename(rows, data, name)
+    digest = hashlib.sha256()
+    for row in renamed:
+        digest.update(json.dumps(row.values, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
     return Split(renamed, source, digest.hexdigest())
 
 

@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face Hub: real HTTP on this machine, repositories in memory, faults on request.
 
-It speaks the protocol of huggingface_hub without Xet (`HF_HUB_DISABLE_XET=1`). A client process gets `hub.environment()`.
+It speaks the protocol of huggingface_hub without Xet. A client process runs with the variables `hub.environment()`.
 
     with HubServer() as hub:
         hub.fail("commit", 503)                # the next commit request is answered 503
@@ -154,12 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        for kind, methods, pattern in _ROUTES:
-            match = re.fullmatch(pattern, path)
-            if match and self.command in methods.split("|"):
-                break
-        else:
-            kind, match = "unknown", None
+        kind, match = _find(self.command, path)
         authorised = self.headers.get("Authorization") == f"Bearer {self.server.token}"
         with self.server.lock:
             self.server.requests.append(Request(kind, self.command, path, authorised))
@@ -224,7 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: Repo, state: Commit) -> None:
         siblings = [{"rfilename": name} for name in sorted(state.files)]
-        self._answer(200, {"id": repo.name, "sha": state.oid, "private": repo.private, "siblings": siblings, "tags": []})
+        info = {"id": repo.name, "sha": state.oid, "private": repo.private, "siblings": siblings, "tags": []}
+        self._answer(200, info)
 
     def _tree(self, repo: Repo, state: Commit) -> None:
         self._answer(200, [_entry(name, data) for name, data in sorted(state.files.items())])
@@ -302,6 +298,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing on the terminal."""
+
+
+def _find(method: str, path: str) -> tuple[str, re.Match[str] | None]:
+    """The kind of request that this is."""
+    for kind, methods, pattern in _ROUTES:
+        match = re.fullmatch(pattern, path)
+        if match and method in methods.split("|"):
+            return kind, match
+    return "unknown", None
 
 
 def _entry(name: str, data: bytes) -> dict[str, Any]:

@@ -163,5 +163,6 @@ def _system(name: str, made: list[dict[str, Any]], scores: list[dict[str, Any]],
 
 def _test(metric: str, lang: str, difference: float, half: float, p: float) -> dict[str, Any]:
     bounds = (difference - half, difference + half)
-    found = {"difference": difference, "interval": bounds, "p_value": p, "method": "paired bootstrap"}
+    method = "paired-bootstrap|bs:1000|seed:12345"
+    found = {"difference": difference, "interval": bounds, "p_value": p, "method": method}
     return {"metric": metric, "lang": lang} | found

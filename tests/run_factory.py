@@ -14,7 +14,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llama_tasks.prompts import PromptContract, hash_of, render, special_ids, tokenizer_sha256
 
-TEMPLATE = {"default": "Summarize the text.\n\n{document}\n\nSummary:\n", "zh": "概括下面的文字。\n\n{document}\n\n摘要：\n"}
+TEMPLATE = {
+    "default": "Summarize the text.\n\n{document}\n\nSummary:\n",
+    "zh": "概括下面的文字。\n\n{document}\n\n摘要：\n",
+}
 DOCUMENT = "A dog ran over the hill. </s> It came back with a {stick}."
 HUB_BASE = "tester/tiny-llama"
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
@@ -106,8 +109,10 @@ def make_report(model: str) -> dict[str, Any]:
     scores = [
         {
             "metric": metric, "lang": lang, "n": 40, "signature": signature,
-            "base": {"value": 3.25, "interval": [2.0, 4.5]}, "adapter": {"value": value, "interval": [value - 2, value + 2]},
-            "difference": value - 3.25, "difference_interval": [1.0, 60.0], "p_value": 0.0004, "method": "paired bootstrap",
+            "base": {"value": 3.25, "interval": [2.0, 4.5]},
+            "adapter": {"value": value, "interval": [value - 2, value + 2]},
+            "difference": value - 3.25, "difference_interval": [1.0, 60.0],
+            "p_value": 0.0004, "method": "paired bootstrap",
         }
         for metric, lang, value, signature in [
             ("rougeL", "en", 31.4159, "nrefs:1|stem:no|version:0.1.2"),

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "llama_tasks" / "embedded" / "base"
 SAMPLES = ROOT / "llama_tasks" / "embedded" / "samples"
-RECIPE = ROOT / "recipes" / "embedded" / "make_tokenizer.py"
+RECIPES = ROOT / "recipes" / "embedded"
 SPECIALS = ["<unk>", "<s>", "</s>", "<pad>"]
 
 
@@ -31,7 +29,12 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 def test_ids_and_settings(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.convert_ids_to_tokens(list(range(4))) == SPECIALS
     assert tokenizer.convert_ids_to_tokens([4, 14, 259]) == ["<0x00>", "<0x0A>", "<0xFF>"]
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token) == ("<s>", "</s>", "<unk>", "<pad>")
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token) == (
+        "<s>",
+        "</s>",
+        "<unk>",
+        "<pad>",
+    )
     assert len(tokenizer) == tokenizer.vocab_size == 4608
     assert sorted(tokenizer.get_added_vocab()) == sorted(SPECIALS)
     assert (tokenizer.model_max_length, tokenizer.padding_side) == (512, "left")
@@ -41,8 +44,21 @@ def test_ids_and_settings(tokenizer: PreTrainedTokenizerFast) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "Hello, world! It's 10:45.", "Grüße aus Köln, Straße 12 – schön.", "你好，世界！安娜住在橡树镇。", "mixed 中文 and English，一起", "👩‍👩‍👧 🎉 é",
-        "a\nb\n\nc\r\n\td", "  two  spaces   end  ", " leading", "龘𠮷 rare", "<0x0A> stays text", "</s> <s> <unk> <pad>", "▁ lower bar ▁▁", "\x00\u200b\ufeff",
+        "",
+        " ",
+        "Hello, world! It's 10:45.",
+        "Grüße aus Köln, Straße 12 – schön.",
+        "你好，世界！安娜住在橡树镇。",
+        "mixed 中文 and English，一起",
+        "👩‍👩‍👧 🎉 é",
+        "a\nb\n\nc\r\n\td",
+        "  two  spaces   end  ",
+        " leading",
+        "龘𠮷 rare",
+        "<0x0A> stays text",
+        "</s> <s> <unk> <pad>",
+        "▁ lower bar ▁▁",
+        "\x00\u200b\ufeff",
         "한국어 العربية ひらがな々〇",
     ],
 )
@@ -54,7 +70,15 @@ def test_any_text_comes_back(tokenizer: PreTrainedTokenizerFast, text: str) -> N
 
 def test_random_unicode_comes_back(tokenizer: PreTrainedTokenizerFast) -> None:
     rng = random.Random(0)
-    ranges = ((0x20, 0x7F), (0x4E00, 0xA000), (0, 0xD800), (0xE000, 0x110000), (0x20, 0x21), (0x2581, 0x2582), (0x0A, 0x0B))
+    ranges = (
+        (0x20, 0x7F),
+        (0x4E00, 0xA000),
+        (0, 0xD800),
+        (0xE000, 0x110000),
+        (0x20, 0x21),
+        (0x2581, 0x2582),
+        (0x0A, 0x0B),
+    )
     for _ in range(2000):
         text = "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(12)))
         assert tokenizer.decode(encode(tokenizer, text)) == text
@@ -66,7 +90,7 @@ def test_nothing_is_added_around_a_text(tokenizer: PreTrainedTokenizerFast) -> N
 
 
 def test_digits_punctuation_and_han_characters_stand_alone(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert tokenizer.tokenize("公园里2024，ok...") == ["公", "园", "里", "2", "0", "2", "4", "，", "o", "k", ".", ".", "."]
+    assert tokenizer.tokenize("公园里2024，at...") == ["公", "园", "里", "2", "0", "2", "4", "，", "at", ".", ".", "."]
     alone = re.compile(r"[\d\u4e00-\u9fff.,!?，。]")
     ordinary = tokenizer.convert_ids_to_tokens(list(range(260, 4608)))
     assert not [token for token in ordinary if len(token) > 1 and alone.search(token)]
@@ -76,7 +100,8 @@ def test_words_of_the_samples_are_short(tokenizer: PreTrainedTokenizerFast) -> N
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(SAMPLES.glob("*/train.jsonl")))
     words = sorted(set(re.findall(r" [a-z]+", text)))
     lengths = [len(tokenizer.tokenize(word)) for word in words]
-    assert len(words) > 300 and sum(length <= 2 for length in lengths) / len(words) > 0.98
+    assert len(words) > 300
+    assert sum(length <= 2 for length in lengths) / len(words) > 0.98
     characters = sorted(set(re.findall(r"[\u4e00-\u9fff]", text)))
     assert all(len(tokenizer.tokenize(character)) == 1 for character in characters)
 
@@ -99,11 +124,13 @@ def test_auto_tokenizer_gives_the_same_ids_beside_a_llama_config(
     assert again.padding_side == "left"
 
 
-def test_training_is_reproducible(tmp_path: Path) -> None:
+def test_training_is_reproducible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from make_tokenizer import build  # type: ignore[import-not-found]
+
     rng = random.Random(1)
-    text = " ".join("".join(rng.choice("abcdefghijklmnop") for _ in range(rng.randrange(2, 9))) for _ in range(20_000))
-    han = "".join(map(chr, range(0x4E00, 0x4E00 + 2400)))
-    (tmp_path / "text.txt").write_text(text + han, encoding="utf-8")
-    for name in ("one", "two"):
-        subprocess.run([sys.executable, str(RECIPE), str(tmp_path / "text.txt"), "--output", str(tmp_path / name)], check=True, capture_output=True)
-    assert (tmp_path / "one" / "tokenizer.json").read_bytes() == (tmp_path / "two" / "tokenizer.json").read_bytes()
+    words = ["".join(rng.choice("abcdefghijklmnop") for _ in range(rng.randrange(2, 9))) for _ in range(20_000)]
+    text = " ".join(words) + "".join(map(chr, range(0x4E00, 0x4E00 + 2400)))
+    one, two = (build([(text, 1)], "\u9fa5\u4e00") for _ in range(2))
+    assert one.to_str() == two.to_str()
+    assert one.get_vocab_size() == 4608

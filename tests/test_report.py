@@ -64,7 +64,8 @@ def test_scores_join_base_adapter_and_test() -> None:
     assert first["metric"] == "rougeL"
     assert first["base"] == {"value": 14.1, "interval": [12.5, pytest.approx(15.7)]}
     assert first["adapter"]["value"] == 37.4
-    assert (first["difference"], first["p_value"], first["method"]) == (23.3, 0.0002, "paired bootstrap")
+    assert (first["difference"], first["p_value"]) == (23.3, 0.0002)
+    assert first["method"] == "paired-bootstrap|bs:1000|seed:12345"
 
 
 def test_report_has_the_keys_of_the_contract() -> None:
@@ -215,7 +216,8 @@ def test_markdown_is_a_table_with_signatures() -> None:
     lines = markdown(sample_report()).replace("&lt;", "<").splitlines()
     assert "| ROUGE-L | en | 150 | 14.1 [12.5, 15.7] | 37.4 [34.8, 40.0] | +23.3 [20.9, 25.7] | **<0.001** |" in lines
     assert "| ROUGE-2 | zh | 150 | 27.5 [24.6, 30.4] | 28.9 [25.9, 31.9] | +1.4 [-0.8, 3.6] | 0.213 |" in lines
-    assert "- ROUGE-L (zh): `rougeL|lang:zh|tok:char|bs:1000|seed:12345|version:0.1.0`" in lines
+    assert "- ROUGE-L (zh): `rougeL|lang:zh|tok:char|bs:1000|seed:12345|version:0.1.0`" in "\n".join(lines)
+    assert ", tested by `paired-bootstrap|bs:1000|seed:12345`" in "\n".join(lines)
     assert scores_table(sample_report()) in markdown(sample_report())
 
 
@@ -223,6 +225,7 @@ def test_markdown_of_hostile_data_is_only_text() -> None:
     renderer = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     hostile, friendly = sample_report(HOSTILE), sample_report("harmless")
     page, model = Page(renderer.render(markdown(hostile))), Page(renderer.render(markdown(friendly)))
+    assert _bars(hostile) == _bars(friendly)
     allowed = "h1 h2 p strong em br ul li code pre table thead tbody tr th td"
     assert {tag for tag, _ in page.tags} <= set(allowed.split())
     for tag in ("tr", "td", "h2", "pre", "li", "table"):
@@ -287,6 +290,15 @@ def test_huge_text_is_folded_and_cut() -> None:
     assert Page(page).count("details") == 2
 
 
+def test_translation_shows_its_source_and_not_the_names_of_languages() -> None:
+    fields = {"source": "Guten Tag", "source_lang": "de", "target_lang": "zh", "target_language": "Chinese"}
+    report = _build(System("base", [], {}, [_prediction("t:1") | {"lang": "zh", "input": fields}]), None)
+    for rendered in (markdown(report), html(report), printed(report, 80)):
+        assert "Guten Tag" in rendered
+        assert "Chinese" not in rendered
+    assert re.search(r'<div class="said" lang="de" dir="auto">Guten Tag', html(report))
+
+
 def test_base_alone_has_no_comparison() -> None:
     report = sample_report(with_adapter=False)
     assert report["training"] is None
@@ -305,6 +317,14 @@ def test_partial_training_is_drawn_as_far_as_known() -> None:
     assert "training loss over training steps" in page
     assert "learning rate over" not in page
     assert "nan" not in page.lower().split("<svg", 1)[1].split("examples")[0]
+
+
+def test_unknown_provenance_is_left_out() -> None:
+    report = sample_report(provenance={"data": None, "recipe": None, "git": None, "seed": 3})
+    page = Page(html(report))
+    assert not {"Data", "Recipe"} & set(page.texts["h3"])
+    assert "git" not in page.texts["dt"]
+    assert "seed 3 · created" in " ".join(printed(report, 120).split())
 
 
 # ---- drawings
@@ -384,6 +404,12 @@ def test_broken_reports_are_named(tmp_path: Path, content: str | bytes | None, m
 def test_report_does_not_import_torch() -> None:
     code = "import sys, llama_tasks.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _bars(report: dict[str, Any]) -> list[int]:
+    """The bars of each table line: counted in the source, because a renderer silently drops surplus cells."""
+    tables = markdown(report).split("To reproduce")[0]
+    return [line.count("|") for line in tables.splitlines() if line.startswith("| ")]
 
 
 def _prediction(row_id: str) -> dict[str, Any]:

@@ -25,6 +25,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def document_bounds(cu_seq_lens: Tensor, n_tokens: int) -> Tensor:
+    """`cu_seq_lens` int [n_docs + 1] as int64 on the CPU.
+
+    Raises ValueError unless it begins with 0, never falls and ends with `n_tokens`.
+    """
+    bounds = cu_seq_lens.cpu().long()
+    if bounds[0] != 0 or bounds[-1] != n_tokens or (bounds.diff() < 0).any():
+        raise ValueError(f"cu_seq_lens must rise from 0 to the row's {n_tokens} tokens, got {bounds.tolist()}")
+    return bounds
+
+
+def packed_positions(bounds: Tensor) -> Tensor:
+    """Positions that restart at 0 with every document, int64 [1, T]."""
+    first_T = torch.repeat_interleave(bounds[:-1], bounds.diff())
+    return (torch.arange(len(first_T)) - first_T).unsqueeze(0)
+
+
 @dataclass(frozen=True)
 class PackedLayout:
     """Where every token of a packed row stands in the padded rectangles, and back."""
@@ -34,17 +51,11 @@ class PackedLayout:
     slot_of_token_T: Tensor
 
     @classmethod
-    def build(cls, cu_seq_lens: Tensor, n_tokens: int, device: torch.device) -> PackedLayout:
-        """Lay out documents that begin at `cu_seq_lens` int [n_docs + 1] (first 0, rising, last `n_tokens`).
-
-        Raises ValueError when the boundaries do not cover the row.
-        """
-        bounds = cu_seq_lens.cpu().long()
+    def build(cls, bounds: Tensor, device: torch.device) -> PackedLayout:
+        """Lay out the documents between `bounds`, as `document_bounds` gives them, with indices on `device`."""
         lengths = bounds.diff()
-        if bounds[0] != 0 or bounds[-1] != n_tokens or (lengths < 0).any():
-            raise ValueError(f"cu_seq_lens must rise from 0 to the row's {n_tokens} tokens, got {bounds.tolist()}")
         rectangles, tokens = [], []
-        slot_of_token = torch.empty(n_tokens, dtype=torch.long)
+        slot_of_token = torch.empty(int(bounds[-1]), dtype=torch.long)
         n_slots = 0
         for documents in _like_lengths(lengths):
             starts_N1, lengths_N1 = bounds[documents, None], lengths[documents, None]
@@ -120,11 +131,3 @@ def packed_attention(
         )
         outputs.append(out_NHLC.transpose(1, 2).flatten(0, 1))
     return _Unpad.apply(torch.cat(outputs), layout.slot_of_token_T).unsqueeze(0)
-
-
-def packed_positions(cu_seq_lens: Tensor, n_tokens: int) -> Tensor:
-    """Positions that restart at 0 with every document, int64 [1, T], from `cu_seq_lens` int [n_docs + 1]."""
-    starts = cu_seq_lens[:-1].long()
-    lengths = cu_seq_lens.diff().long()
-    offsets_T = torch.repeat_interleave(starts, lengths, output_size=n_tokens)
-    return (torch.arange(n_tokens, device=cu_seq_lens.device) - offsets_T).unsqueeze(0)

@@ -1,11 +1,13 @@
-"""The configuration of the native LLaMA: the fields of transformers' `LlamaConfig` under an own `model_type`."""
+"""The configuration of the native LLaMA: the fields of transformers' `LlamaConfig` under an own `model_type`.
 
-from __future__ import annotations
+Annotations are not postponed in this file: `@strict` checks values against them and silently skips postponed ones.
+"""
 
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .registration import register_models
 
@@ -76,8 +78,11 @@ class NativeLlamaConfig(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) must be a multiple of "
                 f"num_attention_heads ({self.num_attention_heads})"
             )
-        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
+        if not self.num_key_value_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
                 f"num_key_value_heads ({self.num_key_value_heads})"
             )
+        rope_type = (self.rope_parameters or {}).get("rope_type")
+        if rope_type != "default" and rope_type not in ROPE_INIT_FUNCTIONS:
+            raise ValueError(f"rope_type {rope_type!r} is not one of default, {', '.join(ROPE_INIT_FUNCTIONS)}")

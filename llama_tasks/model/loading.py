@@ -90,6 +90,8 @@ def read_config(name: str, revision: str | None = None, token: str | bool | None
         fields, _ = PreTrainedConfig.get_config_dict(name, revision=revision, token=token)
     except (OSError, HFValidationError) as error:
         raise ModelError(_explain(error, name, revision)) from error
+    if not fields:
+        raise ModelError(f"{name} holds no config.json; give a folder that save_pretrained wrote, or a Hub id.")
     kind = fields.pop("model_type", None)
     if kind not in ("llama", MODEL_TYPE):
         found = f"a model of type {kind!r}" if kind else "a configuration without model_type"
@@ -133,8 +135,6 @@ def _explain(error: BaseException, name: str, revision: str | None) -> str:
         return any(isinstance(cause, kinds) for cause in causes)
 
     if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            return f"The folder {name} holds no config.json; give a folder that save_pretrained wrote, or a Hub id."
         return f"The model in the folder {name} cannot be read: {_first_line(error)}"
     if caused_by(GatedRepoError):
         return f"{name} is gated: accept its licence at {constants.ENDPOINT}/{name}, then log in with `hf auth login`."

@@ -32,7 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_packed import PackedLayout, packed_attention, packed_positions
+from .attention_packed import PackedLayout, document_bounds, packed_attention, packed_positions
 from .configuration_native_llama import NativeLlamaConfig
 
 IGNORED = -100  # label of a token that carries no loss
@@ -97,8 +97,8 @@ class NativeLlamaRotaryEmbedding(nn.Module):
         assert config.rope_parameters is not None  # filled in by the configuration
         self.rope_type = config.rope_parameters["rope_type"]
         self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
-        initialize = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
-        inv_freq, self.attention_scaling = initialize(config)
+        initialize = ROPE_INIT_FUNCTIONS | {"default": self.compute_default_rope_parameters}
+        inv_freq, self.attention_scaling = initialize[self.rope_type](config)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
@@ -274,36 +274,27 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
 
-        A packed row [1, T] names its documents by `cu_seq_lens_q` int [n_docs + 1], or by `position_ids` that restart;
-        its documents never see each other, and it takes no cache.
+        A packed row [1, T] names its documents by `cu_seq_lens_q` int [n_docs + 1], or by `position_ids` that restart
+        (without `attention_mask`). Its documents never see each other. With `cu_seq_lens_q` there is no cache, and
+        `attention_mask` is not read.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        n_tokens = inputs_embeds.shape[1]
-        if cu_seq_lens_q is not None and past_key_values is not None:
-            raise ValueError("A packed row (cu_seq_lens_q) takes no cache; leave out past_key_values.")
-
-        if position_ids is None and cu_seq_lens_q is not None:
-            position_ids = packed_positions(cu_seq_lens_q, n_tokens)
-        elif position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(seen, seen + n_tokens, device=inputs_embeds.device).unsqueeze(0)
-        if cu_seq_lens_q is not None and self.config._attn_implementation == "sdpa":
-            causal_mask = None
-            kwargs["packed_layout"] = PackedLayout.build(cu_seq_lens_q, n_tokens, inputs_embeds.device)
+        if cu_seq_lens_q is not None:
+            if past_key_values is not None or inputs_embeds.shape[0] != 1:
+                raise ValueError("Packed documents (cu_seq_lens_q) come as one row [1, T] and take no past_key_values.")
+            attention_mask, use_cache = None, False
+            position_ids, attention = self._see_documents(inputs_embeds, position_ids, cu_seq_lens_q)
         else:
-            # Before a cache is made: with one, transformers no longer looks for documents in position_ids.
-            causal_mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-            )
-            kwargs["cu_seq_lens_q"] = cu_seq_lens_q
-        if use_cache and past_key_values is None and cu_seq_lens_q is None:
+            if position_ids is None:
+                seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+                position_ids = torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+            # Before a cache is made: with one, transformers no longer looks for documents in the positions.
+            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+            attention = {"attention_mask": mask}
+        if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
         hidden_states = inputs_embeds
@@ -312,13 +303,26 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
             hidden_states = layer(
                 hidden_states,
                 position_embeddings=position_embeddings,
-                attention_mask=causal_mask,
                 past_key_values=past_key_values,
                 position_ids=position_ids,
                 use_cache=use_cache,
+                **attention,
                 **kwargs,
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def _see_documents(
+        self, inputs_embeds: Tensor, position_ids: Tensor | None, cu_seq_lens: Tensor
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Positions of a packed row, and the layers' keywords that keep its documents apart."""
+        bounds = document_bounds(cu_seq_lens, inputs_embeds.shape[1])
+        restarting = packed_positions(bounds).to(inputs_embeds.device)
+        position_ids = restarting if position_ids is None else position_ids
+        if self.config._attn_implementation == "sdpa":
+            return position_ids, {"packed_layout": PackedLayout.build(bounds, inputs_embeds.device)}
+        # Flash attention reads the boundaries; the others get a mask, found in positions that restart.
+        mask = create_causal_mask(self.config, inputs_embeds, None, None, restarting)
+        return position_ids, {"attention_mask": mask, "cu_seq_lens_q": cu_seq_lens}
 
 
 class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):

@@ -39,6 +39,8 @@ def html(report: dict[str, Any]) -> str:
         training=training,
         training_plots=training_plots(training),
         languages=sorted({label(row["lang"]) for row in report["examples"]}),
+        data=provenance.get("data") or {},
+        recipe=provenance.get("recipe") or {},
         facts={key: value for key, value in provenance.items() if key not in _OWN_PLACE and value is not None},
         # The only texts that are not escaped: two files of this package.
         css=Markup(_asset("page.css")),
@@ -74,8 +76,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = (text.plain, text.number, text.interval, text.p_value, text.metric_name, text.duration, text.inline)
-    for function in (*own, text.as_yaml, text.shorten, clip, label, language_tag):
+    words = (text.plain, text.shorten, text.inline, text.shown_fields, text.as_yaml, text.metric_name, text.method_name)
+    numbers = (text.number, text.interval, text.p_value, text.duration)
+    for function in (*words, *numbers, clip, label, language_tag):
         environment.filters[function.__name__] = function
     environment.tests |= {"better": is_better, "worse": is_worse, "significant": text.is_significant}
     return environment

@@ -15,6 +15,7 @@ from llama_tasks.report.text import (
     p_value,
     plain,
     shorten,
+    shown_fields,
 )
 from llama_tasks.report.verdict import verdicts
 
@@ -48,6 +49,7 @@ def scores_table(report: dict[str, Any]) -> str:
         note += " Bold p-values are below 0.05, not corrected for the number of comparisons."
     signatures = [
         f"- {escape(metric_name(score['metric']))} ({escape(score['lang'])}): {_code(score['signature'])}"
+        + (f", tested by {_code(score['method'])}" if score.get("method") else "")
         for score in report["scores"]
     ]
     return "\n".join([*lines, "", note, "", *signatures])
@@ -56,7 +58,7 @@ def scores_table(report: dict[str, Any]) -> str:
 def escape(text: object) -> str:
     """Text as Markdown (CommonMark, GitHub tables) that shows exactly this text, on one line."""
     safe = _MARKUP.sub(r"\\\g<0>", plain(text))
-    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "&#124;")
     # A mention would notify a stranger each time the report is pasted into an issue.
     safe = safe.replace("@", "@&#8203;").replace("www.", "www&#46;")
     return safe.strip().replace("\n", "<br>").replace("\t", " ")
@@ -104,19 +106,19 @@ def _rows(title: str, note: str, rows: list[dict[str, Any]]) -> list[str]:
     head = ["input", "reference", "base"] + (["adapter"] if "adapter" in rows[0] else [])
     lines = [_row(head), "|" + ":--|" * len(head)]
     for row in rows:
-        texts = [inline(list((row["input"] or {}).values())), " / ".join(map(plain, row["references"] or []))]
+        texts = [" / ".join(shown_fields(row["input"]).values()), " / ".join(map(plain, row["references"] or []))]
         texts += [plain(row[name]) for name in head[2:]]
         lines.append(_row([escape(shorten(text, _CELL)) or "*(empty)*" for text in texts]))
     return [f"## {title}", note, "\n".join(lines)]
 
 
 def _provenance(report: dict[str, Any]) -> list[str]:
-    provenance = report["provenance"]
-    facts = [f"- {escape(key)}: {escape(inline(value))}" for key, value in provenance.items() if key != "recipe"]
+    known = {key: value for key, value in report["provenance"].items() if value is not None}
+    facts = [f"- {escape(key)}: {escape(inline(value))}" for key, value in known.items() if key != "recipe"]
     facts.append(f"- created: {escape(report.get('created'))}")
     parts = ["## Where these numbers come from", "\n".join(facts)]
-    if provenance.get("recipe"):
-        parts.append(_fenced(as_yaml(provenance["recipe"]), "yaml"))
+    if "recipe" in known:
+        parts.append(_fenced(as_yaml(known["recipe"]), "yaml"))
     return [*parts, "To reproduce:", _fenced(plain(report["command"]), "sh")]
 
 

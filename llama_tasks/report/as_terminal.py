@@ -16,11 +16,13 @@ from llama_tasks.report.text import (
     inline,
     interval,
     is_significant,
+    method_name,
     metric_name,
     number,
     p_value,
     plain,
     shorten,
+    shown_fields,
 )
 from llama_tasks.report.verdict import is_better, is_worse, verdicts
 
@@ -85,7 +87,7 @@ def _note(scores: list[dict[str, Any]], compared: bool) -> str:
     note = "0 to 100, higher is better; [95% bootstrap interval]."
     if not compared:
         return note
-    methods = ", ".join(dict.fromkeys(plain(score["method"]) for score in scores if score.get("method")))
+    methods = ", ".join(dict.fromkeys(method_name(score["method"]) for score in scores if score.get("method")))
     return f"{note} * p < 0.05{f' ({methods})' if methods else ''}."
 
 
@@ -109,8 +111,8 @@ def _example(example: dict[str, Any]) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     grid.add_row("example", Text(shorten(plain(f"{example['id']} ({example['lang']})"), 80), style="dim"))
-    for field, value in (example["input"] or {}).items():
-        grid.add_row(Text(shorten(plain(field), 12)), _text(inline(value)))
+    for field, value in shown_fields(example["input"]).items():
+        grid.add_row(Text(shorten(plain(field), 12)), _text(value))
     grid.add_row("reference", _text(" / ".join(map(plain, example["references"] or []))))
     for system in ("base", "adapter"):
         if system in example:

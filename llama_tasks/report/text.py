@@ -55,6 +55,16 @@ def metric_name(metric: object) -> str:
     return _METRIC_NAMES.get(str(metric), plain(metric))
 
 
+def method_name(signature: object) -> str:
+    """The test in words, out of its signature: `paired-bootstrap|bs:1000|seed:12345` -> `paired bootstrap`."""
+    return plain(signature).split("|")[0].replace("-", " ")
+
+
+def shown_fields(fields: dict[str, Any] | None) -> dict[str, str]:
+    """The texts of an input, without the fields that only name a language (`source_lang`, `target_language`)."""
+    return {key: inline(text) for key, text in (fields or {}).items() if not key.endswith(("lang", "language"))}
+
+
 def is_number(value: object) -> bool:
     """A finite number; `True`, NaN, None and text are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -40,6 +40,10 @@ class Task:
     """Fields that every row must have."""
     main_field: ClassVar[str]
     """The field that is long: it groups rows when splits are carved, and it is what `truncate_prompt` shortens."""
+    target_column: ClassVar[str]
+    """The column that holds what is to be predicted; rows to predict may lack it."""
+    blank_target: ClassVar[Any] = "-"
+    """What stands in the target column of a row to predict."""
     templates: ClassVar[Mapping[str, str]]
     """Language code (or `default`): prompt template."""
 

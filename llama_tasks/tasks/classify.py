@@ -16,6 +16,7 @@ class Classify(Task):
     name = "classify"
     columns = ("text", "label")
     main_field = "text"
+    target_column = "label"
     templates = {
         "default": "Classify the text.\n\n{text}\n\nLabel:\n",
         "zh": "给下面的文字分类。\n\n{text}\n\n类别：\n",

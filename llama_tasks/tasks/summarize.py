@@ -12,6 +12,7 @@ class Summarize(Task):
     name = "summarize"
     columns = ("document", "summary")
     main_field = "document"
+    target_column = "summary"
     templates = {
         "default": "Summarize the text.\n\n{document}\n\nSummary:\n",
         "zh": "概括下面的文字。\n\n{document}\n\n摘要：\n",

@@ -12,6 +12,7 @@ class Text(Task):
     name = "text"
     columns = ("text",)
     main_field = "text"
+    target_column = "text"
     templates = {"default": ""}
 
     def example(self, row: Row) -> Example:

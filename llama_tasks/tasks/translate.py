@@ -18,6 +18,7 @@ class Translate(Task):
     name = "translate"
     columns = ("source", "target")
     main_field = "source"
+    target_column = "target"
     templates = {"default": "Translate from {source_language} to {target_language}.\n\n{source}\n\n{target_language}:\n"}
 
     def example(self, row: Row) -> Example:

@@ -1,8 +1,9 @@
 """Short news reports and their one-sentence summary: the summarization samples.
 
-A report tells one event (who did what, where) among weather, numbers, voices and plans. The summary names the person with the job, says what
-happened and where, and leaves out the day, the town and every detail. The event is the first sentence in about half of the reports; elsewhere
-the report opens with the weather or by introducing the person, whom the event then calls "she" or "he".
+A report tells one event (who did what, where) among weather, numbers, voices and plans. The summary names the
+person with the job, says what happened and where, and leaves out the day, the town and every detail. The event is
+the first sentence in about half of the reports; elsewhere the report opens with the weather or by introducing the
+person, whom the event then calls "she" or "he".
 """
 
 from __future__ import annotations
@@ -10,9 +11,23 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from lexicon import (
-    ANIMAL_ADJECTIVES, ANIMALS, BIG_NUMBERS, COLOURS, DAYS, JOBS, NAMES, NUMBERS, OUTDOORS, PAST, PLACES, PORTABLE, PUBLIC, TOWNS, WOMEN, Dice,
-    Pair, article, fill, indefinite, pairs,
+    ANIMAL_ADJECTIVES,
+    ANIMALS,
+    BIG_NUMBERS,
+    COLOURS,
+    DAYS,
+    JOBS,
+    NAMES,
+    NUMBERS,
+    OUTDOORS,
+    PAST,
+    PLACES,
+    PORTABLE,
+    PUBLIC,
+    TOWNS,
+    WOMEN,
 )
+from words import Dice, Pair, article, fill, indefinite, pairs
 
 
 class Report(NamedTuple):
@@ -71,23 +86,41 @@ INTRODUCTIONS = (
     Pair("{name} is {a_job} in {town}.", "{name}是{town}的一名{job}。"),
     Pair("{name} lives in {town} and works as {a_job}.", "{name}住在{town}，是一名{job}。"),
 )
-FOLLOWING = (Pair("{time} {she} {event}.", "{time}，{she}{event}。"), Pair("{she} {event} {time}.", "{she}{time}{event}。"))
+FOLLOWING = (
+    Pair("{time} {she} {event}.", "{time}，{she}{event}。"),
+    Pair("{she} {event} {time}.", "{she}{time}{event}。"),
+)
 
 SLOTS: dict[str, tuple[Pair, ...]] = {
-    "thing": tuple(indefinite(noun, adjective) for noun in PORTABLE if noun.en != "letter"
-                   for adjective in (*COLOURS, *pairs("old 旧 | small 小 | beautiful 漂亮的 | expensive 昂贵的"))),
+    "thing": tuple(
+        indefinite(noun, adjective)
+        for noun in PORTABLE
+        if noun.en != "letter"
+        for adjective in (*COLOURS, *pairs("old 旧 | small 小 | beautiful 漂亮的 | expensive 昂贵的"))
+    ),
     "animal": tuple(indefinite(noun, adjective) for noun in ANIMALS for adjective in ANIMAL_ADJECTIVES),
     "place": tuple(place.at() for place in PLACES.values() if place.en not in ("kitchen", "office")),
     "outdoors": tuple(PLACES[name].at() for name in OUTDOORS),
     "venue": tuple(PLACES[name].at() for name in PUBLIC),
     "spot": tuple(Pair(PLACES[name].at().en, PLACES[name].zh) for name in PUBLIC),
     "building": tuple(PLACES[name].name() for name in PUBLIC),
-    "shop": pairs("bookshop 书店 | bakery 面包店 | tea house 茶馆 | flower shop 花店 | restaurant 餐馆 | shoe shop 鞋店"),
-    "contest": pairs("chess competition 象棋比赛 | singing competition 唱歌比赛 | cooking competition 烹饪比赛 | dance competition 舞蹈比赛 | "
-                     "running race 跑步比赛 | drawing competition 绘画比赛"),
-    "machine": pairs("the old clock 旧钟 | the big lamp 大灯 | the broken chairs 坏椅子 | the old door 旧门 | the broken window 坏窗户 | the roof 屋顶"),
+    "shop": pairs(
+        "bookshop 书店 | bakery 面包店 | tea house 茶馆 | flower shop 花店 | restaurant 餐馆 | shoe shop 鞋店"
+    ),
+    "contest": pairs(
+        "chess competition 象棋比赛 | singing competition 唱歌比赛 | "
+        "cooking competition 烹饪比赛 | dance competition 舞蹈比赛 | "
+        "running race 跑步比赛 | drawing competition 绘画比赛"
+    ),
+    "machine": pairs(
+        "the old clock 旧钟 | the big lamp 大灯 | the broken chairs 坏椅子 | "
+        "the old door 旧门 | the broken window 坏窗户 | the roof 屋顶"
+    ),
     "plant": pairs("apple trees 棵苹果树 | roses 株玫瑰 | pear trees 棵梨树 | flowers 株花"),
-    "goods": pairs("books 本书 | chairs 把椅子 | lamps 盏灯 | umbrellas 把雨伞 | maps 张地图 | cups 个杯子 | pictures 幅画 | baskets 个篮子"),
+    "goods": pairs(
+        "books 本书 | chairs 把椅子 | lamps 盏灯 | umbrellas 把雨伞 | "
+        "maps 张地图 | cups 个杯子 | pictures 幅画 | baskets 个篮子"
+    ),
     "wooden": pairs("chairs 把椅子 | tables 张桌子 | boxes 个盒子 | boats 条船 | kites 只风筝"),
     "guests": pairs("children 小朋友 | guests 客人 | students 学生 | farmers 农民 | old people 老人"),
     "dish": pairs("soup 汤 | noodles 面条 | fish 鱼 | rice 米饭 | pancakes 煎饼"),
@@ -119,7 +152,15 @@ def report(dice: Dice) -> Report:
     name, job, town, time = dice.pick(NAMES), dice.pick(JOBS), dice.pick(TOWNS), dice.pick(PAST)
     told, short = event(dice)
     she = Pair("she", "她") if name in WOMEN else Pair("he", "他")
-    given = {"name": name, "job": job, "a_job": Pair(article(job.en), job.zh), "town": town, "time": time, "she": she, "event": told}
+    given = {
+        "name": name,
+        "job": job,
+        "a_job": Pair(article(job.en), job.zh),
+        "town": town,
+        "time": time,
+        "she": she,
+        "event": told,
+    }
     slots = {**SLOTS, "friend": tuple(friend for friend in NAMES if friend != name)}
 
     introduced = dice.chance(0.4)
@@ -128,5 +169,6 @@ def report(dice: Dice) -> Report:
     details = dice.sample(DETAILS, 2 if opening or dice.chance(0.5) else 3)
     sentences = tuple(fill(template, dice, slots, **given) for template in opening + main + details)
     document = Pair(" ".join(sentence.en for sentence in sentences), "".join(sentence.zh for sentence in sentences))
-    return Report(document, Pair(f"{job.en} {name.en} {short.en}.", f"{job.zh}{name.zh}{short.zh}。").sentence(), sentences)
-
+    return Report(
+        document, Pair(f"{job.en} {name.en} {short.en}.", f"{job.zh}{name.zh}{short.zh}。").sentence(), sentences
+    )

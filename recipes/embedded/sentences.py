@@ -1,7 +1,8 @@
 """One sentence in English and Chinese at a time: the frames of the translation samples.
 
-A frame is a function of the dice. Both sides carry exactly the same meaning; a time phrase that opens the English sentence opens the Chinese one,
-and a time phrase at the end of the English sentence stands after the subject in Chinese, before the place and the verb.
+A frame is a function of the dice. Both sides carry exactly the same meaning; a time phrase that opens the English
+sentence opens the Chinese one, and a time phrase at the end of the English sentence stands after the subject in
+Chinese, before the place and the verb.
 """
 
 from __future__ import annotations
@@ -9,10 +10,36 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lexicon import (
-    ACTIVITIES, ANIMAL_ACTIVITIES, ANIMAL_ADJECTIVES, ANIMAL_VERBS, ANIMALS, COLOURS, DESTINATIONS, DRINK, DRINKS, EAT, FOODS, FUTURE, HABIT, JOBS,
-    LIKES, MAKE, NAMES, NUMBERS, PAST, PERSON_ADJECTIVES, PERSON_VERBS, PLACES, PORTABLE, SUBJECT_WORDS, THING_ADJECTIVES, THING_VERBS, THINGS,
-    TOWNS, Dice, Noun, Pair, Subject, Verb, article, definite, indefinite,
+    ACTIVITIES,
+    ANIMAL_ACTIVITIES,
+    ANIMAL_ADJECTIVES,
+    ANIMAL_VERBS,
+    ANIMALS,
+    COLOURS,
+    DESTINATIONS,
+    DRINK,
+    DRINKS,
+    EAT,
+    FOODS,
+    FUTURE,
+    HABIT,
+    JOBS,
+    LIKES,
+    MAKE,
+    NAMES,
+    NUMBERS,
+    PAST,
+    PERSON_ADJECTIVES,
+    PERSON_VERBS,
+    PLACES,
+    PORTABLE,
+    SUBJECT_WORDS,
+    THING_ADJECTIVES,
+    THING_VERBS,
+    THINGS,
+    TOWNS,
 )
+from words import Dice, Noun, Pair, Subject, Verb, article, definite, indefinite
 
 
 def subject(dice: Dice) -> Subject:
@@ -43,7 +70,9 @@ def where(dice: Dice, verb: Verb) -> Pair:
 
 def thing(dice: Dice, choices: tuple[Noun, ...] = THINGS, known: bool = False) -> Pair:
     noun = dice.pick(choices)
-    adjectives = [adjective for adjective in THING_ADJECTIVES if noun.en != "letter" or adjective.en not in ("cheap", "expensive")]
+    adjectives = [
+        adjective for adjective in THING_ADJECTIVES if noun.en != "letter" or adjective.en not in ("cheap", "expensive")
+    ]
     return (definite if known else indefinite)(noun, dice.pick(adjectives))
 
 
@@ -80,7 +109,9 @@ def past_action(dice: Dice) -> Pair:
     who = subject(dice)
     verb, what = act(dice, who)
     place = where(dice, verb)
-    return timed(dice, who, dice.pick(PAST), f"{verb.past} {what.en} {place.en}", f"在{place.zh}{verb.zh_done}{what.zh}")
+    return timed(
+        dice, who, dice.pick(PAST), f"{verb.past} {what.en} {place.en}", f"在{place.zh}{verb.zh_done}{what.zh}"
+    )
 
 
 def habit(dice: Dice) -> Pair:
@@ -137,20 +168,39 @@ def question(dice: Dice) -> Pair:
 def because(dice: Dice) -> Pair:
     who, verb = subject(dice), dice.pick(ACTIVITIES)
     place, time = where(dice, verb), dice.pick([time for time in FUTURE if time.en != "next month"])
-    en, zh = dice.pick((("it will rain", "要下雨"), ("it will be cold", "会很冷"), ("it will snow", "要下雪"), ("it will be windy", "会刮风")))
-    return Pair(f"{who.en} will not {verb.base} {place.en} {time.en} because {en}.", f"因为{time.zh}{zh}，{who.zh}不会在{place.zh}{verb.zh}。")
+    en, zh = dice.pick(
+        (
+            ("it will rain", "要下雨"),
+            ("it will be cold", "会很冷"),
+            ("it will snow", "要下雪"),
+            ("it will be windy", "会刮风"),
+        )
+    )
+    return Pair(
+        f"{who.en} will not {verb.base} {place.en} {time.en} because {en}.",
+        f"因为{time.zh}{zh}，{who.zh}不会在{place.zh}{verb.zh}。",
+    )
 
 
 def counting(dice: Dice) -> Pair:
-    number, place = dice.pick(NUMBERS), PLACES[dice.pick(("park", "garden", "farm", "forest", "beach", "lake", "river"))].at()
+    number, place = (
+        dice.pick(NUMBERS),
+        PLACES[dice.pick(("park", "garden", "farm", "forest", "beach", "lake", "river"))].at(),
+    )
     noun, adjective = dice.pick(ANIMALS), dice.pick(ANIMAL_ADJECTIVES)
-    return Pair(f"there are {number.en} {adjective.en} {noun.plural} {place.en}.", f"{place.zh}有{number.zh}{noun.measure}{adjective.zh}{noun.zh}。")
+    return Pair(
+        f"there are {number.en} {adjective.en} {noun.plural} {place.en}.",
+        f"{place.zh}有{number.zh}{noun.measure}{adjective.zh}{noun.zh}。",
+    )
 
 
 def contrast(dice: Dice) -> Pair:
     first, second = dice.sample(NAMES, 2)
     left, right = dice.sample(LIKES, 2)
-    return Pair(f"{first.en} likes {left.en}, but {second.en} likes {right.en}.", f"{first.zh}喜欢{left.zh}，但是{second.zh}喜欢{right.zh}。")
+    return Pair(
+        f"{first.en} likes {left.en}, but {second.en} likes {right.en}.",
+        f"{first.zh}喜欢{left.zh}，但是{second.zh}喜欢{right.zh}。",
+    )
 
 
 def possession(dice: Dice) -> Pair:
@@ -163,20 +213,28 @@ def possession(dice: Dice) -> Pair:
 def comparison(dice: Dice) -> Pair:
     nouns = dice.sample([noun for noun in THINGS if noun.en != "letter"], 2)
     left, right = (definite(noun, dice.pick(COLOURS)) for noun in nouns)
-    en, zh = dice.pick((("cheaper", "便宜"), ("more expensive", "贵"), ("bigger", "大"), ("smaller", "小"), ("more beautiful", "漂亮")))
+    en, zh = dice.pick(
+        (("cheaper", "便宜"), ("more expensive", "贵"), ("bigger", "大"), ("smaller", "小"), ("more beautiful", "漂亮"))
+    )
     return Pair(f"{left.en} is {en} than {right.en}.", f"{left.zh}比{right.zh}{zh}。")
 
 
 def home(dice: Dice) -> Pair:
     name, job, town, place = dice.pick(NAMES), dice.pick(JOBS), dice.pick(TOWNS), dice.pick(DESTINATIONS).name()
-    return Pair(f"{name.en} is {article(job.en)} and lives near {place.en} in {town.en}.", f"{name.zh}是一名{job.zh}，住在{town.zh}的{place.zh}附近。")
+    return Pair(
+        f"{name.en} is {article(job.en)} and lives near {place.en} in {town.en}.",
+        f"{name.zh}是一名{job.zh}，住在{town.zh}的{place.zh}附近。",
+    )
 
 
 def together(dice: Dice) -> Pair:
     who, verb = subject(dice), dice.pick(ACTIVITIES)
     friend, time = other(dice, who), dice.pick(PAST)
     place = where(dice, verb)
-    return Pair(f"{who.en} {verb.past} with {friend.en} {place.en} {time.en}.", f"{who.zh}{time.zh}和{friend.zh}一起在{place.zh}{verb.zh_done}。")
+    return Pair(
+        f"{who.en} {verb.past} with {friend.en} {place.en} {time.en}.",
+        f"{who.zh}{time.zh}和{friend.zh}一起在{place.zh}{verb.zh_done}。",
+    )
 
 
 def errand(dice: Dice) -> Pair:
@@ -185,8 +243,24 @@ def errand(dice: Dice) -> Pair:
 
 
 FRAMES: tuple[Callable[[Dice], Pair], ...] = (
-    past_action, past_action, past_action, habit, going_on, plan, wish, gift, denial, question, because, counting, contrast, possession, comparison,
-    home, together, errand,
+    past_action,
+    past_action,
+    past_action,
+    habit,
+    going_on,
+    plan,
+    wish,
+    gift,
+    denial,
+    question,
+    because,
+    counting,
+    contrast,
+    possession,
+    comparison,
+    home,
+    together,
+    errand,
 )
 
 

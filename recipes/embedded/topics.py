@@ -1,23 +1,30 @@
 """Short texts on six topics: the classification samples, one label set for both languages.
 
-One sentence speaks of the topic, a neutral one stands before or after it, and some words (rain, match, hotel, ticket, run) belong to two topics.
+One sentence speaks of the topic, a neutral one stands before or after it, and some words (rain, match, hotel, ticket,
+run) belong to two topics.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from lexicon import BIG_NUMBERS, FUTURE, HABIT, NAMES, NUMBERS, PAST, PLACES, PUBLIC, TOWNS, Dice, Pair, fill, pairs
+from lexicon import BIG_NUMBERS, FUTURE, HABIT, NAMES, NUMBERS, PAST, PLACES, PUBLIC, TOWNS
+from words import Dice, Pair, fill, pairs
 
 TOPICS: dict[str, tuple[Pair, ...]] = {
     "sports": (
         Pair("{name} scored {few} goals for {town} {past}.", "{name}{past}为{town}队进了{few}个球。"),
         Pair("the {ball} team from {town} won the match {past}.", "{town}的{ball}队{past}赢了比赛。"),
-        Pair("{name} ran very fast and came first in the race in {town}.", "{name}跑得很快，在{town}的赛跑中得了第一名。"),
+        Pair(
+            "{name} ran very fast and came first in the race in {town}.", "{name}跑得很快，在{town}的赛跑中得了第一名。"
+        ),
         Pair("{name} and {name2} play {ball} together {habit}.", "{name}和{name2}{habit}都一起练{ball}。"),
         Pair("the coach told {name} to train more for the {ball} match.", "教练让{name}为{ball}比赛多多训练。"),
         Pair("{name} swam across the lake and won a gold medal {past}.", "{name}{past}游过了湖，得了一枚金牌。"),
-        Pair("{many} fans cheered when {name} caught the ball {past}.", "{past}{name}接住球的时候，{many}名球迷欢呼起来。"),
+        Pair(
+            "{many} fans cheered when {name} caught the ball {past}.",
+            "{past}{name}接住球的时候，{many}名球迷欢呼起来。",
+        ),
         Pair("the players from {town} will train in the stadium {future}.", "{town}的球员{future}会在体育场训练。"),
         Pair("the {ball} match in {town} went on in heavy rain {past}.", "{past}{town}的{ball}比赛在大雨中继续进行。"),
     ),
@@ -62,7 +69,10 @@ TOPICS: dict[str, tuple[Pair, ...]] = {
         Pair("{name} wrote a new song about {sky}.", "{name}写了一首关于{sky}的新歌。"),
         Pair("{name} is learning to play the {instrument} with {name2}.", "{name}正在和{name2}一起学{instrument}。"),
         Pair("the orchestra will play in the stadium of {town} {future}.", "乐团{future}会在{town}的体育场演出。"),
-        Pair("{many} people clapped after the {instrument} concert in {town}.", "{town}的{instrument}音乐会结束后，{many}个人鼓掌。"),
+        Pair(
+            "{many} people clapped after the {instrument} concert in {town}.",
+            "{town}的{instrument}音乐会结束后，{many}个人鼓掌。",
+        ),
         Pair("{name} listens to the {instrument} on the radio {habit}.", "{name}{habit}都在收音机里听{instrument}。"),
     ),
     "health": (
@@ -89,15 +99,24 @@ NEUTRAL = (
     Pair("{name} sent {name2} a photo.", "{name}给{name2}发了一张照片。"),
 )
 SLOTS: dict[str, tuple[Pair, ...]] = {
-    "name": NAMES, "town": TOWNS, "past": PAST, "habit": HABIT, "future": FUTURE, "few": NUMBERS, "many": BIG_NUMBERS,
+    "name": NAMES,
+    "town": TOWNS,
+    "past": PAST,
+    "habit": HABIT,
+    "future": FUTURE,
+    "few": NUMBERS,
+    "many": BIG_NUMBERS,
     "place": tuple(PLACES[name].at() for name in PUBLIC),
     "ball": pairs("football 足球 | basketball 篮球 | tennis 网球 | volleyball 排球"),
     "sky": pairs("heavy rain 大雨 | snow 雪 | thick fog 大雾 | strong wind 大风 | thunder 雷"),
     "dish": pairs("noodles 面条 | soup 汤 | fried rice 炒饭 | fish 鱼 | dumplings 饺子 | bread 面包"),
     "fruit": pairs("apples 苹果 | oranges 橙子 | pears 梨 | grapes 葡萄"),
     "instrument": pairs("guitar 吉他 | piano 钢琴 | violin 小提琴 | drums 鼓"),
-    "advice": pairs("drink more water 多喝水 | sleep eight hours 睡八个小时 | eat more fruit 多吃水果 | run in the park 在公园里跑步 | "
-                    "walk for an hour 走一个小时"),
+    "advice": pairs(
+        "drink more water 多喝水 | sleep eight hours 睡八个小时 | "
+        "eat more fruit 多吃水果 | run in the park 在公园里跑步 | "
+        "walk for an hour 走一个小时"
+    ),
 }
 
 

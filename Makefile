@@ -1,0 +1,88 @@
+# The only commands that CI and the README use. Each sets up what is missing first; a second call starts at once.
+#
+#   make finetune TASK=summarize                    fine-tune, evaluate, report (embedded base and samples)
+#   make finetune TASK=qa MODEL=org/name DATA=my.jsonl QUANT=nf4 ARGS="train.num_train_epochs=1"
+#   make evaluate RUN=runs/summarize | predict RUN=.. INPUT=.. OUTPUT=.. | report RUN=..
+#   make push RUN=runs/summarize REPO=user/name DRY_RUN=1
+#   make inspect TASK=qa | pretrain | samples | test | lint | types | bench
+
+PYTHON ?= python3
+VENV ?= .venv
+TASK ?= summarize
+ARGS ?=
+
+bin := $(VENV)/bin
+llama-tasks := $(bin)/llama-tasks
+overrides = $(if $(MODEL),base.model=$(MODEL)) $(if $(DATA),data.train=$(DATA)) $(if $(QUANT),base.quantization=$(QUANT)) $(if $(OUT),output=$(OUT)) $(ARGS)
+flags = $(if $(RESUME),--resume) $(if $(OVERWRITE),--overwrite)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench clean
+
+help:
+	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
+
+setup: $(VENV)/ready
+setup-dev: $(VENV)/ready-dev
+
+# uv where it is installed, else pip; constraints.txt names the versions that were tested together.
+$(VENV)/ready $(VENV)/ready-dev: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "llama-tasks needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@if command -v uv >/dev/null; then \
+		set -x; test -x $(bin)/python || uv venv --python $(PYTHON) $(VENV); \
+		uv pip install --python $(bin)/python --constraint constraints.txt --editable '.$(if $(findstring dev,$@),[dev])'; \
+	else \
+		set -x; test -x $(bin)/python || $(PYTHON) -m venv $(VENV); \
+		$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.$(if $(findstring dev,$@),[dev])'; \
+	fi
+	@touch $(VENV)/ready $@
+
+finetune: setup
+	@LLAMA_TASKS_COMMAND="$(strip make finetune TASK=$(TASK) $(if $(MODEL),MODEL=$(MODEL)) $(if $(DATA),DATA=$(DATA)) $(if $(QUANT),QUANT=$(QUANT)) $(if $(OUT),OUT=$(OUT)) $(if $(ARGS),ARGS='$(ARGS)'))" \
+		$(llama-tasks) finetune recipes/$(TASK).yaml $(overrides) $(flags)
+
+inspect: setup
+	@$(llama-tasks) inspect recipes/$(TASK).yaml $(overrides)
+
+evaluate: setup
+	@$(llama-tasks) evaluate $(RUN) $(ARGS)
+
+predict: setup
+	@$(llama-tasks) predict $(RUN) --input $(INPUT) --output $(OUTPUT) $(ARGS)
+
+report: setup
+	@$(llama-tasks) report $(RUN)
+
+export: setup
+	@$(llama-tasks) export $(RUN) $(OUT)
+
+push: setup
+	@$(llama-tasks) push $(RUN) $(REPO) $(if $(DRY_RUN),--dry-run) $(if $(PUBLIC),--public) $(if $(BASE),--base-model $(BASE)) $(if $(BASE_REVISION),--base-revision $(BASE_REVISION)) $(if $(WITH_BASE),--with-base) $(ARGS)
+
+samples: setup
+	$(bin)/python recipes/embedded/make_samples.py
+
+pretrain: setup
+	$(bin)/python recipes/embedded/make_practice.py
+	@LLAMA_TASKS_COMMAND="make pretrain" $(llama-tasks) finetune recipes/pretrain.yaml $(flags) $(ARGS)
+
+test: setup-dev
+	@$(bin)/python -m pytest $(ARGS)
+
+lint: setup-dev
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+
+format: setup-dev
+	@$(bin)/ruff check --fix .
+	@$(bin)/ruff format .
+
+types: setup-dev
+	@$(bin)/mypy
+
+bench: setup-dev
+	@$(bin)/python bench/peer.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist

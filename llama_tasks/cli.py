@@ -1,0 +1,200 @@
+"""The command `llama-tasks`: parses first, imports torch after; every error is one paragraph."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_tasks.errors import LlamaTasksError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+EPILOG = """examples:
+  llama-tasks finetune recipes/summarize.yaml
+  llama-tasks finetune recipes/summarize.yaml base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl
+  llama-tasks evaluate runs/summarize
+  llama-tasks push runs/summarize user/name --dry-run
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 good, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM)."""
+    args = _parser().parse_args(argv)
+    try:
+        return _COMMANDS[args.command](args) or 0
+    except LlamaTasksError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("Stopped.")
+        return 130
+    except OSError as error:
+        _complain(f"The operating system refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.")
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="llama-tasks", description="Fine-tune and evaluate LLaMA models, with numbers to trust.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    finetune = _command(commands, "finetune", "fine-tune, evaluate and report as a recipe says", "recipe")
+    finetune.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run directory")
+    finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
+    _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    _command(commands, "evaluate", "score base and adapter of a run again, on its test split", "run")
+    predict = _command(commands, "predict", "answer rows of a file with a run's adapter", "run")
+    predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
+    predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
+    _command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
+    export = _command(commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False)
+    export.add_argument("output", help="new folder")
+    push = _command(commands, "push", "publish a run's adapter on the Hub (private unless --public)", "run", overrides=False)
+    push.add_argument("repo", help="user/name")
+    push.add_argument("--dry-run", action="store_true", help="show card, files and checks; no network")
+    push.add_argument("--public", action="store_true", help="make the repository public")
+    push.add_argument("--base-model", help="Hub id of the base, where the run used a local folder")
+    push.add_argument("--base-revision", help="commit of that base (40 hex digits)")
+    push.add_argument("--with-base", action="store_true", help="also upload a local base, as user/name-base")
+    push.add_argument("--license", help="licence of the adapter, such as apache-2.0")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, text: str, target: str, overrides: bool = True) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    about = {"recipe": "recipe file, such as recipes/summarize.yaml", "run": "run directory, such as runs/summarize"}
+    command.add_argument(target, help=about[target])
+    if overrides:
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="change a recipe key, such as train.seed=1")
+    return command
+
+
+class _Version(argparse.Action):
+    """Prints the version of the installed package."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from llama_tasks import __version__
+
+        print(f"llama-tasks {__version__}")
+        parser.exit()
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from llama_tasks import rundir
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    rundir.claim(Path(recipe.output or ""), args.resume, args.overwrite)  # before the heavy imports: the answer comes at once
+    console = _console()
+    from llama_tasks.finetune import finetune
+
+    report = finetune(recipe, resume=args.resume, overwrite=args.overwrite, console=console)
+    _show(report, Path(recipe.output or ""), console, f"{args.recipe} base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    console = _console()
+    from llama_tasks.inspection import inspect
+
+    inspect(recipe, console)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    run, recipe = _run(args)
+    console = _console()
+    from llama_tasks import adapters, dataset, evaluation
+
+    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    report = evaluation.evaluate(run, recipe, data, lambda text: console.print(text, highlight=False))
+    _show(report, run.path, console)
+
+
+def _predict(args: argparse.Namespace) -> None:
+    run, recipe = _run(args)
+    console = _console()
+    from llama_tasks.evaluation import predict_file
+
+    rows = predict_file(run, recipe, Path(args.input), Path(args.output))
+    console.print(f"{rows} predictions in {args.output}", highlight=False)
+
+
+def _report(args: argparse.Namespace) -> None:
+    args.overrides = []
+    run, recipe = _run(args)
+    from llama_tasks.evaluation import write_report
+
+    _show(write_report(run, recipe, recipe.data.labels or []), run.path, _console())
+
+
+def _export(args: argparse.Namespace) -> None:
+    console = _console()
+    from llama_tasks.export import merge
+
+    console.print(merge(Path(args.run), Path(args.output)), highlight=False)
+
+
+def _push(args: argparse.Namespace) -> int:
+    console = _console()
+    from llama_tasks.hub import push
+
+    result = push(
+        Path(args.run), args.repo, private=not args.public, dry_run=args.dry_run, base_model=args.base_model,
+        base_revision=args.base_revision, with_base=args.with_base, license=args.license, console=console,
+    )  # fmt: skip
+    return 2 if result.refused else 0
+
+
+def _run(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The run directory of the arguments and its recipe, with overrides."""
+    from llama_tasks.recipe import load_recipe
+    from llama_tasks.rundir import RunDirectory
+
+    run = RunDirectory(Path(args.run))
+    run.recipe()
+    return run, load_recipe(run.path / "recipe.yaml", args.overrides)
+
+
+def _console() -> Console:
+    """The terminal, with the libraries' own chatter turned off."""
+    from rich.console import Console
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    quiet = int(os.environ.get("RANK", "0")) > 0  # of several processes, the first one speaks
+    return Console(quiet=quiet)
+
+
+def _show(report: dict, path: Path, console: Console, next_command: str | None = None) -> None:
+    from llama_tasks.report import terminal
+
+    if not report:
+        console.print(f"done: {path}", highlight=False)
+        return
+    console.print(terminal(report))
+    console.print(f"report: {path / 'report.html'}", highlight=False)
+    if next_command:
+        console.print(f"next, on your own model and data: llama-tasks finetune {next_command} output=runs/mine", highlight=False, soft_wrap=True)
+
+
+def _complain(text: str) -> None:
+    print(f"llama-tasks: {text}", file=sys.stderr)
+
+
+_COMMANDS = {
+    "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "report": _report,
+    "export": _export, "push": _push,
+}  # fmt: skip

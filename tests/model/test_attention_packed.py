@@ -1,0 +1,149 @@
+"""A packed row is the same mathematics as its documents one at a time, and nothing leaks between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from llama_tasks.model.attention_packed import PackedLayout, packed_positions
+
+LENGTHS = [5, 1, 17, 30, 2, 16, 1, 9]
+BOUNDS = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+T = sum(LENGTHS)
+
+
+def row(seed: int = 0) -> torch.Tensor:
+    return torch.randint(3, 97, (1, T), generator=torch.Generator().manual_seed(seed))
+
+
+def flash_names(bounds: torch.Tensor = BOUNDS) -> dict[str, Any]:
+    longest = int(bounds.diff().max())
+    return {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+
+
+def documents(ids: torch.Tensor) -> list[torch.Tensor]:
+    return list(ids.split(LENGTHS, dim=1))
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    found = {key: p.grad.clone() for key, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1, "head_dim": 16}])
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_packed_equals_one_document_at_a_time(make_pair: Any, attn: str, fields: dict[str, Any]) -> None:
+    reference, native = make_pair(attn=attn, **fields)
+    ids = row()
+    alone = torch.cat([reference(part).logits for part in documents(ids)], dim=1)
+    by_bounds = native(ids, **flash_names()).logits
+    by_positions = native(ids, position_ids=packed_positions(BOUNDS), use_cache=False).logits
+    torch.testing.assert_close(by_bounds, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_positions, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("skip_logits", [False, True])
+def test_loss_and_gradients_equal_one_document_at_a_time(pair: Any, skip_logits: bool) -> None:
+    reference, native = pair
+    ids = row()
+    count = sum(length - 1 for length in LENGTHS)
+    total = sum(reference(part, labels=part, num_items_in_batch=count).loss for part in documents(ids))
+    total.backward()
+    expected = gradients(reference)
+    got = native(ids, labels=ids, num_items_in_batch=count, skip_logits=skip_logits, **flash_names()).loss
+    got.backward()
+    torch.testing.assert_close(got, total, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradients(native), expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("how", ["bounds", "positions", "positions, cache by default"])
+@pytest.mark.parametrize("changed", [0, 3, 6])
+def test_a_document_does_not_move_another_by_a_bit(pair: Any, changed: int, how: str) -> None:
+    _, native = pair
+    options: dict[str, Any] = flash_names()
+    if how != "bounds":
+        options = {"position_ids": packed_positions(BOUNDS)}
+        if how == "positions":
+            options["use_cache"] = False
+    before, other = row(), row(seed=1)
+    after = before.clone()
+    start, end = int(BOUNDS[changed]), int(BOUNDS[changed + 1])
+    after[:, start:end] = (before[:, start:end] + 1 + other[:, start:end]) % 94 + 3
+    left, right = native(before, **options).logits, native(after, **options).logits
+    same = torch.ones(T, dtype=torch.bool)
+    same[start:end] = False
+    assert torch.equal(left[:, same], right[:, same])
+    assert not torch.equal(left[:, ~same], right[:, ~same])
+
+
+def test_damage_stays_in_its_document(pair: Any) -> None:
+    """Not even through the padding of the rectangles: 0 * nan would be nan."""
+    _, native = pair
+    embeds = native.get_input_embeddings()(row()).detach()
+    embeds[:, BOUNDS[2] : BOUNDS[3]] = float("nan")
+    logits = native(inputs_embeds=embeds, **flash_names()).logits
+    broken = logits.isnan().any(-1)[0]
+    assert broken[BOUNDS[2] : BOUNDS[3]].all()
+    assert int(broken.sum()) == LENGTHS[2]
+
+
+def test_gradient_checkpointing(pair: Any) -> None:
+    _, native = pair
+    native.train()
+    ids = row()
+    native(ids, labels=ids, skip_logits=True, **flash_names()).loss.backward()
+    expected = gradients(native)
+    native.gradient_checkpointing_enable({"use_reentrant": False})
+    native(ids, labels=ids, skip_logits=True, **flash_names()).loss.backward()
+    torch.testing.assert_close(gradients(native), expected)
+
+
+def test_own_positions_do_not_join_documents(make_pair: Any) -> None:
+    """Positions may run on (a document that continues elsewhere): the boundaries alone decide who sees whom."""
+    ids, running = row(), torch.arange(T)[None]
+    for attn in ("sdpa", "eager"):
+        _, native = make_pair(attn=attn)
+        alone = [
+            native(part, position_ids=positions).logits
+            for part, positions in zip(documents(ids), documents(running), strict=True)
+        ]
+        got = native(ids, position_ids=running, attention_mask=torch.ones_like(ids), **flash_names()).logits
+        torch.testing.assert_close(got, torch.cat(alone, dim=1), atol=1e-5, rtol=0)
+
+
+def test_a_packed_row_takes_no_cache(pair: Any) -> None:
+    from transformers import DynamicCache
+
+    _, native = pair
+    assert native(row(), **flash_names()).past_key_values is None
+    with pytest.raises(ValueError, match="take no past_key_values"):
+        native(row(), past_key_values=DynamicCache(config=native.config), **flash_names())
+    with pytest.raises(ValueError, match="one row"):
+        native(row().expand(2, -1), **flash_names())
+
+
+def test_layout_is_the_picture_of_its_docstring() -> None:
+    layout = PackedLayout.build(torch.tensor([0, 3, 4, 8, 9]), torch.device("cpu"))
+    assert layout.rectangles == ((2, 1), (2, 4))
+    assert layout.token_of_slot_P.tolist() == [3, 8, 0, 1, 2, 2, 4, 5, 6, 7]
+    assert layout.slot_of_token_T.tolist() == [2, 3, 4, 0, 6, 7, 8, 9, 1]
+
+
+def test_empty_documents_are_passed_over(pair: Any) -> None:
+    _, native = pair
+    ids = row()
+    with_empty = torch.cat((BOUNDS[:1], BOUNDS[:3], BOUNDS[2:], BOUNDS[-1:]))
+    expected = native(ids, labels=ids, **flash_names())
+    got = native(ids, labels=ids, **flash_names(with_empty))
+    assert torch.equal(got.logits, expected.logits)
+    assert torch.equal(got.loss, expected.loss)
+
+
+@pytest.mark.parametrize("bounds", [[0, 5], [1, T], [0, 9, 4, T], [0, T + 1]])
+def test_boundaries_must_cover_the_row(pair: Any, bounds: list[int]) -> None:
+    _, native = pair
+    with pytest.raises(ValueError, match="cu_seq_lens must rise from 0"):
+        native(row(), cu_seq_lens_q=torch.tensor(bounds, dtype=torch.int32), position_ids=torch.arange(T)[None])

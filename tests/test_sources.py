@@ -1,0 +1,151 @@
+"""Readers and splits, and every way in which a file can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llama_tasks.errors import DataError
+from llama_tasks.recipe import DataConfig
+from llama_tasks.sources import load_splits, read_file
+
+ROWS = [{"text": f"row {i} 第{i}行", "label": "a" if i % 2 else "b"} for i in range(60)]
+
+
+def lines(rows: list[dict]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text(lines(ROWS), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.jsonl", '{"d": "2024-01-01", "n": 1}\n\n{"d": "x", "n": 2}\n', [{"d": "2024-01-01", "n": 1}, {"d": "x", "n": 2}]),
+        ("a.jsonl", '\ufeff{"d": "with BOM"}\n', [{"d": "with BOM"}]),
+        ("a.json", '[{"d": "x"}]', [{"d": "x"}]),
+        ("a.csv", 'd,e\n"2024-01-01","a, ""b"""\n', [{"d": "2024-01-01", "e": 'a, "b"'}]),
+        ("a.tsv", "d\te\n你好\tb\n", [{"d": "你好", "e": "b"}]),
+        ("a.txt", "one\ntwo\n<|endoftext|>\nthree\n<|endoftext|>\n", [{"text": "one\ntwo"}, {"text": "three"}]),
+        ("a.txt", "only one\n", [{"text": "only one"}]),
+    ],
+)
+def test_readers_change_nothing(tmp_path: Path, name: str, content: str, expected: list[dict]) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    assert [row.values for row in read_file(path)] == expected
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert [row.values for row in read_file(tmp_path / "a.parquet")] == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": \n', "a.jsonl:2: broken JSON"),
+        ("a.jsonl", b'{"a": 1}\n[1]\n', "a.jsonl:2: a row must be an object"),
+        ("a.jsonl", b'{"a": 1, "a": 2}\n', "a.jsonl:1: broken JSON (the key 'a' stands twice)"),
+        ("a.jsonl", b'{"a": NaN}\n', "NaN is no JSON value"),
+        ("a.jsonl", b"", "has no rows"),
+        ("a.jsonl", b"\n \n", "has no rows"),
+        ("a.jsonl", '{"a": "你好"}\n'.encode("gb18030"), "a.jsonl:1: not UTF-8"),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "is UTF-16"),
+        ("a.json", b'{"a": 1}', "must hold a list of objects"),
+        ("a.json", b'[{"a": 1},\n  {"a" 2}]', "a.json:2: broken JSON"),
+        ("a.csv", b"a,b\n1\n", "a.csv:2: this row has not the 2 columns"),
+        ("a.csv", b'a,b\n1,"2\n', "broken CSV"),
+        ("a.parquet", b"PAR1 no", "no readable Parquet"),
+        ("a.xlsx", b"x", "cannot read a .xlsx"),
+    ],
+)
+def test_broken_files_are_named_with_their_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_file(path)
+    assert message in str(caught.value)
+
+
+def test_a_file_is_carved_into_disjoint_splits(folder: Path) -> None:
+    data = DataConfig(train=[str(folder / "rows.jsonl")])
+    splits = load_splits(data, "classify", "text", seed=1)
+    texts = [{row.values["text"] for row in split.rows} for split in splits.values()]
+    assert sum(map(len, texts)) == len(ROWS)
+    assert all(texts)
+    assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
+    again = load_splits(data, "classify", "text", seed=1)
+    assert {name: split.sha256 for name, split in splits.items()} == {name: split.sha256 for name, split in again.items()}
+
+
+def test_rows_with_the_same_passage_stay_on_one_side(tmp_path: Path) -> None:
+    rows = [{"context": f"passage {i // 6}", "question": str(i), "answers": ["x"]} for i in range(240)]
+    (tmp_path / "qa.jsonl").write_text(lines(rows), encoding="utf-8")
+    splits = load_splits(DataConfig(train=[str(tmp_path / "qa.jsonl")]), "qa", "context", seed=3)
+    sides = [{row.values["context"] for row in split.rows} for split in splits.values()]
+    assert not (sides[0] & sides[1] or sides[0] & sides[2] or sides[1] & sides[2])
+
+
+def test_a_row_keeps_its_side_when_the_file_is_shuffled(folder: Path) -> None:
+    (folder / "back.jsonl").write_text(lines(ROWS[::-1]), encoding="utf-8")
+    sides = [
+        {row.values["text"] for row in load_splits(DataConfig(train=[str(folder / name)]), "classify", "text", 1)["test"].rows}
+        for name in ("rows.jsonl", "back.jsonl")
+    ]
+    assert sides[0] == sides[1]
+
+
+def test_a_folder_with_its_own_splits(tmp_path: Path) -> None:
+    for name, part in (("train", ROWS[:40]), ("dev", ROWS[40:50]), ("test", ROWS[50:])):
+        (tmp_path / f"{name}.jsonl").write_text(lines(part), encoding="utf-8")
+    splits = load_splits(DataConfig(train=[str(tmp_path)]), "classify", "text", 1)
+    assert [len(splits[name].rows) for name in ("train", "validation", "test")] == [40, 10, 10]
+    assert splits["test"].rows[0].id == "test:0"
+    assert splits["test"].rows[0].where.endswith("test.jsonl:1")
+
+
+def test_columns_and_constants(folder: Path) -> None:
+    data = DataConfig(train=[str(folder / "rows.jsonl")], columns={"document": "text"}, constants={"lang": "zh"}, max_train_samples=7)
+    rows = load_splits(data, "summarize", "document", 1)["train"].rows
+    assert len(rows) == 7
+    assert rows[0].values["document"] == rows[0].values["text"]
+    assert rows[0].values["lang"] == "zh"
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (["nosuch.jsonl"], "There is no file or folder 'nosuch.jsonl'"),
+        (["./data"], "There is no file or folder './data'"),
+        (["embedded-x"], "There is no file or folder"),
+    ],
+)
+def test_missing_sources(train: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_splits(DataConfig(train=train), "qa", "context", 1)
+
+
+def test_a_hub_dataset_that_cannot_be_had() -> None:
+    with pytest.raises(DataError, match="Cannot load the Hub dataset 'nobody/nothing'"):
+        load_splits(DataConfig(train=["nobody/nothing"]), "qa", "context", 1)
+
+
+def test_unknown_mapped_column_lists_what_is_there(folder: Path) -> None:
+    with pytest.raises(DataError, match="the column 'body', which is not there; found: text, label"):
+        load_splits(DataConfig(train=[str(folder / "rows.jsonl")], columns={"document": "body"}), "summarize", "document", 1)
+
+
+def test_too_few_rows_to_carve(tmp_path: Path) -> None:
+    (tmp_path / "two.jsonl").write_text(lines(ROWS[:2]), encoding="utf-8")
+    with pytest.raises(DataError, match="too few to carve"):
+        load_splits(DataConfig(train=[str(tmp_path / "two.jsonl")]), "classify", "text", 1)

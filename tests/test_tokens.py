@@ -1,0 +1,187 @@
+"""Prompt and response as ids, golden pictures of the mask, and the audit. Tokenizers are trained in the test."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from llama_tasks import tasks
+from llama_tasks.errors import DataError, ModelError, RecipeError
+from llama_tasks.prompts import Prompt, Renderer, render, tokenizer_sha256
+from llama_tasks.recipe import PromptConfig
+from llama_tasks.sources import Row
+from llama_tasks.tokens import IGNORE, Encoder, Tokens, audit, audit_leaks, stop_on
+
+TEXT = ["Summarize the text. The quick brown fox jumps. Label: Summary: Kurze Zusammenfassung für alle. 你好世界，今天天气很好。概括摘要"] * 40
+
+
+def gpt2_style() -> PreTrainedTokenizerFast:
+    """Byte level, no BOS, EOS <|endoftext|>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+def llama2_style() -> PreTrainedTokenizerFast:
+    """Sentencepiece-like: a space is put before every text, BOS is added by the tokenizer, characters fall back to bytes."""
+    raw = Tokenizer(models.BPE())
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=200, show_progress=False))
+    state = raw.get_vocab()
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *sorted(state, key=lambda piece: state[piece])]
+    import json
+
+    merges = [tuple(merge) for merge in json.loads(raw.to_str())["model"]["merges"]]
+    tokenizer = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = raw.normalizer
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture(scope="module", params=[gpt2_style, llama2_style], ids=["gpt2", "llama2"])
+def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    return request.param()
+
+
+def prompt(document: str, summary: str, lang: str = "en", name: str = "train:0") -> Prompt:
+    task = tasks.create("summarize")
+    return Renderer(task)(task.example(Row(name, {"document": document, "summary": summary, "lang": lang}, "my.jsonl:1")))
+
+
+SAMPLES = [
+    ("The quick brown fox jumps.", "A fox jumps.", "en"),
+    ("Der schnelle Fuchs springt über Zäune.", "Fuchs springt für alle.", "de"),
+    ("今天天气很好，大家去公园。", "天气很好。", "zh"),
+    ("A trap: </s> and <|endoftext|> and <s>.", "It says </s> and <|endoftext|>.", "en"),
+    ("{document} {braces}", "{document} 100%", "en"),
+]
+
+
+@pytest.mark.parametrize(("document", "summary", "lang"), SAMPLES)
+def test_mask_eos_and_round_trip(tokenizer: PreTrainedTokenizerFast, document: str, summary: str, lang: str) -> None:
+    encoder = Encoder(tokenizer, PromptConfig())
+    item = encoder.encode([prompt(document, summary, lang)]).tokens[0]
+    eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
+    assert item.input_ids.count(eos) == 1
+    assert item.input_ids[-1] == item.labels[-1] == eos
+    assert item.labels[: item.prompt_length] == [IGNORE] * item.prompt_length
+    assert item.labels[item.prompt_length :] == item.input_ids[item.prompt_length :]
+    assert tokenizer.decode(item.input_ids[item.prompt_length : -1]).strip() == summary
+    assert document in tokenizer.decode(item.input_ids[: item.prompt_length])
+    if bos is not None:
+        assert item.input_ids[0] == bos
+        assert item.input_ids.count(bos) == 1
+
+
+def test_training_and_prediction_prompts_are_the_same_ids(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, PromptConfig())
+    prompts = [prompt(*sample) for sample in SAMPLES]
+    trained = [item.input_ids[: item.prompt_length] for item in encoder.encode(prompts).tokens]
+    assert encoder.fit(prompts, 20) == trained
+
+
+def test_golden_ids() -> None:
+    """One picture by hand: the ids of the embedded tokenizer on a tiny example."""
+    tokenizer = AutoTokenizer.from_pretrained("llama_tasks/embedded/base")
+    item = Encoder(tokenizer, PromptConfig()).encode([prompt("Anna sings.", "Anna sings.")]).tokens[0]
+    assert tokenizer.convert_ids_to_tokens(item.input_ids)[0] == "<s>"
+    assert tokenizer.convert_ids_to_tokens(item.input_ids[item.prompt_length - 1 : item.prompt_length]) == ["<0x0A>"]
+    assert tokenizer.decode(item.input_ids[item.prompt_length :]) == "Anna sings.</s>"
+
+
+def test_too_long_is_an_error_unless_the_recipe_says_what_to_do(tokenizer: PreTrainedTokenizerFast) -> None:
+    prompts = [prompt("The quick brown fox jumps. " * n, "A fox.", name=f"train:{n}") for n in (1, 60)]
+    with pytest.raises(DataError, match=r"1 of 2 examples are longer than prompt.max_length \(100 tokens\); the longest is train:60"):
+        Encoder(tokenizer, PromptConfig(max_length=100)).encode(prompts)
+    dropped = Encoder(tokenizer, PromptConfig(max_length=100, on_too_long="drop")).encode(prompts)
+    assert ([t.id for t in dropped.tokens], dropped.dropped) == (["train:1"], ["train:60"])
+    cut = Encoder(tokenizer, PromptConfig(max_length=100, on_too_long="truncate_prompt")).encode(prompts)
+    assert cut.truncated == ["train:60"]
+    shortened = cut.tokens[1]
+    assert 90 < len(shortened.input_ids) <= 100
+    assert tokenizer.decode(shortened.input_ids[shortened.prompt_length : -1]).strip() == "A fox."
+    assert tokenizer.decode(shortened.input_ids[: shortened.prompt_length]).endswith("Summary:\n")
+
+
+def test_an_answer_that_alone_is_too_long_cannot_be_shortened(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, PromptConfig(max_length=60, on_too_long="truncate_prompt"))
+    with pytest.raises(DataError, match="the response and the template alone fill max_length"):
+        encoder.encode([prompt("Short.", "The quick brown fox jumps. " * 40)])
+
+
+def test_generation_prompts_leave_room_for_the_output(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, PromptConfig(max_length=100))
+    ids = encoder.fit([prompt("The quick brown fox jumps. " * 60, "A fox.")], reserve=30)[0]
+    assert 60 <= len(ids) <= 70
+
+
+def test_blocks_cut_long_text_and_lose_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    task = tasks.create("text")
+    text = "The quick brown fox jumps. " * 30
+    item = Renderer(task)(task.example(Row("train:0", {"text": text}, "x")))
+    encoder = Encoder(tokenizer, PromptConfig(max_length=50))
+    blocks = encoder.blocks([item]).tokens
+    joined = [i for block in blocks for i in block.input_ids[len(encoder.bos) :]]
+    assert joined == encoder.ids([text])[0] + encoder.eos
+    assert all(len(block.input_ids) <= 50 for block in blocks)
+
+
+def test_tokenizer_without_eos_is_refused() -> None:
+    tokenizer = gpt2_style()
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no EOS"):
+        Encoder(tokenizer, PromptConfig())
+
+
+def test_audit_finds_each_fault() -> None:
+    encoder = Encoder(llama2_style(), PromptConfig())
+    good = prompt("A fox.", "A fox.")
+    item = encoder.encode([good]).tokens[0]
+    assert audit(encoder, [good], [item]) == []
+    broken = {
+        "no_eos": Tokens(item.id, item.input_ids[:-1], item.prompt_length),
+        "no_target": Tokens(item.id, item.input_ids, len(item.input_ids) - 1),
+        "bos": Tokens(item.id, encoder.bos + item.input_ids, item.prompt_length + 1),
+        "target_roundtrip": Tokens(item.id, item.input_ids[:-1] + [300, item.input_ids[-1]], item.prompt_length),
+    }
+    for rule, tokens in broken.items():
+        findings = audit(encoder, [good], [tokens])
+        assert rule in [finding.rule for finding in findings]
+        with pytest.raises(DataError, match="train:0"):
+            stop_on(findings, [])
+
+
+def test_audit_stops_on_leaks_unless_allowed() -> None:
+    train, test = [prompt("A fox.", "Fox.")], [prompt("A fox.", "Another.", name="test:0"), prompt("A dog.", "Dog.", name="test:1")]
+    findings = audit_leaks(train, test, "test")
+    assert (findings[0].total, findings[0].rows) == (1, ["test:0"])
+    with pytest.raises(DataError, match="prompt.allow"):
+        stop_on(findings, [])
+    stop_on(findings, ["leak"])
+
+
+def test_templates() -> None:
+    assert render("{a} {b} {{a}}", {"a": "{b}"}) == "{b} {b} {{b}}"
+    task = tasks.create("summarize")
+    example = task.example(Row("train:0", {"document": "d", "summary": "s", "lang": "fr"}, "x"))
+    assert Renderer(task)(example).text.startswith("Summarize")
+    assert Renderer(task, {"fr": "Résume : {document}\n"})(example).text == "Résume : d\n"
+    with pytest.raises(RecipeError, match="Did you mean 'document'"):
+        Renderer(task, {"default": "{documents}"})(example)
+    with pytest.raises(RecipeError, match="must name {document}"):
+        Renderer(task, {"default": "Summarize."})(example)
+
+
+def test_tokenizer_hash_survives_saving(tokenizer: PreTrainedTokenizerFast, tmp_path) -> None:
+    tokenizer(["a", "b c d"], padding=tokenizer.pad_token is not None)
+    tokenizer.save_pretrained(tmp_path)
+    assert tokenizer_sha256(AutoTokenizer.from_pretrained(tmp_path)) == tokenizer_sha256(tokenizer)

@@ -1,0 +1,170 @@
+"""The loop: the same mathematics however tokens are batched; exact resume; NaN stops it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from llama_tasks import adapters, checkpoint
+from llama_tasks.errors import RecipeError, RunError
+from llama_tasks.recipe import BaseConfig, TrainConfig
+from llama_tasks.tokens import Tokens
+from llama_tasks.train import NonFiniteLoss, StepReport, Training
+
+TINY = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+BASE = BaseConfig(config=TINY)
+CONFIG = TrainConfig(num_train_epochs=2, tokens_per_batch=60, learning_rate=1e-2, seed=3)
+
+
+def examples(count: int = 24) -> list[Tokens]:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(4, 30, (count,), generator=generator).tolist()
+    return [Tokens(f"train:{i}", torch.randint(3, 64, (n,), generator=generator).tolist(), 2) for i, n in enumerate(lengths)]
+
+
+def training(config: TrainConfig = CONFIG, tokens: list[Tokens] | None = None, dropout: float = 0.0) -> Training:
+    set_seed(5)
+    model = adapters.attach(adapters.load_base(BASE), {"r": 4, "lora_alpha": 8, "lora_dropout": dropout}, BASE)
+    return Training(model, tokens or examples(), config, Accelerator(), float(config.learning_rate))
+
+
+def first_step(config: TrainConfig) -> tuple[StepReport, dict[str, torch.Tensor]]:
+    """One step over all examples, and the gradient-driven weights after it."""
+    run = training(replace(config, max_steps=1, lr_scheduler_type="constant", warmup_steps=0))
+    return next(run.run()), checkpoint.trained_weights(run)
+
+
+def test_batching_and_accumulation_do_not_change_the_mathematics() -> None:
+    """All examples in one step: as one batch, as several accumulated ones, and as one document a batch."""
+    ways = [(10_000, 1), (60, 100), (1, 100)]
+    results = [first_step(replace(CONFIG, tokens_per_batch=size, gradient_accumulation_steps=n)) for size, n in ways]
+    (one, weights), *others = results
+    for report, changed in others:
+        assert report.targets == one.targets
+        assert report.loss == pytest.approx(one.loss, abs=1e-6)
+        assert report.grad_norm == pytest.approx(one.grad_norm, abs=1e-5)
+        for name, weight in weights.items():
+            # Adam's first step is lr * sign(gradient): entries whose gradient is nearly zero may flip, others agree.
+            close = (weight - changed[name]).abs() < 1e-4
+            assert close.float().mean() > 0.99
+
+
+def test_loss_falls_and_reports_are_complete() -> None:
+    reports = list(training(replace(CONFIG, num_train_epochs=12)).run())
+    assert [report.step for report in reports] == list(range(1, reports[0].total_steps + 1))
+    assert reports[-1].loss < reports[0].loss - 0.1
+    assert reports[-1].learning_rate < reports[len(reports) // 2].learning_rate < CONFIG.learning_rate
+    assert all(report.tokens > 0 and report.targets > 0 for report in reports)
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 1.5])
+def test_parts_of_epochs(epochs: float) -> None:
+    whole = training(replace(CONFIG, num_train_epochs=1)).total_steps
+    assert training(replace(CONFIG, num_train_epochs=epochs)).total_steps == pytest.approx(epochs * whole, abs=1)
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 9])
+def test_resume_is_exact(tmp_path: Path, stop_at: int) -> None:
+    """k steps, save, a fresh process-like start, the rest: byte for byte the undisturbed run, dropout included."""
+    whole = training(dropout=0.1)
+    list(whole.run())
+    broken = training(dropout=0.1)
+    for report in broken.run():
+        if report.step == stop_at:
+            break
+    path = checkpoint.save(tmp_path, broken, {"note": 1})
+    torch.manual_seed(99)
+    resumed = training(dropout=0.1)
+    assert checkpoint.restore(checkpoint.newest(tmp_path) or path, resumed) == {"note": 1}
+    list(resumed.run())
+    expected, found = checkpoint.trained_weights(whole), checkpoint.trained_weights(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_nan_stops_with_step_and_rows() -> None:
+    run = training()
+    with torch.no_grad():
+        next(p for p in run.model.parameters() if p.requires_grad).fill_(float("nan"))
+    with pytest.raises(NonFiniteLoss, match=r"Step 1: the loss is nan.*train:"):
+        next(run.run())
+
+
+def test_unknown_schedule() -> None:
+    with pytest.raises(RecipeError, match="train.lr_scheduler_type is 'cosin'"):
+        training(replace(CONFIG, lr_scheduler_type="cosin"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "LORAX"}, "adapter.peft_type is 'LORAX'. Did you mean 'LORA'"),
+        ({"lora_alfa": 3}, "unknown key 'adapter.lora_alfa'. Did you mean 'lora_alpha'"),
+        ({"target_modules": ["nosuch"]}, "peft refuses"),
+    ],
+)
+def test_adapter_mistakes(fields: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        adapters.attach(adapters.load_base(BASE), fields, BASE)
+
+
+@pytest.mark.parametrize("fields", [{"use_dora": True}, {"peft_type": "IA3", "feedforward_modules": ["down_proj"]}, {"use_rslora": True}])
+def test_other_methods_of_peft_pass_through(fields: dict) -> None:
+    fields = {"target_modules": ["k_proj", "v_proj", "down_proj"], **fields}
+    model = adapters.attach(adapters.load_base(BASE), fields, BASE)
+    assert 0 < adapters.count_parameters(model).trainable < 0.2 * adapters.count_parameters(model).total
+
+
+def test_auto_learning_rate_follows_the_width() -> None:
+    assert adapters.auto_learning_rate(2000) == pytest.approx(5e-4)
+    assert adapters.auto_learning_rate(4096) == pytest.approx(2.86e-4, rel=0.01)
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_never_taken(tmp_path: Path) -> None:
+    run = training()
+    next(run.run())
+    path = checkpoint.save(tmp_path, run, {})
+    for name in ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json"):
+        whole = (path / name).read_bytes()
+        for broken in (whole[:-1], whole[: len(whole) // 2], whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
+            (path / name).write_bytes(broken)
+            with pytest.raises(RunError, match=f"{name} is damaged"):
+                checkpoint.restore(path, training())
+        (path / name).write_bytes(whole)
+    (path / "manifest.json").unlink()
+    with pytest.raises(RunError, match=r"no readable manifest\.json"):
+        checkpoint.restore(path, training())
+
+
+def test_newest_goes_by_step_and_a_torn_save_leaves_nothing(tmp_path: Path) -> None:
+    run = training()
+    for report in run.run():
+        checkpoint.save(tmp_path, run, {})
+        if report.step == 10:
+            break
+    assert (checkpoint.newest(tmp_path) or tmp_path).name == "step-10"
+    checkpoint.keep_newest(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9"]
+    with pytest.raises(RuntimeError, match="pulled the plug"), checkpoint.staged(tmp_path / "step-11") as staging:
+        (staging / "weights.safetensors").write_bytes(b"half")
+        raise RuntimeError("pulled the plug")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9"]
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(tmp_path: Path) -> None:
+    run = training()
+    next(run.run())
+    path = checkpoint.save(tmp_path, run, {})
+    other = adapters.attach(adapters.load_base(BASE), {"r": 8}, BASE)
+    with pytest.raises(RunError, match="does not fit"):
+        checkpoint.restore(path, Training(other, examples(), CONFIG, Accelerator(), 1e-2))

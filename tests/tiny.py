@@ -1,0 +1,43 @@
+"""A tiny random base and small files, for runs that take a second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_base(folder: Path) -> Path:
+    """A random plain `llama` checkpoint of 32 dimensions with the embedded tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4608, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=3,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "llama_tasks/embedded/base" / name, folder / name)
+    return folder
+
+
+def make_rows(path: Path, rows: list[dict]) -> Path:
+    """A .jsonl file of the rows."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def recipe_text(task: str, base: Path, data: Path, **train: object) -> str:
+    """A recipe of a few seconds."""
+    settings = {"num_train_epochs": 1, "tokens_per_batch": 256, "eval_times": 1, "save_steps": 5, "logging_steps": 1, **train}
+    lines = "".join(f"  {key}: {value}\n" for key, value in settings.items())
+    suite = {"summarize": "[rougeL]", "translate": "[bleu, chrf]", "qa": "[f1, exact_match]", "classify": "[accuracy, macro_f1]"}[task]
+    scoring = "likelihood" if task == "classify" else "generate"
+    return (
+        f"task: {task}\nbase:\n  model: {base}\ndata:\n  train: {data}\nprompt:\n  max_length: 256\ntrain:\n{lines}"
+        f"eval:\n  scoring: {scoring}\n  metrics: {suite}\n  max_new_tokens: 4\n  n_resamples: 100\n"
+    )
