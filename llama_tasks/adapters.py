@@ -7,7 +7,6 @@ against peft's own configuration classes; there is no code here per method.
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
 from llama_tasks.recipe import BaseConfig, did_you_mean
@@ -54,7 +54,9 @@ def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(_not_found(base.model, "tokenizer", error)) from None
     if not tokenizer.is_fast:
-        raise ModelError(f"{base.model}: its tokenizer has no tokenizer.json; save it with transformers as a fast tokenizer first.")
+        raise ModelError(
+            f"{base.model}: its tokenizer has no tokenizer.json; save it with transformers as a fast tokenizer first."
+        )
     return tokenizer
 
 
@@ -103,7 +105,9 @@ def adapter_config(fields: dict[str, Any]) -> Any:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    fields = {"target_modules": LINEAR_LAYERS, **fields} if "target_modules" in _names(kinds.get("LORA")) else dict(fields)
+    fields = (
+        {"target_modules": LINEAR_LAYERS, **fields} if "target_modules" in _names(kinds.get("LORA")) else dict(fields)
+    )
     kind = str(fields.pop("peft_type", "LORA")).upper()
     if kind not in kinds:
         raise RecipeError(f"adapter.peft_type is {kind!r}.{did_you_mean(kind, sorted(kinds))}")
@@ -128,7 +132,9 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
     """
     if fields is None:
         if base.quantization != "none":
-            raise ModelError("A 4-bit base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none.")
+            raise ModelError(
+                "A 4-bit base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none."
+            )
         return model
     from peft import get_peft_model
 
@@ -145,19 +151,25 @@ def save_trained(model: Any, folder: Path, base: BaseConfig) -> None:
     if hasattr(model, "peft_config"):
         model.save_pretrained(folder, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; `push` writes a real one
-        _rewrite_config(folder / "adapter_config.json", base)
+        normalise_adapter_config(folder, base.model, base.revision)
     else:
         save_as_llama(model, folder)
 
 
 def save_as_llama(model: NativeLlamaForCausalLM, folder: Path) -> None:
     """Write the native model as a plain `llama` checkpoint, which any transformers user loads."""
-    fields = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "transformers_version")}
+    fields = {
+        k: v
+        for k, v in model.config.to_dict().items()
+        if k not in ("model_type", "architectures", "transformers_version")
+    }
     with torch.device("meta"):
         plain = LlamaForCausalLM(LlamaConfig(**fields))
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
-    plain.generation_config = GenerationConfig(bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id)
+    plain.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id
+    )
     plain.save_pretrained(folder)
 
 
@@ -175,9 +187,15 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
     from peft.utils import get_peft_model_state_dict
 
     model = PeftModel.from_pretrained(load_base(base, device), str(folder), autocast_adapter_dtype=True)
-    wanted, found = get_peft_model_state_dict(model, save_embedding_layers=False), load_file(folder / "adapter_model.safetensors")
+    wanted, found = (
+        get_peft_model_state_dict(model, save_embedding_layers=False),
+        load_file(folder / "adapter_model.safetensors"),
+    )
     if wanted.keys() != found.keys():
-        raise ModelError(f"{folder}: its weights do not fit the base {base.model!r} (differing names: {sorted(wanted.keys() ^ found.keys())[:3]}).")
+        raise ModelError(
+            f"{folder}: its weights do not fit the base {base.model!r} "
+            f"(differing names: {sorted(wanted.keys() ^ found.keys())[:3]})."
+        )
     if not all(bool(torch.isfinite(weight).all()) for weight in found.values()):
         raise ModelError(f"{folder}: the adapter holds NaN or infinite weights.")
     return model.eval()
@@ -191,7 +209,10 @@ def check_reload(model: Any, base: BaseConfig, folder: Path, input_ids: list[int
     here, there = (m(input_ids=ids).logits.float() for m in (model, load_trained(base, folder, device)))
     difference = float((here - there).abs().max())
     if not difference <= 1e-3 * max(1.0, float(here.abs().max())):
-        raise ModelError(f"The saved adapter does not give the logits of the trained model (they differ by {difference:.2g}); it was not kept.")
+        raise ModelError(
+            f"The saved adapter does not give the logits of the trained model (they differ by {difference:.2g}); "
+            "it was not kept."
+        )
 
 
 def count_parameters(model: torch.nn.Module) -> Parameters:
@@ -212,15 +233,6 @@ def auto_learning_rate(hidden_size: int) -> float:
     ten times as much for LoRA, and the exponent 0.781 for the LLaMA family.
     """
     return 5e-4 * (2000 / hidden_size) ** 0.781
-
-
-def _rewrite_config(path: Path, base: BaseConfig) -> None:
-    """adapter_config.json with sorted keys and lists (peft writes sets, in another order each time)."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    fields = {key: sorted(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
-              for key, value in fields.items()}  # fmt: skip
-    fields |= {"base_model_name_or_path": base.model, "revision": base.revision}
-    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _names(config: Any) -> set[str]:

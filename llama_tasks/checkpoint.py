@@ -97,10 +97,14 @@ def verify(path: Path) -> None:
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise RunError(f"{path} has no readable {_MANIFEST}, so it cannot be trusted; remove the folder and resume again.") from None
+        raise RunError(
+            f"{path} has no readable {_MANIFEST}, so it cannot be trusted; remove the folder and resume again."
+        ) from None
     for name, digest in manifest.items():
         if not (path / name).is_file() or _sha256(path / name) != digest:
-            raise RunError(f"{path / name} is damaged (its SHA-256 is not that of the manifest); remove {path} and resume again.")
+            raise RunError(
+                f"{path / name} is damaged (its SHA-256 is not that of the manifest); remove {path} and resume again."
+            )
 
 
 def trained_weights(training: Training) -> dict[str, torch.Tensor]:
@@ -111,9 +115,13 @@ def trained_weights(training: Training) -> dict[str, torch.Tensor]:
 
 def load_trained_weights(training: Training, weights: dict[str, torch.Tensor]) -> None:
     """Put weights of `trained_weights` back. Raises RunError where names or shapes differ from the recipe's model."""
-    parameters = {n: p for n, p in training.accelerator.unwrap_model(training.model).named_parameters() if p.requires_grad}
+    parameters = {
+        n: p for n, p in training.accelerator.unwrap_model(training.model).named_parameters() if p.requires_grad
+    }
     if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
-        raise RunError("The checkpoint does not fit the recipe's model or adapter; resume with the recipe it was made by.")
+        raise RunError(
+            "The checkpoint does not fit the recipe's model or adapter; resume with the recipe it was made by."
+        )
     with torch.no_grad():
         for name, weight in weights.items():
             parameters[name].copy_(weight)
@@ -134,7 +142,9 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def _optimizer_state(optimizer: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     state = optimizer.state_dict()
-    tensors = {f"{i}.{name}": value.cpu().contiguous() for i, slot in state["state"].items() for name, value in slot.items()}
+    tensors = {
+        f"{i}.{name}": value.cpu().contiguous() for i, slot in state["state"].items() for name, value in slot.items()
+    }
     return tensors, {"param_groups": state["param_groups"]}
 
 

@@ -74,7 +74,7 @@ def repo_id_problem(repo_id: str) -> str | None:
     return None if "/" in repo_id else f"{repo_id!r} does not say whose repository it is; write USER/{repo_id}"
 
 
-def normalise_adapter_config(folder: Path, base_model: str, revision: str) -> None:
+def normalise_adapter_config(folder: Path, base_model: str, revision: str | None) -> None:
     """Rewrite `adapter_config.json`: the base by Hub id and commit, sorted, the same bytes every time.
 
     peft writes the path it was given as the base, no revision, and lists in the order of a set.
@@ -267,7 +267,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _normal_form(config: dict[str, Any], base_model: str, revision: str) -> str:
+def _normal_form(config: dict[str, Any], base_model: str, revision: str | None) -> str:
     config = dict(config, base_model_name_or_path=base_model, revision=revision, auto_mapping=None)
     for key in _UNORDERED:
         if isinstance(config.get(key), list):

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("Stopped.")
         return 130
     except OSError as error:
-        _complain(f"The operating system refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}.")
+        _complain(
+            f"The operating system refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
+        )
         return 2
 
 
@@ -46,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     finetune = _command(commands, "finetune", "fine-tune, evaluate and report as a recipe says", "recipe")
-    finetune.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run directory")
+    finetune.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint of the run directory"
+    )
     finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
     _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
     _command(commands, "evaluate", "score base and adapter of a run again, on its test split", "run")
@@ -54,25 +58,34 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
     predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
     _command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
-    export = _command(commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False)
+    export = _command(
+        commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False
+    )
     export.add_argument("output", help="new folder")
-    push = _command(commands, "push", "publish a run's adapter on the Hub (private unless --public)", "run", overrides=False)
+    push = _command(
+        commands, "push", "publish a run's adapter on the Hub (private unless --public)", "run", overrides=False
+    )
     push.add_argument("repo", help="user/name")
     push.add_argument("--dry-run", action="store_true", help="show card, files and checks; no network")
     push.add_argument("--public", action="store_true", help="make the repository public")
     push.add_argument("--base-model", help="Hub id of the base, where the run used a local folder")
     push.add_argument("--base-revision", help="commit of that base (40 hex digits)")
     push.add_argument("--with-base", action="store_true", help="also upload a local base, as user/name-base")
+    push.add_argument("--base-path", type=Path, help="where a local base lies now, if it moved since the run")
     push.add_argument("--license", help="licence of the adapter, such as apache-2.0")
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str, text: str, target: str, overrides: bool = True) -> argparse.ArgumentParser:
+def _command(
+    commands: argparse._SubParsersAction, name: str, text: str, target: str, overrides: bool = True
+) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     about = {"recipe": "recipe file, such as recipes/summarize.yaml", "run": "run directory, such as runs/summarize"}
     command.add_argument(target, help=about[target])
     if overrides:
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="change a recipe key, such as train.seed=1")
+        command.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="change a recipe key, such as train.seed=1"
+        )
     return command
 
 
@@ -91,12 +104,19 @@ def _finetune(args: argparse.Namespace) -> None:
     from llama_tasks.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    rundir.claim(Path(recipe.output or ""), args.resume, args.overwrite)  # before the heavy imports: the answer comes at once
+    rundir.claim(
+        Path(recipe.output or ""), args.resume, args.overwrite
+    )  # before the heavy imports: the answer comes at once
     console = _console()
     from llama_tasks.finetune import finetune
 
     report = finetune(recipe, resume=args.resume, overwrite=args.overwrite, console=console)
-    _show(report, Path(recipe.output or ""), console, f"{args.recipe} base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl")
+    _show(
+        report,
+        Path(recipe.output or ""),
+        console,
+        f"{args.recipe} base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl",
+    )
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -140,7 +160,12 @@ def _export(args: argparse.Namespace) -> None:
     console = _console()
     from llama_tasks.export import merge
 
-    console.print(merge(Path(args.run), Path(args.output)), highlight=False)
+    merged = merge(Path(args.run), Path(args.output))
+    console.print(
+        f"{args.output}: a plain LLaMA in {merged.dtype}, merged into the {merged.policy} base; its logits differ from the "
+        f"run's by {merged.written.largest:.2g} at most (export.json has both ways)",
+        highlight=False,
+    )
 
 
 def _push(args: argparse.Namespace) -> int:
@@ -149,8 +174,11 @@ def _push(args: argparse.Namespace) -> int:
 
     result = push(
         Path(args.run), args.repo, private=not args.public, dry_run=args.dry_run, base_model=args.base_model,
-        base_revision=args.base_revision, with_base=args.with_base, license=args.license, console=console,
+        base_revision=args.base_revision, with_base=args.with_base, base_path=args.base_path, license=args.license,
+        console=console,
     )  # fmt: skip
+    if result.refused:
+        _complain(f"{args.repo} would be refused; the checks above say why.")
     return 2 if result.refused else 0
 
 
@@ -187,7 +215,11 @@ def _show(report: dict, path: Path, console: Console, next_command: str | None =
     console.print(terminal(report))
     console.print(f"report: {path / 'report.html'}", highlight=False)
     if next_command:
-        console.print(f"next, on your own model and data: llama-tasks finetune {next_command} output=runs/mine", highlight=False, soft_wrap=True)
+        console.print(
+            f"next, on your own model and data: llama-tasks finetune {next_command} output=runs/mine",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _complain(text: str) -> None:

@@ -87,7 +87,10 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     task = tasks.create(recipe.task, labels)
     blank = labels[0] if labels else task.blank_target
     data = replace(recipe.data, train=[str(source)], validation=None, test=None)
-    rows = [replace(row, values={task.target_column: blank, **row.values}) for row in rename(read_file(source), data, "predict")]
+    rows = [
+        replace(row, values={task.target_column: blank, **row.values})
+        for row in rename(read_file(source), data, "predict")
+    ]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in rows]
     return Dataset(task, labels, renderer, Encoder(tokenizer, recipe.prompt), {}, Encoded(), {}), prompts

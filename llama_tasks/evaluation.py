@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics, report, significance
-from llama_tasks.errors import RunError
+from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.metrics import Metric
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
@@ -20,11 +20,28 @@ from llama_tasks.rundir import RunDirectory, command_line, read_jsonl, write_jso
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
 
-Rows = list[dict[str, Any]]
+Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
 _LANGUAGE_FREE = ("accuracy", "macro_f1", "micro_f1")  # compare labels, not text
 _ROW_METRIC = {"bleu": "chrf", "macro_f1": "accuracy"}  # corpus metrics say little of one row; these speak for them
+
+
+def check_suite(recipe: Recipe) -> None:
+    """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
+    suite, lead = recipe.eval, recipe.train.metric_for_best_model
+    if suite.scoring == "perplexity":
+        return
+    if not suite.metrics:
+        raise RecipeError(f"eval.metrics is empty; name at least one of {', '.join(metrics.names())}.")
+    if suite.scoring == "likelihood" and recipe.task != "classify":
+        raise RecipeError(
+            f"eval.scoring: likelihood ranks a label set, which the task {recipe.task!r} does not have; use generate."
+        )
+    for name in [*suite.metrics, *([lead] if lead else [])]:
+        if name in _LANGUAGE_FREE and recipe.task != "classify":
+            raise RecipeError(f"eval.metrics: {name} compares labels, which the task {recipe.task!r} does not have.")
+        metrics.create(name, "en", ["a", "b"])
 
 
 def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, say: Say) -> dict[str, Any]:
@@ -69,7 +86,7 @@ def write_report(run: RunDirectory, recipe: Recipe, labels: Sequence[str]) -> di
     return result
 
 
-def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suite) -> Rows:
+def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suite) -> list[dict[str, Any]]:
     """One prediction row for every prompt, in order, as predictions.jsonl holds them."""
     from llama_tasks.generate import generate
     from llama_tasks.score import score_choices
@@ -107,11 +124,12 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
 
 def score(rows: Rows, suite: Suite, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Every metric of the suite, by language, as Score dicts."""
-    kwargs = {"n_resamples": suite.n_resamples, "seed": suite.seed}
-    return [
-        {**metrics.score(metric, *_texts(part), **kwargs).to_dict(), "lang": lang}
-        for lang, metric, part in _measures(rows, suite, labels)
-    ]
+    scores = []
+    for lang, metric, part in _measures(rows, suite, labels):
+        predictions, references = _texts(part)
+        result = metrics.score(metric, predictions, references, n_resamples=suite.n_resamples, seed=suite.seed)
+        scores.append({**result.to_dict(), "lang": lang})
+    return scores
 
 
 def compare(base: Rows, adapter: Rows, suite: Suite, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -155,7 +173,7 @@ def training_summary(run: RunDirectory) -> dict[str, Any] | None:
     if not steps:
         return None
     evaluations = [{k: e[k] for k in ("step", "metric", "value")} for e in log if e["event"] == "evaluation"]
-    end = next((entry for entry in reversed(log) if entry["event"] == "end"), {})
+    end: dict[str, Any] = next((entry for entry in reversed(log) if entry["event"] == "end"), {})
     return {
         "steps": [{k: e[k] for k in ("step", "loss", "learning_rate", "tokens_per_second")} for e in steps],
         "evaluations": evaluations,
@@ -176,7 +194,7 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
 
 def _measures(rows: Rows, suite: Suite, labels: Sequence[str]) -> Iterator[tuple[str, Metric, Rows]]:
     """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together."""
-    by_lang: dict[str, Rows] = {}
+    by_lang: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_lang.setdefault(row["lang"], []).append(row)
     for name in suite.metrics:
@@ -215,4 +233,3 @@ def _load(run: RunDirectory, recipe: Recipe) -> tuple[Any, bool]:
         raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
     PromptContract.load(folder).check(load_tokenizer(recipe.base), folder)
     return load_trained(recipe.base, folder, Accelerator().device), folder.name == "adapter"
-

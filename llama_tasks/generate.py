@@ -47,7 +47,11 @@ def _decode(model: Any, encoder: Encoder, rows: Sequence[list[int]], suite: Suit
     input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows], device=model.device)
     config = GenerationConfig(
-        max_new_tokens=suite.max_new_tokens, num_beams=suite.num_beams, do_sample=False, eos_token_id=eos, pad_token_id=pad
+        max_new_tokens=suite.max_new_tokens,
+        num_beams=suite.num_beams,
+        do_sample=False,
+        eos_token_id=eos,
+        pad_token_id=pad,
     )
     for ids in model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)[:, width:].tolist():
         stopped = eos in ids

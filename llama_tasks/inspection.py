@@ -25,7 +25,11 @@ def inspect(recipe: Recipe, console: Console) -> Dataset:
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     lengths = sorted(len(item.input_ids) for item in dataset.train.tokens)
     for name, about in dataset.fingerprints.items():
-        console.print(f"{name:11} {about['rows']:>7,} rows  sha256 {about['sha256'][:12]}  {about['source']}", highlight=False, markup=False)
+        console.print(
+            f"{name:11} {about['rows']:>7,} rows  sha256 {about['sha256'][:12]}  {about['source']}",
+            highlight=False,
+            markup=False,
+        )
     console.print(
         f"tokens of a training example: median {statistics.median(lengths):.0f}, 95% at most {lengths[len(lengths) * 95 // 100]}, "
         f"longest {lengths[-1]} (limit {recipe.prompt.max_length}); {len(dataset.train.dropped)} dropped, "
@@ -34,9 +38,16 @@ def inspect(recipe: Recipe, console: Console) -> Dataset:
     )
     if dataset.labels:
         console.print(f"labels: {', '.join(dataset.labels)}", highlight=False, markup=False)
-    console.print("audit: every example has a target, EOS carries loss, one BOS at most, targets decode back, no test row in training.")
+    console.print(
+        "audit: every example has a target, EOS carries loss, one BOS at most, targets decode back, no test row in training."
+    )
     for item in dataset.train.tokens[:_EXAMPLES]:
-        console.print(Text(f"\n{item.id}: {len(item.input_ids)} tokens, {len(item.input_ids) - item.prompt_length} carry loss", "bold"))
+        console.print(
+            Text(
+                f"\n{item.id}: {len(item.input_ids)} tokens, {len(item.input_ids) - item.prompt_length} carry loss",
+                "bold",
+            )
+        )
         console.print(masked(item, dataset.encoder.tokenizer))
     return dataset
 

@@ -113,7 +113,9 @@ def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: 
     return batches
 
 
-def plan_steps(lengths: Sequence[int], tokens_per_batch: int, seed: int, batches_per_step: int) -> Iterator[list[list[list[int]]]]:
+def plan_steps(
+    lengths: Sequence[int], tokens_per_batch: int, seed: int, batches_per_step: int
+) -> Iterator[list[list[list[int]]]]:
     """Epoch after epoch without end: the optimizer steps of an epoch, each a list of at most `batches_per_step` batches."""
     epoch = 0
     while True:

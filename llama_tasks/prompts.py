@@ -125,9 +125,13 @@ class PromptContract:
             raise ModelError(f"{folder / CONTRACT_FILE}: the template was changed after training (its hash differs).")
         found = special_ids(tokenizer)
         if found != self.special_ids:
-            raise ModelError(f"{folder}: trained with special tokens {self.special_ids}, but the tokenizer has {found}.")
+            raise ModelError(
+                f"{folder}: trained with special tokens {self.special_ids}, but the tokenizer has {found}."
+            )
         if tokenizer_sha256(tokenizer) != self.tokenizer_sha256:
-            raise ModelError(f"{folder}: trained with another tokenizer (SHA-256 {self.tokenizer_sha256[:12]}…); use the one in the folder.")
+            raise ModelError(
+                f"{folder}: trained with another tokenizer (SHA-256 {self.tokenizer_sha256[:12]}…); use the one in the folder."
+            )
 
 
 def hash_of(value: Any) -> str:

@@ -170,7 +170,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _override(tree, override)
     if isinstance(tree.get("eval"), str):
         tree["eval"] = _read_yaml(path.parent / tree["eval"], "suite")
-    elif isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]:  # a suite file with changes: {suite: FILE, ...}
+    elif (
+        isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]
+    ):  # a suite file with changes: {suite: FILE, ...}
         changes = dict(tree["eval"])
         tree["eval"] = {**_read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
@@ -200,7 +202,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for i, key in enumerate(keys):
             if key in keys[:i]:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=node.value[i][0].start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice", problem_mark=node.value[i][0].start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -218,7 +222,9 @@ def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise RecipeError(f"{where}: this is not valid YAML: {getattr(error, 'problem', error)}.") from None
     if not isinstance(tree, dict):
-        raise RecipeError(f"{path} must hold `key: value` lines; it holds {'nothing' if tree is None else type(tree).__name__}.")
+        raise RecipeError(
+            f"{path} must hold `key: value` lines; it holds {'nothing' if tree is None else type(tree).__name__}."
+        )
     return tree
 
 

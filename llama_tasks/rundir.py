@@ -18,7 +18,17 @@ from typing import Any
 from llama_tasks.errors import RunError
 from llama_tasks.recipe import Recipe, dump, load_recipe
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "bitsandbytes", "tokenizers", "sacrebleu", "rouge-score")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "bitsandbytes",
+    "tokenizers",
+    "sacrebleu",
+    "rouge-score",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,9 @@ class RunDirectory:
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises RunError where this is no run directory."""
         if not (self.path / "recipe.yaml").is_file():
-            raise RunError(f"{self.path} is no run directory: it has no recipe.yaml. Runs are made by `llama-tasks finetune`.")
+            raise RunError(
+                f"{self.path} is no run directory: it has no recipe.yaml. Runs are made by `llama-tasks finetune`."
+            )
         return load_recipe(self.path / "recipe.yaml")
 
     def environment(self) -> dict[str, Any]:
@@ -177,7 +189,9 @@ def _version(name: str) -> str | None:
 def _hardware() -> dict[str, Any]:
     import torch
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(), "gpus": gpus}  # fmt: skip
 
@@ -186,7 +200,9 @@ def _git_commit() -> str | None:
     """Commit of the working directory, with `+` where it has changes; None outside a repository."""
     try:
         ask = [["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"]]
-        commit, changes = (subprocess.run(a, capture_output=True, text=True, timeout=10, check=True).stdout for a in ask)
+        commit, changes = (
+            subprocess.run(a, capture_output=True, text=True, timeout=10, check=True).stdout for a in ask
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.strip() + ("+" if changes.strip() else "")

@@ -13,14 +13,18 @@ from llama_tasks.tokens import IGNORE, Encoder, Tokens
 
 
 @torch.inference_mode()
-def score_choices(model: Any, encoder: Encoder, prompts: Sequence[list[int]], choices: Sequence[str], tokens_per_batch: int) -> list[dict[str, float]]:
+def score_choices(
+    model: Any, encoder: Encoder, prompts: Sequence[list[int]], choices: Sequence[str], tokens_per_batch: int
+) -> list[dict[str, float]]:
     """log P(choice, EOS | prompt) in nats, for every prompt and choice.
 
     EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly.
     """
     tails = [ids + encoder.eos for ids in encoder.ids(choices)]
     tokens = [
-        Tokens(f"{p}/{c}", prompt + tail, len(prompt)) for p, prompt in enumerate(prompts) for c, tail in enumerate(tails)
+        Tokens(f"{p}/{c}", prompt + tail, len(prompt))
+        for p, prompt in enumerate(prompts)
+        for c, tail in enumerate(tails)
     ]
     logprobs = _logprobs(model, tokens, tokens_per_batch)
     step = len(choices)
@@ -35,7 +39,11 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
     total = -sum(_logprobs(model, tokens, tokens_per_batch))
     targets = sum(len(t.input_ids) - max(t.prompt_length, 1) for t in tokens)
     loss = total / max(targets, 1)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "bits_per_byte": total / math.log(2) / max(n_bytes, 1)}
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": total / math.log(2) / max(n_bytes, 1),
+    }
 
 
 @torch.inference_mode()

@@ -73,7 +73,9 @@ def read_file(path: Path) -> list[Row]:
     """Read one local file by its ending. Raises DataError with file and line."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: cannot read a {path.suffix or 'file without ending'}; known: {' '.join(sorted(_READERS))}.")
+        raise DataError(
+            f"{path}: cannot read a {path.suffix or 'file without ending'}; known: {' '.join(sorted(_READERS))}."
+        )
     rows = [Row("", values, f"{path}:{line}") for line, values in reader(path)]
     if not rows:
         raise DataError(f"{path} has no rows.")
@@ -109,7 +111,9 @@ def _read_folder(folder: Path) -> dict[str, list[Row]]:
     for split, names in _ALIASES.items():
         files = [f for f in sorted(folder.iterdir()) if f.stem in names and f.suffix.lower() in _READERS]
         if len(files) > 1:
-            raise DataError(f"{folder} holds several {split} files: {', '.join(f.name for f in files)}; name one in data.{split}.")
+            raise DataError(
+                f"{folder} holds several {split} files: {', '.join(f.name for f in files)}; name one in data.{split}."
+            )
         if files:
             found[split] = read_file(files[0])
     if not found:
@@ -250,7 +254,9 @@ def _json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     tree = _parse_json(text, path, 1)
     if not isinstance(tree, list):
-        raise DataError(f"{path} must hold a list of objects, not {type(tree).__name__}; one object a line belongs in .jsonl.")
+        raise DataError(
+            f"{path} must hold a list of objects, not {type(tree).__name__}; one object a line belongs in .jsonl."
+        )
     for i, value in enumerate(tree, 1):
         yield i, _object(value, f"{path}, item {i}")
 
@@ -266,7 +272,9 @@ def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, Any]
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(f"{path}:{reader.line_num}: this row has not the {len(reader.fieldnames or [])} columns of the header.")
+                raise DataError(
+                    f"{path}:{reader.line_num}: this row has not the {len(reader.fieldnames or [])} columns of the header."
+                )
             yield reader.line_num, row
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: broken CSV ({error}).") from None
@@ -293,8 +301,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         table = pyarrow.parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable Parquet file: {str(error).splitlines()[0]}") from None
-    for i, row in enumerate(table.to_pylist(), 1):
-        yield i, row
+    yield from enumerate(table.to_pylist(), 1)
 
 
 _READERS: dict[str, Callable[[Path], Iterator[tuple[int, dict[str, Any]]]]] = {

@@ -51,7 +51,9 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PromptConfig) -> None:
         if tokenizer.eos_token_id is None:
-            raise ModelError("The tokenizer has no EOS token, so a model could never learn to stop; use the base's own tokenizer.")
+            raise ModelError(
+                "The tokenizer has no EOS token, so a model could never learn to stop; use the base's own tokenizer."
+            )
         self.tokenizer = tokenizer
         self.config = config
         self.bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
@@ -135,7 +137,9 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer's own convention starts a text with BOS (LLaMA's does, GPT-2-like ones do not)."""
     if tokenizer.bos_token_id is None:
         return False
-    return bool(getattr(tokenizer, "add_bos_token", False)) or tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return bool(getattr(tokenizer, "add_bos_token", False)) or tokenizer("a")["input_ids"][:1] == [
+        tokenizer.bos_token_id
+    ]
 
 
 def _too_long(too_long: list[tuple[str, int]], total: int, limit: int) -> str:
@@ -180,7 +184,11 @@ def audit_leaks(train: Sequence[Prompt], test: Sequence[Prompt], split: str) -> 
     """Rows of the test (or validation) split whose prompt stands in the training split."""
     seen = {prompt.text for prompt in train}
     rows = [prompt.example.id for prompt in test if prompt.text in seen]
-    return [Finding("leak", rows[:5], len(rows), f"rows of the {split} split are in the training split", "leak")] if rows else []
+    return (
+        [Finding("leak", rows[:5], len(rows), f"rows of the {split} split are in the training split", "leak")]
+        if rows
+        else []
+    )
 
 
 def stop_on(findings: Sequence[Finding], allow: Sequence[str]) -> None:
@@ -198,7 +206,10 @@ def _problems(encoder: Encoder, item: Tokens, text: str | None) -> Iterator[str]
         yield "no_eos"
     if encoder.bos and (item.input_ids[:1] != encoder.bos or encoder.bos[0] in item.input_ids[1:-1]):
         yield "bos"
-    if text is not None and encoder.tokenizer.decode(targets[:-1], clean_up_tokenization_spaces=False).strip() != text.strip():
+    if (
+        text is not None
+        and encoder.tokenizer.decode(targets[:-1], clean_up_tokenization_spaces=False).strip() != text.strip()
+    ):
         yield "target_roundtrip"
 
 

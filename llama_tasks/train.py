@@ -50,7 +50,9 @@ class StepReport:
 class Training:
     """Model, optimizer and schedule of one run, and the position in the data."""
 
-    def __init__(self, model: Any, tokens: Sequence[Tokens], config: TrainConfig, accelerator: Accelerator, learning_rate: float) -> None:
+    def __init__(
+        self, model: Any, tokens: Sequence[Tokens], config: TrainConfig, accelerator: Accelerator, learning_rate: float
+    ) -> None:
         self.tokens = tokens
         self.config = config
         self.accelerator = accelerator
@@ -64,9 +66,13 @@ class Training:
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         try:
-            self.scheduler = get_scheduler(config.lr_scheduler_type, self.optimizer, _warmup(config, self.total_steps), self.total_steps)
+            self.scheduler = get_scheduler(
+                config.lr_scheduler_type, self.optimizer, _warmup(config, self.total_steps), self.total_steps
+            )
         except ValueError:
-            raise RecipeError(f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know.") from None
+            raise RecipeError(
+                f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know."
+            ) from None
         self.step = 0
         self.tokens_seen = 0
 
@@ -113,7 +119,15 @@ class Training:
         self.step += 1
         self.tokens_seen += tokens
         return StepReport(
-            self.step, self.total_steps, epoch, loss, float(norm), learning_rate, tokens, targets, time.perf_counter() - began
+            self.step,
+            self.total_steps,
+            epoch,
+            loss,
+            float(norm),
+            learning_rate,
+            tokens,
+            targets,
+            time.perf_counter() - began,
         )
 
     def _accumulate(self, batches: Sequence[Batch], targets: int) -> float:
@@ -147,4 +161,3 @@ class Training:
 
 def _warmup(config: TrainConfig, total: int) -> int:
     return round(config.warmup_steps * total) if config.warmup_steps < 1 else int(config.warmup_steps)
-

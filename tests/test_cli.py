@@ -19,7 +19,7 @@ from llama_tasks.rundir import read_jsonl
 ROWS = [
     {"document": f"Anna has {n} apples and {n + 1} pears. She lives in Oakfield." if n % 2 else f"安娜有{n}个苹果，她住在这里。",
      "summary": f"Anna has {n} apples." if n % 2 else f"安娜有{n}个苹果。", "lang": "en" if n % 2 else "zh"}
-    for n in range(60)
+    for n in range(150)
 ]  # fmt: skip
 
 
@@ -73,9 +73,21 @@ def test_help_and_version_answer_without_torch() -> None:
         (["finetune", "mine.yaml", "adapter.lora_alfa=3"], "Did you mean 'lora_alpha'?"),
         (["finetune", "mine.yaml", "eval.metrics=[rougeX]"], "rougeL"),
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
-        (["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"], "4-bit base cannot be trained whole"),
+        (
+            ["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"],
+            "4-bit base cannot be trained whole",
+        ),
         (["finetune", "mine.yaml", "task=translate"], "needs the column 'source'"),
-        (["finetune", "mine.yaml", "task=classify", "data.columns={text: document, label: summary}", "data.labels=[a, b]"], "is not in the label set"),
+        (
+            [
+                "finetune",
+                "mine.yaml",
+                "task=classify",
+                "data.columns={text: document, label: summary}",
+                "data.labels=[a, b]",
+            ],
+            "is not in the label set",
+        ),
         (["evaluate", "runs/nosuch"], "is no run directory"),
         (["predict", "runs/nosuch", "--input", "rows.jsonl", "--output", "o.jsonl"], "is no run directory"),
         (["report", "runs/nosuch"], "is no run directory"),
@@ -92,8 +104,14 @@ def test_mistakes(workplace: Path, capsys: pytest.CaptureFixture, argv: list[str
         (b'{"document": "a", "summary": "b"}\n{"document": \n', "bad.jsonl:2: broken JSON"),
         (b"", "bad.jsonl has no rows"),
         ('{"document": "你好", "summary": "好"}\n'.encode("gb18030"), "bad.jsonl:1: not UTF-8"),
-        (b'{"text": "a", "summary": "b"}\n' * 40, "needs the column 'document'; found: text, summary"),
-        (b'{"document": "a", "summary": null}\n' * 40, "the field 'summary' must be text, not null"),
+        (
+            "".join(f'{{"text": "a{i}", "summary": "b"}}\n' for i in range(60)).encode(),
+            "needs the column 'document'; found: text, summary",
+        ),
+        (
+            "".join(f'{{"document": "a{i}", "summary": null}}\n' for i in range(60)).encode(),
+            "the field 'summary' must be text, not null",
+        ),
     ],
 )
 def test_bad_files(workplace: Path, capsys: pytest.CaptureFixture, content: bytes, message: str) -> None:
@@ -129,7 +147,8 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files >= {
         "recipe.yaml", "environment.json", "log.jsonl", "report.json", "report.md", "report.html",
-        "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/tokenizer.json", "adapter/prompt_contract.json",
+        "adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter/tokenizer.json",
+        "adapter/prompt_contract.json",
         "eval/base/predictions.jsonl", "eval/base/scores.json", "eval/adapter/predictions.jsonl", "eval/adapter/scores.json",
     }  # fmt: skip
     report = json.loads((run / "report.json").read_text())
@@ -142,7 +161,9 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
     assert (run / "eval/adapter/predictions.jsonl").read_bytes() == before
     assert main(["report", str(run)]) == 0
 
-    make_rows(workplace / "new.jsonl", [{"document": "Anna has 3 apples and 4 pears. She lives in Oakfield.", "lang": "en"}])
+    make_rows(
+        workplace / "new.jsonl", [{"document": "Anna has 3 apples and 4 pears. She lives in Oakfield.", "lang": "en"}]
+    )
     capsys.readouterr()
     assert main(["predict", str(run), "--input", "new.jsonl", "--output", "out.jsonl"]) == 0
     row = next(read_jsonl(workplace / "out.jsonl"))
@@ -163,7 +184,9 @@ def test_a_signal_saves_and_the_run_resumes(workplace: Path, number: signal.Sign
     """Stop after a few steps, resume, and get the adapter of an undisturbed run byte for byte."""
     command = [sys.executable, "-m", "llama_tasks", "finetune", "mine.yaml", "train.num_train_epochs=60"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen([*command, "output=runs/broken"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [*command, "output=runs/broken"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     log = workplace / "runs/broken/log.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") > 3):
         time.sleep(0.02)
@@ -173,12 +196,17 @@ def test_a_signal_saves_and_the_run_resumes(workplace: Path, number: signal.Sign
     assert "saved. Go on with --resume" in error
     assert "Traceback" not in error
     assert not (workplace / "runs/broken/adapter").exists()
-    resumed = subprocess.run([*command, "output=runs/broken", "--resume"], env=environment, capture_output=True, text=True)
+    resumed = subprocess.run(
+        [*command, "output=runs/broken", "--resume"], env=environment, capture_output=True, text=True
+    )
     assert resumed.returncode == 0, resumed.stderr
     whole = subprocess.run([*command, "output=runs/whole"], env=environment, capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
     names = ("adapter/adapter_model.safetensors", "eval/adapter/predictions.jsonl")
-    assert all((workplace / "runs/broken" / name).read_bytes() == (workplace / "runs/whole" / name).read_bytes() for name in names)
+    assert all(
+        (workplace / "runs/broken" / name).read_bytes() == (workplace / "runs/whole" / name).read_bytes()
+        for name in names
+    )
     steps = [entry["step"] for entry in read_jsonl(log) if entry["event"] == "step"]
     assert steps == sorted(set(steps))
 

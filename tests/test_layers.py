@@ -11,16 +11,20 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("tokens",), ("packing",), ("model",), ("adapters",),
-    ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",), ("report",), ("probe",),
-    ("gate",), ("card",), ("hub_client",), ("export",), ("hub",), ("rundir", "progress", "interrupt"), ("evaluation",),
-    ("finetune", "inspection"), ("cli",), ("__main__",),
+    ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",), ("packing",), ("model",),
+    ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",),
+    ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
+    ("evaluation",), ("supervise",), ("finetune", "inspection"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
 def modules(root: Path) -> list[Path]:
-    return [path for path in sorted((root / "llama_tasks").rglob("*.py")) if path.parent.name != "llama_tasks" or path.stem != "__init__"]
+    return [
+        path
+        for path in sorted((root / "llama_tasks").rglob("*.py"))
+        if path.parent.name != "llama_tasks" or path.stem != "__init__"
+    ]
 
 
 def station(root: Path, path: Path) -> str:
@@ -33,7 +37,9 @@ def imported(path: Path, root: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("llama_tasks.")}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "llama_tasks":
+        elif (
+            isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "llama_tasks"
+        ):
             parts = (node.module or "").split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names if alias.name in RANK}
         elif isinstance(node, ast.ImportFrom) and node.level > 0:
@@ -58,7 +64,10 @@ def test_imports_point_one_way(root: Path) -> None:
 
 
 def test_model_imports_nothing_of_ours_but_the_errors(root: Path) -> None:
-    assert {name for path in (root / "llama_tasks/model").glob("*.py") for name in imported(path, root)} <= {"errors", "model"}
+    assert {name for path in (root / "llama_tasks/model").glob("*.py") for name in imported(path, root)} <= {
+        "errors",
+        "model",
+    }
 
 
 @pytest.mark.parametrize(

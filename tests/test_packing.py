@@ -41,7 +41,11 @@ def test_pack_is_tight() -> None:
 
 def test_epochs_differ_and_repeat_for_the_same_seed() -> None:
     lengths = list(range(1, 80))
-    first, second, again = plan_epoch(lengths, 100, 7, 0), plan_epoch(lengths, 100, 7, 1), plan_epoch(lengths, 100, 7, 0)
+    first, second, again = (
+        plan_epoch(lengths, 100, 7, 0),
+        plan_epoch(lengths, 100, 7, 1),
+        plan_epoch(lengths, 100, 7, 0),
+    )
     assert first == again
     assert first != second
     assert sorted(itertools.chain(*second)) == list(range(79))

@@ -29,7 +29,9 @@ def test_every_shipped_recipe_and_suite_loads(root: Path) -> None:
 
 
 def test_types_are_converted(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path, "task: qa\ntrain: {learning_rate: 1e-5, num_train_epochs: 2}\ndata: {train: my.jsonl}\n"))
+    recipe = load_recipe(
+        write(tmp_path, "task: qa\ntrain: {learning_rate: 1e-5, num_train_epochs: 2}\ndata: {train: my.jsonl}\n")
+    )
     assert recipe.train.learning_rate == 1e-5
     assert recipe.train.num_train_epochs == 2.0
     assert recipe.data.train == ["my.jsonl"]
@@ -39,7 +41,9 @@ def test_types_are_converted(tmp_path: Path) -> None:
 def test_overrides_reach_nested_keys_and_the_suite(tmp_path: Path) -> None:
     write(tmp_path, "metrics: [f1]\nmax_new_tokens: 5\n").rename(tmp_path / "suite.yaml")
     path = write(tmp_path, "task: qa\neval: suite.yaml\n")
-    recipe = load_recipe(path, ["train.learning_rate=1e-4", "adapter.r=4", "eval.max_new_tokens=9", "base.quantization=nf4"])
+    recipe = load_recipe(
+        path, ["train.learning_rate=1e-4", "adapter.r=4", "eval.max_new_tokens=9", "base.quantization=nf4"]
+    )
     assert recipe.train.learning_rate == 1e-4
     assert recipe.adapter == {"r": 4}
     assert (recipe.eval.metrics, recipe.eval.max_new_tokens) == (["f1"], 9)
@@ -90,5 +94,11 @@ def test_every_option_says_what_it_does(root: Path) -> None:
     """Every field of the recipe is described in docs/recipes.md with its default."""
     text = (root / "docs/recipes.md").read_text(encoding="utf-8")
     tree = yaml.safe_load(dump(load_recipe(root / "recipes/qa.yaml")))
-    missing = [f"{part}.{key}" for part, keys in tree.items() if isinstance(keys, dict) and part != "adapter" for key in keys if f"`{key}`" not in text]
+    missing = [
+        f"{part}.{key}"
+        for part, keys in tree.items()
+        if isinstance(keys, dict) and part != "adapter"
+        for key in keys
+        if f"`{key}`" not in text
+    ]
     assert missing == []

@@ -27,7 +27,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.jsonl", '{"d": "2024-01-01", "n": 1}\n\n{"d": "x", "n": 2}\n', [{"d": "2024-01-01", "n": 1}, {"d": "x", "n": 2}]),
+        (
+            "a.jsonl",
+            '{"d": "2024-01-01", "n": 1}\n\n{"d": "x", "n": 2}\n',
+            [{"d": "2024-01-01", "n": 1}, {"d": "x", "n": 2}],
+        ),
         ("a.jsonl", '\ufeff{"d": "with BOM"}\n', [{"d": "with BOM"}]),
         ("a.json", '[{"d": "x"}]', [{"d": "x"}]),
         ("a.csv", 'd,e\n"2024-01-01","a, ""b"""\n', [{"d": "2024-01-01", "e": 'a, "b"'}]),
@@ -85,7 +89,9 @@ def test_a_file_is_carved_into_disjoint_splits(folder: Path) -> None:
     assert all(texts)
     assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
     again = load_splits(data, "classify", "text", seed=1)
-    assert {name: split.sha256 for name, split in splits.items()} == {name: split.sha256 for name, split in again.items()}
+    assert {name: split.sha256 for name, split in splits.items()} == {
+        name: split.sha256 for name, split in again.items()
+    }
 
 
 def test_rows_with_the_same_passage_stay_on_one_side(tmp_path: Path) -> None:
@@ -99,7 +105,10 @@ def test_rows_with_the_same_passage_stay_on_one_side(tmp_path: Path) -> None:
 def test_a_row_keeps_its_side_when_the_file_is_shuffled(folder: Path) -> None:
     (folder / "back.jsonl").write_text(lines(ROWS[::-1]), encoding="utf-8")
     sides = [
-        {row.values["text"] for row in load_splits(DataConfig(train=[str(folder / name)]), "classify", "text", 1)["test"].rows}
+        {
+            row.values["text"]
+            for row in load_splits(DataConfig(train=[str(folder / name)]), "classify", "text", 1)["test"].rows
+        }
         for name in ("rows.jsonl", "back.jsonl")
     ]
     assert sides[0] == sides[1]
@@ -115,7 +124,9 @@ def test_a_folder_with_its_own_splits(tmp_path: Path) -> None:
 
 
 def test_columns_and_constants(folder: Path) -> None:
-    data = DataConfig(train=[str(folder / "rows.jsonl")], columns={"document": "text"}, constants={"lang": "zh"}, max_train_samples=7)
+    data = DataConfig(
+        train=[str(folder / "rows.jsonl")], columns={"document": "text"}, constants={"lang": "zh"}, max_train_samples=7
+    )
     rows = load_splits(data, "summarize", "document", 1)["train"].rows
     assert len(rows) == 7
     assert rows[0].values["document"] == rows[0].values["text"]
@@ -142,7 +153,9 @@ def test_a_hub_dataset_that_cannot_be_had() -> None:
 
 def test_unknown_mapped_column_lists_what_is_there(folder: Path) -> None:
     with pytest.raises(DataError, match="the column 'body', which is not there; found: text, label"):
-        load_splits(DataConfig(train=[str(folder / "rows.jsonl")], columns={"document": "body"}), "summarize", "document", 1)
+        load_splits(
+            DataConfig(train=[str(folder / "rows.jsonl")], columns={"document": "body"}), "summarize", "document", 1
+        )
 
 
 def test_too_few_rows_to_carve(tmp_path: Path) -> None:

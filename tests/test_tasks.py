@@ -15,13 +15,37 @@ def row(**values: object) -> Row:
 
 
 GOOD = [
-    ("translate", row(source="Good day.", target="你好。", source_lang="en", target_lang="zh"), "zh", "你好。", ("你好。",)),
-    ("translate", row(source="Guten Tag.", target="Good day.", source_lang="de", target_lang="en"), "en", "Good day.", ("Good day.",)),
+    (
+        "translate",
+        row(source="Good day.", target="你好。", source_lang="en", target_lang="zh"),
+        "zh",
+        "你好。",
+        ("你好。",),
+    ),
+    (
+        "translate",
+        row(source="Guten Tag.", target="Good day.", source_lang="de", target_lang="en"),
+        "en",
+        "Good day.",
+        ("Good day.",),
+    ),
     ("summarize", row(document="长文。", summary="短。"), "zh", "短。", ("短。",)),
     ("summarize", row(document="Long.", summary="S.", references=["S.", "T."], lang="en"), "en", "S.", ("S.", "T.")),
-    ("qa", row(context="Anna lives here.", question="Who?", answers=["Anna", "Anna", "she"]), "en", "Anna", ("Anna", "she")),
+    (
+        "qa",
+        row(context="Anna lives here.", question="Who?", answers=["Anna", "Anna", "she"]),
+        "en",
+        "Anna",
+        ("Anna", "she"),
+    ),
     ("qa", row(context="安娜住在这里。", question="谁？", answers=[]), "zh", "无法回答", ()),
-    ("qa", row(context="C.", question="Q?", answers={"text": ["C"], "answer_start": [0]}, lang="en"), "en", "C", ("C",)),
+    (
+        "qa",
+        row(context="C.", question="Q?", answers={"text": ["C"], "answer_start": [0]}, lang="en"),
+        "en",
+        "C",
+        ("C",),
+    ),
     ("classify", row(text="Ball.", label="sports"), "en", "sports", ("sports",)),
     ("classify", row(text="球赛", label="food", lang="zh"), "zh", "food", ("food",)),
 ]
@@ -45,10 +69,14 @@ def test_translation_prompt_names_the_languages() -> None:
 
 def test_chinese_prompts_are_chinese() -> None:
     task = tasks.create("qa")
-    assert Renderer(task)(task.example(GOOD[5][1])).text == "根据文章回答问题。\n\n安娜住在这里。\n\n问题：谁？\n答案：\n"
+    assert (
+        Renderer(task)(task.example(GOOD[5][1])).text == "根据文章回答问题。\n\n安娜住在这里。\n\n问题：谁？\n答案：\n"
+    )
 
 
-@pytest.mark.parametrize(("text", "lang", "parsed"), [(" Anna\n", "en", "Anna"), ("unanswerable", "en", ""), ("无法回答", "zh", "")])
+@pytest.mark.parametrize(
+    ("text", "lang", "parsed"), [(" Anna\n", "en", "Anna"), ("unanswerable", "en", ""), ("无法回答", "zh", "")]
+)
 def test_qa_parses_no_answer_as_empty(text: str, lang: str, parsed: str) -> None:
     assert tasks.create("qa").parse(text, lang) == parsed
 
@@ -56,7 +84,11 @@ def test_qa_parses_no_answer_as_empty(text: str, lang: str, parsed: str) -> None
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("summarize", row(article="x", summary="y"), "my.jsonl:1: the task 'summarize' needs the column 'document'; found: article, summary"),
+        (
+            "summarize",
+            row(article="x", summary="y"),
+            "my.jsonl:1: the task 'summarize' needs the column 'document'; found: article, summary",
+        ),
         ("summarize", row(documents="x", summary="y"), "data.columns.document=documents"),
         ("summarize", row(document=None, summary="y"), "the field 'document' must be text, not null"),
         ("summarize", row(document=" ", summary="y"), "the field 'document' is empty"),
@@ -65,7 +97,11 @@ def test_qa_parses_no_answer_as_empty(text: str, lang: str, parsed: str) -> None
         ("translate", row(source="a", target="b"), "data.constants.source_lang=en"),
         ("qa", row(context="a", question="b", answers="c"), "must be a list of texts, not 'c'"),
         ("qa", row(context="a", question="b", answers=[1]), "must be a list of texts"),
-        ("classify", row(text="a", label="sport"), "the label 'sport' is not in the label set (food, sports). Did you mean 'sports'?"),
+        (
+            "classify",
+            row(text="a", label="sport"),
+            "the label 'sport' is not in the label set (food, sports). Did you mean 'sports'?",
+        ),
         ("text", row(text=""), "is empty"),
     ],
 )

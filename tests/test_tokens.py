@@ -13,7 +13,9 @@ from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder, Tokens, audit, audit_leaks, stop_on
 
-TEXT = ["Summarize the text. The quick brown fox jumps. Label: Summary: Kurze Zusammenfassung für alle. 你好世界，今天天气很好。概括摘要"] * 40
+TEXT = [
+    "Summarize the text. The quick brown fox jumps. Label: Summary: Kurze Zusammenfassung für alle. 你好世界，今天天气很好。概括"
+] * 40
 
 
 def gpt2_style() -> PreTrainedTokenizerFast:
@@ -22,7 +24,10 @@ def gpt2_style() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
@@ -34,11 +39,19 @@ def llama2_style() -> PreTrainedTokenizerFast:
     raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=200, show_progress=False))
     state = raw.get_vocab()
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *sorted(state, key=lambda piece: state[piece])]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{i:02X}>" for i in range(256)),
+        *sorted(state, key=lambda piece: state[piece]),
+    ]
     import json
 
     merges = [tuple(merge) for merge in json.loads(raw.to_str())["model"]["merges"]]
-    tokenizer = Tokenizer(models.BPE({p: i for i, p in enumerate(pieces)}, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer = Tokenizer(
+        models.BPE({p: i for i, p in enumerate(pieces)}, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+    )
     tokenizer.normalizer = raw.normalizer
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -54,7 +67,9 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
 
 def prompt(document: str, summary: str, lang: str = "en", name: str = "train:0") -> Prompt:
     task = tasks.create("summarize")
-    return Renderer(task)(task.example(Row(name, {"document": document, "summary": summary, "lang": lang}, "my.jsonl:1")))
+    return Renderer(task)(
+        task.example(Row(name, {"document": document, "summary": summary, "lang": lang}, "my.jsonl:1"))
+    )
 
 
 SAMPLES = [
@@ -100,7 +115,9 @@ def test_golden_ids() -> None:
 
 def test_too_long_is_an_error_unless_the_recipe_says_what_to_do(tokenizer: PreTrainedTokenizerFast) -> None:
     prompts = [prompt("The quick brown fox jumps. " * n, "A fox.", name=f"train:{n}") for n in (1, 60)]
-    with pytest.raises(DataError, match=r"1 of 2 examples are longer than prompt.max_length \(100 tokens\); the longest is train:60"):
+    with pytest.raises(
+        DataError, match=r"1 of 2 examples are longer than prompt.max_length \(100 tokens\); the longest is train:60"
+    ):
         Encoder(tokenizer, PromptConfig(max_length=100)).encode(prompts)
     dropped = Encoder(tokenizer, PromptConfig(max_length=100, on_too_long="drop")).encode(prompts)
     assert ([t.id for t in dropped.tokens], dropped.dropped) == (["train:1"], ["train:60"])
@@ -151,7 +168,7 @@ def test_audit_finds_each_fault() -> None:
         "no_eos": Tokens(item.id, item.input_ids[:-1], item.prompt_length),
         "no_target": Tokens(item.id, item.input_ids, len(item.input_ids) - 1),
         "bos": Tokens(item.id, encoder.bos + item.input_ids, item.prompt_length + 1),
-        "target_roundtrip": Tokens(item.id, item.input_ids[:-1] + [300, item.input_ids[-1]], item.prompt_length),
+        "target_roundtrip": Tokens(item.id, [*item.input_ids[:-1], 300, item.input_ids[-1]], item.prompt_length),
     }
     for rule, tokens in broken.items():
         findings = audit(encoder, [good], [tokens])
@@ -161,7 +178,10 @@ def test_audit_finds_each_fault() -> None:
 
 
 def test_audit_stops_on_leaks_unless_allowed() -> None:
-    train, test = [prompt("A fox.", "Fox.")], [prompt("A fox.", "Another.", name="test:0"), prompt("A dog.", "Dog.", name="test:1")]
+    train, test = (
+        [prompt("A fox.", "Fox.")],
+        [prompt("A fox.", "Another.", name="test:0"), prompt("A dog.", "Dog.", name="test:1")],
+    )
     findings = audit_leaks(train, test, "test")
     assert (findings[0].total, findings[0].rows) == (1, ["test:0"])
     with pytest.raises(DataError, match="prompt.allow"):

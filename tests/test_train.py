@@ -27,7 +27,9 @@ CONFIG = TrainConfig(num_train_epochs=2, tokens_per_batch=60, learning_rate=1e-2
 def examples(count: int = 24) -> list[Tokens]:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(4, 30, (count,), generator=generator).tolist()
-    return [Tokens(f"train:{i}", torch.randint(3, 64, (n,), generator=generator).tolist(), 2) for i, n in enumerate(lengths)]
+    return [
+        Tokens(f"train:{i}", torch.randint(3, 64, (n,), generator=generator).tolist(), 2) for i, n in enumerate(lengths)
+    ]
 
 
 def training(config: TrainConfig = CONFIG, tokens: list[Tokens] | None = None, dropout: float = 0.0) -> Training:
@@ -115,7 +117,9 @@ def test_adapter_mistakes(fields: dict, message: str) -> None:
         adapters.attach(adapters.load_base(BASE), fields, BASE)
 
 
-@pytest.mark.parametrize("fields", [{"use_dora": True}, {"peft_type": "IA3", "feedforward_modules": ["down_proj"]}, {"use_rslora": True}])
+@pytest.mark.parametrize(
+    "fields", [{"use_dora": True}, {"peft_type": "IA3", "feedforward_modules": ["down_proj"]}, {"use_rslora": True}]
+)
 def test_other_methods_of_peft_pass_through(fields: dict) -> None:
     fields = {"target_modules": ["k_proj", "v_proj", "down_proj"], **fields}
     model = adapters.attach(adapters.load_base(BASE), fields, BASE)

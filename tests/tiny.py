@@ -33,9 +33,21 @@ def make_rows(path: Path, rows: list[dict]) -> Path:
 
 def recipe_text(task: str, base: Path, data: Path, **train: object) -> str:
     """A recipe of a few seconds."""
-    settings = {"num_train_epochs": 1, "tokens_per_batch": 256, "eval_times": 1, "save_steps": 5, "logging_steps": 1, **train}
+    settings = {
+        "num_train_epochs": 1,
+        "tokens_per_batch": 256,
+        "eval_times": 1,
+        "save_steps": 5,
+        "logging_steps": 1,
+        **train,
+    }
     lines = "".join(f"  {key}: {value}\n" for key, value in settings.items())
-    suite = {"summarize": "[rougeL]", "translate": "[bleu, chrf]", "qa": "[f1, exact_match]", "classify": "[accuracy, macro_f1]"}[task]
+    suite = {
+        "summarize": "[rougeL]",
+        "translate": "[bleu, chrf]",
+        "qa": "[f1, exact_match]",
+        "classify": "[accuracy, macro_f1]",
+    }[task]
     scoring = "likelihood" if task == "classify" else "generate"
     return (
         f"task: {task}\nbase:\n  model: {base}\ndata:\n  train: {data}\nprompt:\n  max_length: 256\ntrain:\n{lines}"

@@ -30,22 +30,26 @@ def html(report: dict[str, Any]) -> str:
     provenance = report["provenance"]
     plots = interval_plots(report["scores"])
     training = dict.fromkeys(_TRAINING) | (report.get("training") or {})
-    return _environment().get_template("page.html.j2").render(
-        report=report,
-        compared=any("adapter" in score for score in report["scores"]),
-        verdicts=verdicts(report),
-        scores=list(zip(report["scores"], plots, strict=True)),
-        count_names=list(dict.fromkeys(name for system in report["counts"].values() for name in system)),
-        training=training,
-        training_plots=training_plots(training),
-        languages=sorted({label(row["lang"]) for row in report["examples"]}),
-        data=provenance.get("data") or {},
-        recipe=provenance.get("recipe") or {},
-        facts={key: value for key, value in provenance.items() if key not in _OWN_PLACE and value is not None},
-        # The only texts that are not escaped: two files of this package.
-        css=Markup(_asset("page.css")),
-        script=Markup(_asset("page.js")),
-        script_hash=_sha256(_asset("page.js")),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            report=report,
+            compared=any("adapter" in score for score in report["scores"]),
+            verdicts=verdicts(report),
+            scores=list(zip(report["scores"], plots, strict=True)),
+            count_names=list(dict.fromkeys(name for system in report["counts"].values() for name in system)),
+            training=training,
+            training_plots=training_plots(training),
+            languages=sorted({label(row["lang"]) for row in report["examples"]}),
+            data=provenance.get("data") or {},
+            recipe=provenance.get("recipe") or {},
+            facts={key: value for key, value in provenance.items() if key not in _OWN_PLACE and value is not None},
+            # The only texts that are not escaped: two files of this package.
+            css=Markup(_asset("page.css")),
+            script=Markup(_asset("page.js")),
+            script_hash=_sha256(_asset("page.js")),
+        )
     )
 
 

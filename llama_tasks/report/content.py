@@ -101,9 +101,7 @@ def _check_same_rows(base: System, adapter: System) -> None:
         )
 
 
-def _scores(
-    base: System, adapter: System | None, comparisons: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _scores(base: System, adapter: System | None, comparisons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     tuned = {(score["metric"], score["lang"]): score for score in adapter.scores} if adapter else {}
     tests = {(test["metric"], test["lang"]): test for test in comparisons}
     rows = []

@@ -73,7 +73,9 @@ def text_of(row: Row, field: str, allow_empty: bool = False) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise DataError(f"{row.where}: the field {field!r} must be text, not {'null' if value is None else type(value).__name__}.")
+        raise DataError(
+            f"{row.where}: the field {field!r} must be text, not {'null' if value is None else type(value).__name__}."
+        )
     if not value.strip() and not allow_empty:
         raise DataError(f"{row.where}: the field {field!r} is empty.")
     return value

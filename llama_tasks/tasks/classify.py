@@ -42,5 +42,7 @@ def labels_of(rows: Sequence[Row], column: str = "label") -> list[str]:
     """The labels that occur in the rows, sorted. Raises DataError for fewer than two."""
     labels = sorted({text_of(row, column) for row in rows if column in row.values})
     if len(labels) < 2 and rows and column in rows[0].values:
-        raise DataError(f"The training rows hold {len(labels)} label ({', '.join(labels)}); a classification needs two or more.")
+        raise DataError(
+            f"The training rows hold {len(labels)} label ({', '.join(labels)}); a classification needs two or more."
+        )
     return labels

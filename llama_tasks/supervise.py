@@ -1,0 +1,163 @@
+"""What stands around the loop: the log, the validation split, the best weights so far, resumable checkpoints, signals."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from llama_tasks import adapters, checkpoint, evaluation, rundir
+from llama_tasks.dataset import Dataset
+from llama_tasks.errors import RunError
+from llama_tasks.interrupt import Interrupted, Interrupts
+from llama_tasks.progress import Meter
+from llama_tasks.recipe import Recipe
+from llama_tasks.score import score_text
+from llama_tasks.train import NonFiniteLoss, StepReport, Training
+
+
+@dataclass
+class Keeper:
+    """The best value on the validation split so far, and the weights that gave it."""
+
+    best_value: float | None = None
+    best_step: int = 0
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    seconds_before: float = 0.0
+
+    def offer(self, value: float, step: int, training: Training, lower_is_better: bool) -> bool:
+        """Keep the weights where `value` is better than all before."""
+        better = self.best_value is None or (value < self.best_value if lower_is_better else value > self.best_value)
+        if better:
+            self.best_value, self.best_step = value, step
+            self.weights = {name: weight.clone() for name, weight in checkpoint.trained_weights(training).items()}
+        return better
+
+
+def train(
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    keeper: Keeper,
+    console: Console,
+    began: float,
+) -> None:
+    """Drive the loop: log, evaluate on the validation split, keep the best weights, save resumable checkpoints."""
+    config = recipe.train
+    evaluate_at = {round(training.total_steps * (i + 1) / config.eval_times) for i in range(config.eval_times)}
+    main = training.accelerator.is_main_process
+    with Interrupts() as interrupts, Meter(console, training.total_steps, training.step) as meter:
+        try:
+            for report in training.run():
+                meter.update(report)
+                if main and (report.step % config.logging_steps == 0 or report.step in (1, training.total_steps)):
+                    run.log(_log_line(report))
+                if report.step in evaluate_at:
+                    _validate(run, recipe, dataset, training, keeper, meter)
+                if (
+                    interrupts.signum is not None
+                    or report.step % config.save_steps == 0
+                    or report.step == report.total_steps
+                ):
+                    _save(run, training, keeper, began, main)
+                if interrupts.signum is not None:
+                    raise Interrupted(f"Stopped at step {report.step} of {report.total_steps}, and saved. Go on with --resume "
+                                      "(make: RESUME=1).", interrupts.signum)  # fmt: skip
+        except NonFiniteLoss as error:
+            last = checkpoint.newest(run.checkpoints)
+            raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
+    if main:
+        parameters = adapters.count_parameters(training.model)
+        run.log({"event": "end", "step": training.step, "best_step": keeper.best_step or training.step,
+                 "trainable_parameters": parameters.trainable, "total_parameters": parameters.total,
+                 "seconds": round(keeper.seconds_before + time.perf_counter() - began, 1)})  # fmt: skip
+
+
+def begin(
+    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, resume: bool, overwrite: bool
+) -> Keeper:
+    """Make the run directory, or bring everything to the state of the newest checkpoint."""
+    if resume:
+        return _resume(run, recipe, dataset, training)
+    if training.accelerator.is_main_process:
+        if overwrite:
+            rundir.clear(run)
+        environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
+        run.create(recipe, {**environment, "command": rundir.command_line()})
+    training.accelerator.wait_for_everyone()
+    return Keeper()
+
+
+def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training) -> Keeper:
+    before = run.recipe()
+    changed = [
+        part
+        for part in ("task", "base", "data", "prompt", "adapter", "train")
+        if getattr(before, part) != getattr(recipe, part)
+    ]
+    if changed:
+        raise RunError(
+            f"{run.path} was made with another recipe (changed: {', '.join(changed)}); resume with the same one, "
+            "or use --overwrite."
+        )
+    moved = [name for name, about in run.environment()["data"].items() if about != dataset.fingerprints[name]]
+    if moved:
+        raise RunError(
+            f"The {' and '.join(moved)} rows have changed since {run.path} began; use --overwrite, or put them back."
+        )
+    newest = checkpoint.newest(run.checkpoints)
+    if newest is None:
+        raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
+    extra = checkpoint.restore(newest, training)
+    run.rewind_log(training.step)
+    keeper = Keeper(extra["best_value"], extra["best_step"], {}, extra["seconds"])
+    if keeper.best_value is not None:
+        keeper.weights = checkpoint.load_weights(run.checkpoints / "best")
+    return keeper
+
+
+def _save(run: rundir.RunDirectory, training: Training, keeper: Keeper, began: float, main: bool) -> None:
+    if main:
+        extra = {"best_value": keeper.best_value, "best_step": keeper.best_step,
+                 "seconds": keeper.seconds_before + time.perf_counter() - began}  # fmt: skip
+        checkpoint.save(run.checkpoints, training, extra)
+        checkpoint.keep_newest(run.checkpoints, 2)
+    training.accelerator.wait_for_everyone()
+
+
+def _validate(
+    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, keeper: Keeper, meter: Meter
+) -> None:
+    """Measure the validation split; better weights than before are kept, in memory and on the disk."""
+    model = training.accelerator.unwrap_model(training.model)
+    prompts = dataset.prompts["validation"]
+    if recipe.eval.scoring == "perplexity":
+        name, value = (
+            "loss",
+            score_text(
+                model,
+                dataset.encoder.blocks(prompts).tokens,
+                sum(len(p.response.encode()) for p in prompts),
+                recipe.train.tokens_per_batch,
+            )["loss"],
+        )
+    else:
+        name = recipe.train.metric_for_best_model or recipe.eval.metrics[0]
+        rows = evaluation.predict(model, dataset, prompts, recipe.eval)
+        value = evaluation.leading_value(rows, recipe.eval, dataset.labels, name)
+    better = keeper.offer(value, training.step, training, lower_is_better=name == "loss")
+    if training.accelerator.is_main_process:
+        run.log({"event": "evaluation", "step": training.step, "metric": name, "value": value, "n": len(prompts)})
+        if better:
+            checkpoint.save_weights(run.checkpoints / "best", keeper.weights)
+    meter.say(f"step {training.step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
+
+
+def _log_line(report: StepReport) -> dict[str, Any]:
+    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": round(report.loss, 5),
+            "learning_rate": report.learning_rate, "grad_norm": round(report.grad_norm, 4),
+            "tokens_per_second": round(report.tokens_per_second, 1)}  # fmt: skip
