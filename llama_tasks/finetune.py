@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.prompts import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.recipe import Recipe
+from llama_tasks.sources import pin
 from llama_tasks.train import Training
 
 
@@ -31,13 +33,15 @@ def finetune(
         Interrupted: Ctrl-C or SIGTERM; the run is saved and can be resumed.
     """
     began = time.perf_counter()
-    accelerator = Accelerator()
+    accelerator = make_accelerator(recipe)
     console = console or Console(quiet=not accelerator.is_main_process)
-    run = rundir.claim(Path(recipe.output or f"runs/{recipe.task}"), resume, overwrite)
+    run = rundir.RunDirectory(Path(recipe.output or f"runs/{recipe.task}"))
+    if accelerator.is_main_process:
+        rundir.claim(run.path, resume, overwrite)
     evaluation.check_suite(recipe)
     set_seed(recipe.train.seed)
-    tokenizer = adapters.load_tokenizer(recipe.base)
-    dataset = prepare(recipe, tokenizer)
+    recipe = replace(recipe, data=pin(recipe.data))
+    dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe = settle(recipe, base, dataset)
     model = adapters.attach(base, recipe.adapter, recipe.base)
@@ -49,6 +53,17 @@ def finetune(
     if recipe.eval.scoring == "perplexity" or not accelerator.is_main_process:
         return {}
     return evaluation.evaluate(run, recipe, dataset, lambda text: console.print(text, highlight=False))
+
+
+def make_accelerator(recipe: Recipe) -> Accelerator:
+    """accelerate with the recipe's trackers. Raises RecipeError for one that is unknown or not installed."""
+    available = [tracker.value for tracker in get_available_trackers()]
+    for name in recipe.train.report_to:
+        if name not in available:
+            raise RecipeError(
+                f"train.report_to: {name!r} is not installed (pip install {name}) or not known to accelerate."
+            )
+    return Accelerator(log_with=recipe.train.report_to or None, project_dir=recipe.output)
 
 
 def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:

@@ -116,6 +116,8 @@ class TrainConfig:
     """Optimizer steps between resumable checkpoints."""
     logging_steps: int = 10
     """Optimizer steps between lines of log.jsonl."""
+    report_to: list[str] = field(default_factory=list)
+    """Trackers by accelerate's names (tensorboard, wandb, trackio, ...) that get what log.jsonl gets."""
     seed: int = 42
     """Seed of everything random."""
 

@@ -65,8 +65,23 @@ def load_splits(data: DataConfig, task: str, group_by: str, seed: int) -> dict[s
     carved = _carve(found["train"], missing, data.columns.get(group_by, group_by), seed)
     found = {**found, **carved}
     limits = {"train": data.max_train_samples, "validation": data.max_validation_samples, "test": data.max_test_samples}
-    source = " ".join(data.train)
+    source = " ".join(f"{item}@{data.revision}" if data.revision and _is_hub_id(item) else item for item in data.train)
     return {name: _split(name, _sample(found[name], limits[name], seed), source, data) for name in SPLITS}
+
+
+def pin(data: DataConfig) -> DataConfig:
+    """The same with the commit that a Hub dataset is at now, so that the run can be repeated; unchanged for local data,
+    without a network (the cached copy serves), and for several Hub datasets (one revision cannot name them all)."""
+    from huggingface_hub import HfApi
+
+    given = [*data.train, *(data.validation or []), *(data.test or [])]
+    repos = {item for item in given if _is_hub_id(item)}
+    if len(repos) != 1:
+        return data
+    try:
+        return replace(data, revision=HfApi().dataset_info(repos.pop(), revision=data.revision, timeout=30).sha)
+    except OSError:
+        return data
 
 
 def read_file(path: Path) -> list[Row]:
@@ -101,9 +116,16 @@ def _read_item(item: str, data: DataConfig, task: str) -> dict[str, list[Row]]:
         return _read_folder(path)
     if path.is_file():
         return {"train": read_file(path)}
-    if path.suffix.lower() in _READERS or item.count("/") != 1 or item.startswith((".", "/", "~")):
+    if not _is_hub_id(item):
         raise DataError(f"There is no file or folder {item!r} (looked in {Path.cwd()}).")
     return _read_hub(item, data)
+
+
+def _is_hub_id(item: str) -> bool:
+    """Whether the item can only be a Hub dataset (`user/name`): nothing local has that name, and it looks like no path."""
+    path = Path(item).expanduser()
+    looks_local = path.suffix.lower() in _READERS or item.count("/") != 1 or item.startswith((".", "/", "~"))
+    return not path.exists() and not looks_local
 
 
 def _read_folder(folder: Path) -> dict[str, list[Row]]:

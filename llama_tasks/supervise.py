@@ -50,12 +50,14 @@ def train(
     config = recipe.train
     evaluate_at = {round(training.total_steps * (i + 1) / config.eval_times) for i in range(config.eval_times)}
     main = training.accelerator.is_main_process
+    training.accelerator.init_trackers("trackers")
     with Interrupts() as interrupts, Meter(console, training.total_steps, training.step) as meter:
         try:
             for report in training.run():
                 meter.update(report)
                 if main and (report.step % config.logging_steps == 0 or report.step in (1, training.total_steps)):
                     run.log(_log_line(report))
+                    training.accelerator.log(_numbers(_log_line(report)), step=report.step)
                 if report.step in evaluate_at:
                     _validate(run, recipe, dataset, training, keeper, meter)
                 if (
@@ -70,6 +72,7 @@ def train(
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
+    training.accelerator.end_training()
     if main:
         parameters = adapters.count_parameters(training.model)
         run.log({"event": "end", "step": training.step, "best_step": keeper.best_step or training.step,
@@ -133,31 +136,34 @@ def _validate(
     run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, keeper: Keeper, meter: Meter
 ) -> None:
     """Measure the validation split; better weights than before are kept, in memory and on the disk."""
-    model = training.accelerator.unwrap_model(training.model)
-    prompts = dataset.prompts["validation"]
-    if recipe.eval.scoring == "perplexity":
-        name, value = (
-            "loss",
-            score_text(
-                model,
-                dataset.encoder.blocks(prompts).tokens,
-                sum(len(p.response.encode()) for p in prompts),
-                recipe.train.tokens_per_batch,
-            )["loss"],
-        )
-    else:
-        name = recipe.train.metric_for_best_model or recipe.eval.metrics[0]
-        rows = evaluation.predict(model, dataset, prompts, recipe.eval)
-        value = evaluation.leading_value(rows, recipe.eval, dataset.labels, name)
+    name, value = _measure(recipe, dataset, training.accelerator.unwrap_model(training.model))
     better = keeper.offer(value, training.step, training, lower_is_better=name == "loss")
     if training.accelerator.is_main_process:
-        run.log({"event": "evaluation", "step": training.step, "metric": name, "value": value, "n": len(prompts)})
+        run.log({"event": "evaluation", "step": training.step, "metric": name, "value": value,
+                 "n": len(dataset.prompts["validation"])})  # fmt: skip
+        training.accelerator.log({f"validation_{name}": value}, step=training.step)
         if better:
             checkpoint.save_weights(run.checkpoints / "best", keeper.weights)
     meter.say(f"step {training.step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
+
+
+def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
+    """The name and value, on the validation split, of what decides between checkpoints."""
+    prompts = dataset.prompts["validation"]
+    if recipe.eval.scoring == "perplexity":
+        tokens = dataset.encoder.blocks(prompts).tokens
+        n_bytes = sum(len(prompt.response.encode()) for prompt in prompts)
+        return "loss", score_text(model, tokens, n_bytes, recipe.train.tokens_per_batch)["loss"]
+    name = recipe.train.metric_for_best_model or recipe.eval.metrics[0]
+    rows = evaluation.predict(model, dataset, prompts, recipe.eval)
+    return name, evaluation.leading_value(rows, recipe.eval, dataset.labels, name)
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:
     return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": round(report.loss, 5),
             "learning_rate": report.learning_rate, "grad_norm": round(report.grad_norm, 4),
             "tokens_per_second": round(report.tokens_per_second, 1)}  # fmt: skip
+
+
+def _numbers(entry: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in entry.items() if key not in ("event", "step")}
