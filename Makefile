@@ -13,7 +13,7 @@ ARGS ?=
 
 bin := $(VENV)/bin
 llama-tasks := $(bin)/llama-tasks
-overrides = $(if $(MODEL),base.model=$(MODEL)) $(if $(DATA),data.train=$(DATA)) $(if $(QUANT),base.quantization=$(QUANT)) $(if $(OUT),output=$(OUT)) $(ARGS)
+overrides = $(if $(MODEL),'base.model=$(MODEL)') $(if $(DATA),'data.train=$(DATA)') $(if $(QUANT),base.quantization=$(QUANT)) $(if $(OUT),'output=$(OUT)') $(ARGS)
 flags = $(if $(RESUME),--resume) $(if $(OVERWRITE),--overwrite)
 
 .DEFAULT_GOAL := help
@@ -33,39 +33,41 @@ $(VENV)/ready $(VENV)/ready-dev: pyproject.toml constraints.txt
 		set -x; test -x $(bin)/python || uv venv --python $(PYTHON) $(VENV); \
 		uv pip install --python $(bin)/python --constraint constraints.txt --editable '.$(if $(findstring dev,$@),[dev])'; \
 	else \
-		set -x; test -x $(bin)/python || $(PYTHON) -m venv $(VENV); \
+		set -x; test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
 		$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.$(if $(findstring dev,$@),[dev])'; \
 	fi
 	@touch $(VENV)/ready $@
 
+finetune: export LLAMA_TASKS_COMMAND = $(strip make finetune TASK=$(TASK) $(foreach name,MODEL DATA QUANT OUT ARGS,$(if $($(name)),$(name)='$($(name))')))
 finetune: setup
-	@LLAMA_TASKS_COMMAND="$(strip make finetune TASK=$(TASK) $(if $(MODEL),MODEL=$(MODEL)) $(if $(DATA),DATA=$(DATA)) $(if $(QUANT),QUANT=$(QUANT)) $(if $(OUT),OUT=$(OUT)) $(if $(ARGS),ARGS='$(ARGS)'))" \
-		$(llama-tasks) finetune recipes/$(TASK).yaml $(overrides) $(flags)
+	@$(llama-tasks) finetune recipes/$(TASK).yaml $(overrides) $(flags)
 
 inspect: setup
 	@$(llama-tasks) inspect recipes/$(TASK).yaml $(overrides)
 
 evaluate: setup
-	@$(llama-tasks) evaluate $(RUN) $(ARGS)
+	@$(llama-tasks) evaluate '$(RUN)' $(ARGS)
 
 predict: setup
-	@$(llama-tasks) predict $(RUN) --input $(INPUT) --output $(OUTPUT) $(ARGS)
+	@$(llama-tasks) predict '$(RUN)' --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
 
 report: setup
-	@$(llama-tasks) report $(RUN)
+	@$(llama-tasks) report '$(RUN)'
 
 export: setup
-	@$(llama-tasks) export $(RUN) $(OUT)
+	@$(llama-tasks) export '$(RUN)' '$(OUT)'
 
 push: setup
-	@$(llama-tasks) push $(RUN) $(REPO) $(if $(DRY_RUN),--dry-run) $(if $(PUBLIC),--public) $(if $(BASE),--base-model $(BASE)) $(if $(BASE_REVISION),--base-revision $(BASE_REVISION)) $(if $(WITH_BASE),--with-base) $(ARGS)
+	@$(llama-tasks) push '$(RUN)' '$(REPO)' $(if $(DRY_RUN),--dry-run) $(if $(PUBLIC),--public) $(if $(BASE),--base-model $(BASE)) $(if $(BASE_REVISION),--base-revision $(BASE_REVISION)) $(if $(WITH_BASE),--with-base) $(ARGS)
 
 samples: setup
 	$(bin)/python recipes/embedded/make_samples.py
 
+pretrain: export LLAMA_TASKS_COMMAND = make pretrain
 pretrain: setup
 	$(bin)/python recipes/embedded/make_practice.py
-	@LLAMA_TASKS_COMMAND="make pretrain" $(llama-tasks) finetune recipes/pretrain.yaml $(flags) $(ARGS)
+	@$(llama-tasks) finetune recipes/pretrain.yaml $(flags) $(ARGS)
+	@$(llama-tasks) finetune recipes/pretrain_drills.yaml $(flags) $(ARGS)
 
 test: setup-dev
 	@$(bin)/python -m pytest $(ARGS)

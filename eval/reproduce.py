@@ -1,4 +1,5 @@
-"""Make the numbers of eval/results/ again: python eval/reproduce.py [NAME ...] (all of them without a name).
+"""Make the numbers of eval/results/ again: python eval/reproduce.py [NAME ...] (all of them without a name), and the
+table of eval/README.md from them.
 
 Each name is one `make finetune` command on real data from ../shared; the score file holds the command, the scores of
 base and adapter with signatures and intervals, and the provenance, but no row of the data.
@@ -18,11 +19,18 @@ SIZE = (
     "train.num_train_epochs=2 train.eval_times=2"
 )
 CUT = "prompt.on_too_long=truncate_prompt"
+LONG = "eval.max_new_tokens=160"
 EN_DE = "data.constants.source_lang=en data.constants.target_lang=de"
 EN_ZH = "data.constants.source_lang=en data.constants.target_lang=zh"
 
+ROOT = Path(__file__).resolve().parents[1]
+MARK = "<!-- table -->"
 RUNS = {
-    "translate-multi30k-stories260K": ("translate", STORIES, "", f"{PUBLIC}/translation/multi30k-en-de", f"{EN_DE} {SIZE}"),
+    "summarize-samples": ("summarize", "", "", "", ""),
+    "translate-samples": ("translate", "", "", "", ""),
+    "qa-samples": ("qa", "", "", "", ""),
+    "classify-samples": ("classify", "", "", "", ""),
+    "translate-multi30k-stories260K": ("translate", STORIES, "", f"{PUBLIC}/translation/multi30k-en-de", f"{EN_DE} {SIZE} {LONG}"),
     "summarize-agnews-stories260K": ("summarize", STORIES, "", f"{PUBLIC}/summarization/agnews-headline", f"{SIZE} {CUT}"),
     "qa-squad-stories260K": ("qa", STORIES, "", f"{PUBLIC}/qa/squad", f"{SIZE} {CUT}"),
     "classify-agnews-stories260K": ("classify", STORIES, "", f"{PUBLIC}/classification/agnews", f"{SIZE} {CUT}"),
@@ -39,27 +47,49 @@ RUNS = {
 
 
 def main() -> None:
-    """Run the named experiments and write their score files."""
-    root = Path(__file__).resolve().parents[1]
+    """Run the named experiments, write their score files and the table."""
     for name in sys.argv[1:] or RUNS:
-        task, model, quantization, data, arguments = RUNS[name]
-        output = root / "runs" / name
-        command = [
-            "make",
-            "finetune",
-            f"TASK={task}",
-            f"MODEL={model}",
-            f"DATA={data}",
-            f"OUT=runs/{name}",
-            f"ARGS={arguments}",
-        ]
-        command += [f"QUANT={quantization}"] if quantization else []
-        subprocess.run([*command, "OVERWRITE=1"], cwd=root, check=True)
-        report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-        kept = {key: report[key] for key in ("task", "created", "command", "scores", "counts", "provenance")}
-        kept["training_seconds"] = report["training"]["seconds"]
-        text = json.dumps({"name": name, **kept}, ensure_ascii=False, indent=1) + "\n"
-        (root / "eval/results" / f"{name}.json").write_text(text, encoding="utf-8")
+        reproduce(name, *RUNS[name])
+    write_table()
+
+
+def reproduce(name: str, task: str, model: str, quantization: str, data: str, arguments: str) -> None:
+    """One `make finetune`, and its scores without any row of the data."""
+    command = ["make", "finetune", f"TASK={task}", f"OUT=runs/{name}", "OVERWRITE=1"]
+    given = {"MODEL": model, "QUANT": quantization, "DATA": data, "ARGS": arguments}
+    subprocess.run([*command, *(f"{key}={value}" for key, value in given.items() if value)], cwd=ROOT, check=True)
+    report = json.loads((ROOT / "runs" / name / "report.json").read_text(encoding="utf-8"))
+    kept = {key: report[key] for key in ("task", "created", "command", "scores", "counts", "provenance")}
+    kept["training_seconds"] = report["training"]["seconds"]
+    text = json.dumps({"name": name, **kept}, ensure_ascii=False, indent=1) + "\n"
+    (ROOT / "eval/results" / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def write_table() -> None:
+    """The leading metric of every score file, between the markers of eval/README.md."""
+    lines = ["| name | metric | language | n | base | adapter | p | minutes |", "|---|---|---|---|---|---|---|---|"]
+    for name in RUNS:
+        path = ROOT / "eval/results" / f"{name}.json"
+        if path.is_file():
+            lines += rows_of(name, json.loads(path.read_text(encoding="utf-8")))
+    readme = ROOT / "eval/README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(MARK)
+    _, _, after = rest.partition(MARK)
+    readme.write_text(f"{before}{MARK}\n" + "\n".join(lines) + f"\n{MARK}{after}", encoding="utf-8")
+
+
+def rows_of(name: str, result: dict) -> list[str]:
+    """Table rows of one score file: its leading metric, by language."""
+    lead = result["scores"][0]["metric"]
+    rows = []
+    for score in (score for score in result["scores"] if score["metric"] == lead):
+        base, adapter = (
+            "{:.1f} [{:.1f}, {:.1f}]".format(s["value"], *s["interval"]) for s in (score["base"], score["adapter"])
+        )
+        p = "<0.001" if score["p_value"] < 0.001 else f"{score['p_value']:.3f}"
+        minutes = f"{result['training_seconds'] / 60:.1f}"
+        rows.append(f"| `{name}` | {lead} | {score['lang']} | {score['n']} | {base} | {adapter} | {p} | {minutes} |")
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The base model in fp32, bf16 or NF4, and what is trained on it: a peft adapter, or all weights.
 
-Any adapter that peft knows is reached by peft's own names in the recipe (`adapter: {peft_type: LORA, r: 16}`), checked
-against peft's own configuration classes; there is no code here per method.
+Any adapter of peft that changes weights is reached by peft's own names in the recipe (`adapter: {peft_type: LORA, r: 16}`),
+checked against peft's own configuration classes; there is no code here per method.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
@@ -20,6 +21,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import cached_file
 
 from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError
@@ -46,6 +48,18 @@ def where_is(model: str) -> str:
     return str(EMBEDDED) if model == "embedded" else model
 
 
+def pin(base: BaseConfig) -> BaseConfig:
+    """The same base with the commit that its Hub revision is at now, so that tokenizer, weights, resume and card all mean
+    one thing; unchanged for local bases, and where the Hub does not answer (loading then says why)."""
+    if base.model == "embedded" or Path(base.model).exists():
+        return base
+    try:
+        config = cached_file(base.model, "config.json", revision=base.revision)
+    except (OSError, ValueError):
+        return base
+    return dataclasses.replace(base, revision=Path(config).parent.name)  # .../snapshots/<commit>/config.json
+
+
 def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
     """The base's tokenizer. Raises ModelError where there is none."""
     place = where_is(base.model)
@@ -67,6 +81,8 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         ModelError: not found, not a LLaMA, or weights missing.
     """
     if base.config is not None:
+        if base.quantization != "none":
+            raise RecipeError("base.config makes a new model; it cannot be quantised, leave base.quantization out.")
         return new_model(base.config)
     dtype = resolve_dtype(base.dtype, device)
     quantization = None
@@ -74,14 +90,23 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    return load_native(
-        where_is(base.model),
-        revision=base.revision,
-        dtype=dtype,
-        quantization_config=quantization,
-        attn_implementation=base.attn_implementation,
-        device_map={"": device} if quantization or str(device) != "cpu" else None,
+    try:
+        model = load_native(
+            where_is(base.model),
+            revision=base.revision,
+            dtype=dtype,
+            quantization_config=quantization,
+            attn_implementation=base.attn_implementation,
+            device_map={"": device} if quantization or str(device) != "cpu" else None,
+        )
+    except ValueError as error:
+        raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
+    # Only what ends an output is taken from the base: its sampling settings would enter our scores unseen.
+    given = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=given.bos_token_id, eos_token_id=given.eos_token_id, pad_token_id=given.pad_token_id
     )
+    return model
 
 
 def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
@@ -90,7 +115,10 @@ def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
     for name in fields:
         if name not in known and name != "rope_theta":
             raise RecipeError(f"base.config: unknown field {name!r}.{did_you_mean(name, known)}")
-    return NativeLlamaForCausalLM(NativeLlamaConfig(**fields))
+    try:
+        return NativeLlamaForCausalLM(NativeLlamaConfig(**fields))
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise RecipeError(f"base.config: {' '.join(str(error.__cause__ or error).split())}") from None
 
 
 def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
@@ -102,7 +130,7 @@ def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
 
 def adapter_config(fields: dict[str, Any]) -> Any:
     """peft's configuration for the recipe's `adapter`. Raises RecipeError for a method or field that peft does not know."""
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PromptLearningConfig
 
     kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     fields = (
@@ -111,6 +139,11 @@ def adapter_config(fields: dict[str, Any]) -> Any:
     kind = str(fields.pop("peft_type", "LORA")).upper()
     if kind not in kinds:
         raise RecipeError(f"adapter.peft_type is {kind!r}.{did_you_mean(kind, sorted(kinds))}")
+    if issubclass(kinds[kind], PromptLearningConfig):
+        raise RecipeError(
+            f"adapter.peft_type: {kind} puts virtual tokens before every example, which packed batches do not have; choose "
+            "a method that changes weights, such as LORA."
+        )
     known = _names(kinds[kind])
     if "target_modules" not in known:
         fields.pop("target_modules")
@@ -142,7 +175,7 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
         parameter.requires_grad_(False)
     try:
         return get_peft_model(model, adapter_config(fields), autocast_adapter_dtype=True)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
 
 
@@ -182,7 +215,8 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
     if not (folder / "adapter_config.json").is_file():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{folder} holds neither an adapter nor a model.")
-        return load_native(folder, dtype=resolve_dtype(base.dtype, device)).eval()
+        place = {"": device} if str(device) != "cpu" else None
+        return load_native(folder, attn_implementation=base.attn_implementation, device_map=place).eval()
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
@@ -202,16 +236,20 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
 
 
 @torch.inference_mode()
-def check_reload(model: Any, base: BaseConfig, folder: Path, input_ids: list[int]) -> None:
-    """Raise ModelError unless the saved adapter, loaded afresh, gives the logits of the model that was trained."""
-    device = next(model.parameters()).device
-    ids = torch.tensor([input_ids], device=device)
-    here, there = (m(input_ids=ids).logits.float() for m in (model, load_trained(base, folder, device)))
-    difference = float((here - there).abs().max())
-    if not difference <= 1e-3 * max(1.0, float(here.abs().max())):
+def sample_logits(model: Any, input_ids: list[int]) -> torch.Tensor:
+    """Logits [T, V] of one example, float32 on the CPU."""
+    model.eval()
+    ids = torch.tensor([input_ids], device=next(model.parameters()).device)
+    return model(input_ids=ids).logits[0].float().cpu()
+
+
+def check_reload(expected: torch.Tensor, model: Any, input_ids: list[int]) -> None:
+    """Raise ModelError unless the model, loaded afresh from what was saved, gives the logits of the one trained."""
+    difference = float((expected - sample_logits(model, input_ids)).abs().max())
+    if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):
         raise ModelError(
-            f"The saved adapter does not give the logits of the trained model (they differ by {difference:.2g}); "
-            "it was not kept."
+            f"What was saved does not give the logits of the trained model: loaded afresh they differ by {difference:.2g}. "
+            "The run failed; please report this."
         )
 
 

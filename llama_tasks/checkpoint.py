@@ -59,7 +59,7 @@ def save(folder: Path, training: Training, extra: dict[str, Any]) -> Path:
     with staged(target) as staging:
         save_file(trained_weights(training), staging / "weights.safetensors")
         save_file(tensors, staging / "optimizer.safetensors")
-        save_file({"torch": torch.get_rng_state()}, staging / "random.safetensors")
+        save_file(_random_state(), staging / "random.safetensors")
         state = {"step": training.step, "tokens_seen": training.tokens_seen, "optimizer": scalars,
                  "scheduler": training.scheduler.state_dict(), "extra": extra}  # fmt: skip
         (staging / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -74,7 +74,7 @@ def restore(path: Path, training: Training) -> dict[str, Any]:
     load_trained_weights(training, load_file(path / "weights.safetensors"))
     _load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     training.scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(load_file(path / "random.safetensors")["torch"])
+    _set_random_state(load_file(path / "random.safetensors"))
     training.step, training.tokens_seen = state["step"], state["tokens_seen"]
     return state["extra"]
 
@@ -88,7 +88,7 @@ def newest(folder: Path) -> Path | None:
 def keep_newest(folder: Path, count: int) -> None:
     """Remove checkpoints older than the newest `count`; call it after a newer one is on the disk."""
     found = sorted((int(path.name[5:]), path) for path in folder.glob("step-*") if path.name[5:].isdigit())
-    for _, path in found[: len(found) - count]:
+    for _, path in found[:-count]:
         shutil.rmtree(path)
 
 
@@ -138,6 +138,23 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read what `save_weights` wrote. Raises RunError where it is damaged."""
     verify(folder)
     return load_file(folder / "weights.safetensors")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed save left behind (staging folders; they were never taken for checkpoints)."""
+    for path in folder.glob(".*.staging"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def _set_random_state(states: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def _optimizer_state(optimizer: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_tasks.errors import LlamaTasksError
 
@@ -32,8 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("Stopped.")
+        _complain("Stopped. A run that had begun goes on with --resume; nothing of it is lost.")
         return 130
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        _complain(
+            "The device's memory is full. Halve train.tokens_per_batch (or eval.tokens_per_batch) and double "
+            "train.gradient_accumulation_steps, turn on train.gradient_checkpointing, or use base.quantization=nf4."
+        )
+        return 2
     except OSError as error:
         _complain(
             f"The operating system refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
@@ -63,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
         commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False
     )
     export.add_argument("output", help="new folder")
+    export.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; auto: the base's own")
+    export.add_argument("--base-path", type=Path, help="where a local base lies now, if it moved since the run")
     push = _command(
         commands, "push", "publish a run's adapter on the Hub (private unless --public)", "run", overrides=False
     )
@@ -105,19 +115,18 @@ def _finetune(args: argparse.Namespace) -> None:
     from llama_tasks.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
-    rundir.claim(
-        Path(recipe.output or ""), args.resume, args.overwrite
-    )  # before the heavy imports: the answer comes at once
+    if _is_first():
+        rundir.claim(Path(recipe.output or ""), args.resume, args.overwrite)  # at once, before the heavy imports
     console = _console()
     from llama_tasks.finetune import finetune
 
     report = finetune(recipe, resume=args.resume, overwrite=args.overwrite, console=console)
-    _show(
-        report,
-        Path(recipe.output or ""),
-        console,
-        f"{args.recipe} base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl",
-    )
+    _show(report, Path(recipe.output or ""), console)
+    if recipe.base.model == "embedded" and report.get("format"):
+        made = os.environ.get("LLAMA_TASKS_COMMAND", "").startswith("make")
+        mine = (f"make finetune TASK={recipe.task} MODEL=HuggingFaceTB/SmolLM2-135M DATA=my.jsonl OUT=runs/mine" if made else
+                f"llama-tasks finetune {args.recipe} base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl output=runs/mine")  # fmt: skip
+        console.print(f"next, on your own model and data: {mine}", highlight=False, soft_wrap=True)
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -135,8 +144,11 @@ def _evaluate(args: argparse.Namespace) -> None:
     console = _console()
     from llama_tasks import adapters, dataset, evaluation
 
+    evaluation.check_suite(recipe)
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
-    report = evaluation.evaluate(run, recipe, data, lambda text: console.print(text, highlight=False))
+    evaluation.rehearse(data, recipe.eval)
+    model = evaluation.load(run, recipe)
+    report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False))
     _show(report, run.path, console)
 
 
@@ -161,7 +173,7 @@ def _export(args: argparse.Namespace) -> None:
     console = _console()
     from llama_tasks.export import merge
 
-    merged = merge(Path(args.run), Path(args.output))
+    merged = merge(Path(args.run), Path(args.output), dtype=args.dtype, base_path=args.base_path)
     console.print(
         f"{args.output}: a plain LLaMA in {merged.dtype}, merged into the {merged.policy} base; its logits differ from the "
         f"run's by {merged.written.largest:.2g} at most (export.json has both ways)",
@@ -204,24 +216,23 @@ def _console() -> Console:
     import transformers
 
     transformers.logging.disable_progress_bar()
-    quiet = int(os.environ.get("RANK", "0")) > 0  # of several processes, the first one speaks
-    return Console(quiet=quiet)
+    return Console(quiet=not _is_first())
 
 
-def _show(report: dict, path: Path, console: Console, next_command: str | None = None) -> None:
+def _is_first() -> bool:
+    """Whether this is the first of the processes that a launcher started: the one that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _show(report: dict[str, Any], path: Path, console: Console) -> None:
     from llama_tasks.report import terminal
 
-    if not report:
-        console.print(f"done: {path}", highlight=False)
-        return
-    console.print(terminal(report))
-    console.print(f"report: {path / 'report.html'}", highlight=False)
-    if next_command:
-        console.print(
-            f"next, on your own model and data: llama-tasks finetune {next_command} output=runs/mine",
-            highlight=False,
-            soft_wrap=True,
-        )
+    if "format" in report:
+        console.print(terminal(report))
+        console.print(f"report: {path / 'report.html'}", highlight=False)
+    elif report:  # plain text: no base to compare with
+        numbers = ", ".join(f"{name} {report[name]:.4g}" for name in ("loss", "perplexity", "bits_per_byte"))
+        console.print(f"{path}: on {report['texts']} test texts {numbers}", highlight=False)
 
 
 def _complain(text: str) -> None:

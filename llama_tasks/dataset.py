@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+SPLIT_SEED = 42  # not the run's seed: runs that differ in it are scored on the same rows
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a recipe's data became.
@@ -63,7 +66,7 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits, with their task and (classification) label set. Raises DataError."""
     main_field = tasks.create(recipe.task).main_field
-    splits = load_splits(recipe.data, recipe.task, main_field, recipe.train.seed)
+    splits = load_splits(recipe.data, recipe.task, main_field, SPLIT_SEED)
     labels: list[str] = []
     if recipe.task == "classify":
         labels = recipe.data.labels or tasks.labels_of(splits["train"].rows)
@@ -87,10 +90,12 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     task = tasks.create(recipe.task, labels)
     blank = labels[0] if labels else task.blank_target
     data = replace(recipe.data, train=[str(source)], validation=None, test=None)
-    rows = [
-        replace(row, values={task.target_column: blank, **row.values})
-        for row in rename(read_file(source), data, "predict")
-    ]
+    rows = rename(read_file(source), data, "predict")
+    filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
-    prompts = [renderer(task.example(row)) for row in rows]
+    prompts = [renderer(task.example(row)) for row in filled]
+    prompts = [
+        prompt if task.target_column in row.values else replace(prompt, example=replace(prompt.example, references=()))
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
     return Dataset(task, labels, renderer, Encoder(tokenizer, recipe.prompt), {}, Encoded(), {}), prompts

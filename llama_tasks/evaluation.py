@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics, report, significance
-from llama_tasks.errors import RecipeError, RunError
+from llama_tasks.errors import ModelError, RecipeError, RunError
 from llama_tasks.metrics import Metric
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
-from llama_tasks.rundir import RunDirectory, command_line, read_jsonl, write_json, write_jsonl
+from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -24,12 +24,15 @@ Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
 _LANGUAGE_FREE = ("accuracy", "macro_f1", "micro_f1")  # compare labels, not text
+_RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
 _ROW_METRIC = {"bleu": "chrf", "macro_f1": "accuracy"}  # corpus metrics say little of one row; these speak for them
 
 
 def check_suite(recipe: Recipe) -> None:
     """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
     suite, lead = recipe.eval, recipe.train.metric_for_best_model
+    if (suite.scoring == "perplexity") != (recipe.task == "text"):
+        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {recipe.task!r}.")
     if suite.scoring == "perplexity":
         return
     if not suite.metrics:
@@ -44,19 +47,66 @@ def check_suite(recipe: Recipe) -> None:
         metrics.create(name, "en", ["a", "b"])
 
 
-def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, say: Say) -> dict[str, Any]:
-    """Score base and adapter on the test split with the same suite, compare them, write the report; returns it."""
-    model, has_base = _load(run, recipe)
+def rehearse(dataset: Dataset, suite: Suite) -> None:
+    """Take every step of the evaluation but the model, before anything is trained.
+
+    Raises:
+        MetricError: a metric does not fit the references (a language code, a script, a label set).
+        DataError: a prompt too long to be answered.
+    """
+    if suite.scoring == "perplexity":
+        return
+    for name in ("validation", "test"):
+        prompts = dataset.prompts[name]
+        dataset.encoder.fit(prompts, suite.max_new_tokens)
+        for _, metric, part in _measures([_row(prompt, 0) for prompt in prompts], suite, dataset.labels):
+            metric.statistics([""] * len(part), [row["references"] for row in part])
+
+
+def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say) -> dict[str, Any]:
+    """Score base and adapter on the test split with the same suite, compare them, write the report; returns it.
+
+    `model` is what `load` gives. Plain text has no base to compare with: its scores are returned alone.
+    """
+    prompts = dataset.prompts["test"]
+    if recipe.eval.scoring == "perplexity":
+        return _perplexity(run, dataset, model, recipe.eval)
     systems = {}
-    if has_base:
+    if hasattr(model, "disable_adapter"):
         say("scoring the base on the test split")
         with model.disable_adapter():
-            systems["base"] = predict(model, dataset, dataset.prompts["test"], recipe.eval)
-    say("scoring the adapter on the test split" if has_base else "scoring the model on the test split")
-    systems["adapter" if has_base else "base"] = predict(model, dataset, dataset.prompts["test"], recipe.eval)
+            systems["base"] = predict(model, dataset, prompts, recipe.eval)
+    say("scoring the trained model on the test split")
+    systems["adapter" if systems else "base"] = predict(model, dataset, prompts, recipe.eval)
     for name, rows in systems.items():
         write_jsonl(run.path / "eval" / name / "predictions.jsonl", rows)
+    write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
     return write_report(run, recipe, dataset.labels)
+
+
+def load(run: RunDirectory, recipe: Recipe) -> Any:
+    """The trained model of a run, loaded afresh from the disk.
+
+    Raises:
+        RunError: training has not ended. ModelError: the prompt contract differs from tokenizer or recipe.
+    """
+    from accelerate import Accelerator
+
+    from llama_tasks.adapters import load_tokenizer, load_trained
+    from llama_tasks.prompts import PromptContract
+
+    if not run.adapter.is_dir():
+        raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
+    contract = PromptContract.load(run.adapter)
+    contract.check(load_tokenizer(recipe.base), run.adapter)
+    asked = {"task": recipe.task, "template": recipe.prompt.template, "labels": recipe.data.labels or []}
+    changed = [key for key, value in asked.items() if value != getattr(contract, key)]
+    if changed:
+        raise ModelError(
+            f"{run.adapter} was trained with another {' and '.join(changed)} than asked for now; an adapter answers only the "
+            "prompts it was trained on."
+        )
+    return load_trained(recipe.base, run.adapter, Accelerator().device)
 
 
 def write_report(run: RunDirectory, recipe: Recipe, labels: Sequence[str]) -> dict[str, Any]:
@@ -71,6 +121,8 @@ def write_report(run: RunDirectory, recipe: Recipe, labels: Sequence[str]) -> di
             write_json(path.with_name("scores.json"), {"system": name, "scores": scores, "counts": counts})
             lead, values = row_values(rows, recipe.eval, labels)
             systems[name] = report.System(name, scores, counts, rows, values, lead)
+    if "base" not in systems:
+        raise RunError(f"{run.path} has no predictions yet; `llama-tasks evaluate {run.path}` makes them.")
     adapter = systems.get("adapter")
     pairs = compare(systems["base"].predictions, adapter.predictions, recipe.eval, labels) if adapter else []
     result = report.build(
@@ -91,17 +143,24 @@ def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
     from llama_tasks.generate import generate
     from llama_tasks.score import score_choices
 
+    encoder, task = dataset.encoder, dataset.task
     if suite.scoring == "likelihood":
-        ids = dataset.encoder.fit(prompts, max(len(i) for i in dataset.encoder.ids(dataset.labels)) + 1)
-        scored = score_choices(model, dataset.encoder, ids, dataset.labels, suite.tokens_per_batch)
-        return [_chosen(prompt, len(i), choices) for prompt, i, choices in zip(prompts, ids, scored, strict=True)]
-    ids = dataset.encoder.fit(prompts, suite.max_new_tokens)
-    outputs = generate(model, dataset.encoder, ids, suite)
+        ids = encoder.fit(prompts, max(len(label) for label in encoder.ids(dataset.labels)) + 1)
+        answers = [
+            _chosen(choices) for choices in score_choices(model, encoder, ids, dataset.labels, suite.tokens_per_batch)
+        ]
+    else:
+        ids = encoder.fit(prompts, suite.max_new_tokens)
+        answers = [
+            {"prediction": task.parse(output.text, prompt.example.lang), "raw": output.text, "finish": output.finish,
+             "output_tokens": output.tokens}
+            for prompt, output in zip(prompts, generate(model, encoder, ids, suite), strict=True)
+        ]  # fmt: skip
+    whole = [len(prompt_ids) for prompt_ids in encoder.prompt_ids(prompts)]
     return [
-        {**_row(prompt, len(i)), "prediction": dataset.task.parse(output.text, prompt.example.lang), "raw": output.text,
-         "finish": output.finish, "output_tokens": output.tokens}
-        for prompt, i, output in zip(prompts, ids, outputs, strict=True)
-    ]  # fmt: skip
+        {**_row(prompt, len(i)), "shortened": len(i) < n, **answer}
+        for prompt, i, n, answer in zip(prompts, ids, whole, answers, strict=True)
+    ]
 
 
 def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) -> int:
@@ -116,8 +175,7 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     if target.exists():
         raise RunError(f"{target} exists; name another output.")
     dataset, prompts = for_prediction(recipe, source, adapters.load_tokenizer(recipe.base))
-    model, _ = _load(run, recipe)
-    rows = predict(model, dataset, prompts, recipe.eval)
+    rows = predict(load(run, recipe), dataset, prompts, recipe.eval)
     write_jsonl(target, rows)
     return len(rows)
 
@@ -139,7 +197,12 @@ def compare(base: Rows, adapter: Rows, suite: Suite, labels: Sequence[str]) -> l
         _measures(base, suite, labels), _measures(adapter, suite, labels), strict=True
     ):
         stats = [metric.statistics(*_texts(part)) for part in (before, after)]
-        test = significance.compare(metric, *stats, n_resamples=suite.n_resamples, seed=suite.seed)
+        n, seed = suite.n_resamples, suite.seed
+        if metric.name in _RIGHT_OR_WRONG:
+            right = [list(part[:, 0] > 0) for part in stats]
+            test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
+        else:
+            test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
         pairs.append({"metric": metric.name, "lang": lang, **dataclasses.asdict(test)})
     return pairs
 
@@ -184,8 +247,13 @@ def training_summary(run: RunDirectory) -> dict[str, Any] | None:
 def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     """Everything needed to make the numbers again."""
     environment = run.environment()
+    scored = (
+        run.path / "eval/data.json"
+    )  # the test rows of the last evaluation, which may be others than the training's
+    data = {**environment["data"], **(read_json(scored) if scored.is_file() else {})}
     return {
-        **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed", "data")},
+        **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed")},
+        "data": data,
         "base_model": recipe.base.model,
         "base_revision": recipe.base.revision,
         "recipe": dataclasses.asdict(recipe),
@@ -215,21 +283,24 @@ def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
             "prompt_tokens": prompt_tokens}  # fmt: skip
 
 
-def _chosen(prompt: Prompt, prompt_tokens: int, choices: Mapping[str, float]) -> dict[str, Any]:
+def _chosen(choices: Mapping[str, float]) -> dict[str, Any]:
     best = max(choices, key=lambda choice: choices[choice])
-    return {**_row(prompt, prompt_tokens), "prediction": best, "raw": best, "finish": "choice", "output_tokens": 0,
-            "choices": {key: round(value, 4) for key, value in choices.items()}}  # fmt: skip
+    rounded = {key: round(value, 4) for key, value in choices.items()}
+    return {"prediction": best, "raw": best, "finish": "choice", "output_tokens": 0, "choices": rounded}
 
 
-def _load(run: RunDirectory, recipe: Recipe) -> tuple[Any, bool]:
-    """The trained model, loaded afresh from the disk, and whether it is an adapter on a base."""
-    from accelerate import Accelerator
+def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:
+    from llama_tasks.score import score_text
 
-    from llama_tasks.adapters import load_tokenizer, load_trained
-    from llama_tasks.prompts import PromptContract
-
-    folder = run.adapter
-    if not folder.is_dir():
-        raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
-    PromptContract.load(folder).check(load_tokenizer(recipe.base), folder)
-    return load_trained(recipe.base, folder, Accelerator().device), folder.name == "adapter"
+    prompts = dataset.prompts["test"]
+    n_bytes = sum(len(prompt.response.encode()) for prompt in prompts)
+    values = score_text(model, dataset.encoder.blocks(prompts).tokens, n_bytes, suite.tokens_per_batch)
+    result = {
+        "system": "model",
+        "texts": len(prompts),
+        "bytes": n_bytes,
+        **values,
+        "data": dataset.fingerprints["test"],
+    }
+    write_json(run.path / "eval/model/scores.json", result)
+    return result

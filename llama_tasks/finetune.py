@@ -40,8 +40,9 @@ def finetune(
         rundir.claim(run.path, resume, overwrite)
     evaluation.check_suite(recipe)
     set_seed(recipe.train.seed)
-    recipe = replace(recipe, data=pin(recipe.data))
+    recipe = pin_all(recipe, run if resume else None)
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
+    evaluation.rehearse(dataset, recipe.eval)
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe = settle(recipe, base, dataset)
     model = adapters.attach(base, recipe.adapter, recipe.base)
@@ -49,10 +50,28 @@ def finetune(
     _introduce(recipe, dataset, model, training, console)
     keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite)
     supervise.train(run, recipe, dataset, training, keeper, console, began)
-    save_trained(run, recipe, dataset, training, keeper)
-    if recipe.eval.scoring == "perplexity" or not accelerator.is_main_process:
+    contract, expected = save_trained(run, recipe, dataset, training, keeper)
+    if not accelerator.is_main_process:
         return {}
-    return evaluation.evaluate(run, recipe, dataset, lambda text: console.print(text, highlight=False))
+    del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
+    reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
+    adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
+    return evaluation.evaluate(run, recipe, dataset, reloaded, lambda text: console.print(text, highlight=False))
+
+
+def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
+    """The recipe with Hub revisions as commits (a resumed run keeps those it began with) and the precision for training.
+
+    All weights are trained in float32 unless the recipe says otherwise: small updates vanish in bfloat16.
+    """
+    base, data = recipe.base, recipe.data
+    if resumed is not None:
+        before = resumed.recipe()
+        base = replace(base, revision=base.revision or before.base.revision)
+        data = replace(data, revision=data.revision or before.data.revision)
+    if recipe.adapter is None and base.dtype == "auto":
+        base = replace(base, dtype="float32")
+    return replace(recipe, base=adapters.pin(base), data=pin(data))
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -63,7 +82,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
             raise RecipeError(
                 f"train.report_to: {name!r} is not installed (pip install {name}) or not known to accelerate."
             )
-    return Accelerator(log_with=recipe.train.report_to or None, project_dir=recipe.output)
+    # Precision belongs to base.dtype and accumulation to train.*; what a launcher's settings say of them is not used.
+    accelerator = Accelerator(mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output)
+    accelerator.gradient_accumulation_steps = 1
+    return accelerator
 
 
 def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:
@@ -86,10 +108,8 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:
                 "train.learning_rate: auto is a rule for LoRA; write a number where all weights are trained."
             )
         rate = float(f"{adapters.auto_learning_rate(config.hidden_size):.3g}")
-    commit = getattr(config, "_commit_hash", None) or recipe.base.revision
     return replace(
         recipe,
-        base=replace(recipe.base, revision=commit),
         data=replace(recipe.data, labels=dataset.labels or None),
         prompt=replace(recipe.prompt, template=dict(dataset.renderer.templates)),
         train=replace(recipe.train, learning_rate=rate),
@@ -98,21 +118,19 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:
 
 def save_trained(
     run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, keeper: supervise.Keeper
-) -> None:
-    """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract, then load them again
-    and compare the logits. Raises ModelError where they differ."""
+) -> tuple[PromptContract, torch.Tensor]:
+    """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract; returns the contract
+    and the trained model's logits on its sample."""
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
-    if not training.accelerator.is_main_process:
-        return
-    model = training.accelerator.unwrap_model(training.model).eval()
     contract = make_contract(recipe, dataset)
-    target = run.path / ("adapter" if recipe.adapter is not None else "model")
-    with checkpoint.staged(target) as staging:
-        adapters.save_trained(model, staging, recipe.base)
-        dataset.encoder.tokenizer.save_pretrained(staging)
-        contract.save(staging)
-        adapters.check_reload(model, recipe.base, staging, contract.sample["input_ids"])
+    model = training.accelerator.unwrap_model(training.model)
+    if training.accelerator.is_main_process:
+        with checkpoint.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
+            adapters.save_trained(model, staging, recipe.base)
+            dataset.encoder.tokenizer.save_pretrained(staging)
+            contract.save(staging)
+    return contract, adapters.sample_logits(model, contract.sample["input_ids"])
 
 
 def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:

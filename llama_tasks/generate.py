@@ -38,11 +38,18 @@ def generate(model: Any, encoder: Encoder, prompts: Sequence[list[int]], suite: 
     return [output for output in outputs if output is not None]
 
 
+def stop_ids(model: Any, encoder: Encoder) -> list[int]:
+    """Every token that ends an output: the tokenizer's EOS, and those that the base names besides (Llama 3 has several)."""
+    named = model.generation_config.eos_token_id
+    named = [named] if isinstance(named, int) else named or []
+    return sorted({*encoder.eos, *named})
+
+
 def _decode(model: Any, encoder: Encoder, rows: Sequence[list[int]], suite: Suite) -> Iterator[Output]:
     from transformers import GenerationConfig
 
-    eos = encoder.eos[0]
-    pad = encoder.tokenizer.pad_token_id if encoder.tokenizer.pad_token_id is not None else eos
+    ends = stop_ids(model, encoder)
+    pad = encoder.tokenizer.pad_token_id if encoder.tokenizer.pad_token_id is not None else encoder.eos[0]
     width = max(len(ids) for ids in rows)
     input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows], device=model.device)
@@ -50,12 +57,12 @@ def _decode(model: Any, encoder: Encoder, rows: Sequence[list[int]], suite: Suit
         max_new_tokens=suite.max_new_tokens,
         num_beams=suite.num_beams,
         do_sample=False,
-        eos_token_id=eos,
+        eos_token_id=ends,
         pad_token_id=pad,
     )
     for ids in model.generate(input_ids=input_ids, attention_mask=mask, generation_config=config)[:, width:].tolist():
-        stopped = eos in ids
-        ids = ids[: ids.index(eos)] if stopped else ids
+        end = next((i for i, token in enumerate(ids) if token in ends), None)
+        stopped, ids = end is not None, ids[:end]
         text = encoder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         yield Output(text, "stop" if stopped else "length", len(ids) + stopped)
 

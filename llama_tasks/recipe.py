@@ -6,8 +6,10 @@ one, a key written twice is an error). The sentence under each field is its docu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Sequence
@@ -19,7 +21,14 @@ import yaml
 
 from llama_tasks.errors import RecipeError
 
-TASKS = ("translate", "summarize", "qa", "classify", "text")
+#: The least value of numbers that have one; every number must be finite.
+LEAST = {
+    "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8,
+    "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0, "train.weight_decay": 0, "train.adam_beta2": 0,
+    "train.max_grad_norm": 0, "train.tokens_per_batch": 1, "train.gradient_accumulation_steps": 1, "train.eval_times": 1,
+    "train.save_steps": 1, "train.logging_steps": 1, "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1,
+    "eval.tokens_per_batch": 1, "eval.n_resamples": 1, "eval.seed": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -301,18 +310,24 @@ def _convert_union(value: Any, kind: Any, file: str, path: str) -> Any:
 
 
 def _convert_scalar(value: Any, kind: Any, file: str, path: str) -> Any:
-    if kind is Any or (type(value) is kind):
-        return value
     if kind is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
+        with contextlib.suppress(TypeError, ValueError):
+            value = float(value)
+    if kind is Any or (type(value) is kind):
+        return _in_range(value, file, path)
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     hint = " (YAML reads bare yes/no/on/off as true/false: put the word in quotes)" if isinstance(value, bool) else ""
     wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
     raise _wrong(file, path, f"must be {wanted}, not {value!r}{hint}.")
+
+
+def _in_range(value: Any, file: str, path: str) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _wrong(file, path, f"must be a finite number, not {value}.")
+    if path in LEAST and isinstance(value, (int, float)) and value < LEAST[path]:
+        raise _wrong(file, path, f"must be at least {LEAST[path]}, not {value}.")
+    return value
 
 
 def _wrong(file: str, path: str, what: str) -> RecipeError:

@@ -98,7 +98,8 @@ def claim(path: Path, resume: bool, overwrite: bool) -> RunDirectory:
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; name another output.")
     occupied = path.is_dir() and any(path.iterdir())
-    if occupied and not (path / "recipe.yaml").is_file():
+    is_run = all((path / name).is_file() for name in ("recipe.yaml", "environment.json"))
+    if (occupied and not is_run) or path.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise RunError(f"{path} exists and is no run directory; name another one with output=DIR.")
     if occupied and not (resume or overwrite):
         raise RunError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,8 @@ def load_splits(data: DataConfig, task: str, group_by: str, seed: int) -> dict[s
     for name, items in (("validation", data.validation), ("test", data.test)):
         if items is not None:
             given = _read_source(items, data, task)
+            if name not in given and "train" not in given:
+                raise DataError(f"data.{name}: {' '.join(items)} has no {name} rows; it holds: {', '.join(given)}.")
             found[name] = given.get(name) or given["train"]
     if "train" not in found:
         raise DataError(f"{' '.join(data.train)} has no training rows; it holds: {', '.join(found) or 'nothing'}.")
@@ -65,8 +68,11 @@ def load_splits(data: DataConfig, task: str, group_by: str, seed: int) -> dict[s
     carved = _carve(found["train"], missing, data.columns.get(group_by, group_by), seed)
     found = {**found, **carved}
     limits = {"train": data.max_train_samples, "validation": data.max_validation_samples, "test": data.max_test_samples}
-    source = " ".join(f"{item}@{data.revision}" if data.revision and _is_hub_id(item) else item for item in data.train)
-    return {name: _split(name, _sample(found[name], limits[name], seed), source, data) for name in SPLITS}
+    named = {"train": data.train, "validation": data.validation or data.train, "test": data.test or data.train}
+    return {
+        name: _split(name, _sample(found[name], limits[name], seed), _source(named[name], data), data)
+        for name in SPLITS
+    }
 
 
 def pin(data: DataConfig) -> DataConfig:
@@ -80,7 +86,7 @@ def pin(data: DataConfig) -> DataConfig:
         return data
     try:
         return replace(data, revision=HfApi().dataset_info(repos.pop(), revision=data.revision, timeout=30).sha)
-    except OSError:
+    except Exception:  # the Hub's clients raise kinds that differ by version; loading says what is wrong
         return data
 
 
@@ -165,9 +171,12 @@ def _read_hub(repo: str, data: DataConfig) -> dict[str, list[Row]]:
 
 
 def _names_of_classes(row: dict[str, Any], features: Any) -> dict[str, Any]:
-    """ClassLabel integers as their names."""
-    return {key: features[key].int2str(value) if hasattr(features[key], "int2str") and value is not None else value
-            for key, value in row.items()}  # fmt: skip
+    """ClassLabel integers as their names; -1 stands for "no label" on the Hub."""
+    labelled = {key for key in row if hasattr(features[key], "int2str")}
+    return {
+        key: (features[key].int2str(value) if value is not None and value >= 0 else None) if key in labelled else value
+        for key, value in row.items()
+    }
 
 
 def _carve(rows: list[Row], missing: Sequence[str], group_by: str, seed: int) -> dict[str, list[Row]]:
@@ -177,13 +186,18 @@ def _carve(rows: list[Row], missing: Sequence[str], group_by: str, seed: int) ->
     parts: dict[str, list[Row]] = {name: [] for name in ("train", *missing)}
     for row in rows:
         key = json.dumps([seed, row.values.get(group_by, row.values)], ensure_ascii=False, sort_keys=True, default=str)
-        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
+        share = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
         index = int(share * 10)
         parts[missing[index] if index < len(missing) else "train"].append(row)
     for name, part in parts.items():
         if not part:
             raise DataError(f"{len(rows)} rows are too few to carve a {name} split from; name a file in data.{name}.")
     return parts
+
+
+def _source(items: Sequence[str], data: DataConfig) -> str:
+    """The items in words, a Hub dataset with its commit."""
+    return " ".join(f"{item}@{data.revision}" if data.revision and _is_hub_id(item) else item for item in items)
 
 
 def _sample(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
@@ -217,7 +231,10 @@ def _split(name: str, rows: list[Row], source: str, data: DataConfig) -> Split:
     renamed = rename(rows, data, name)
     digest = hashlib.sha256()
     for row in renamed:
-        digest.update(json.dumps(row.values, ensure_ascii=False, sort_keys=True, default=str).encode() + b"\n")
+        digest.update(
+            json.dumps(row.values, ensure_ascii=False, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
+            + b"\n"
+        )
     return Split(renamed, source, digest.hexdigest())
 
 
@@ -290,14 +307,18 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(_text(path).splitlines(keepends=True), delimiter=delimiter, strict=True)
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
     try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            twice = next(name for name in header if header.count(name) > 1)
+            raise DataError(f"{path}:1: the column {twice!r} stands twice; rename one of them.")
         for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}:{reader.line_num}: this row has not the {len(reader.fieldnames or [])} columns of the header."
-                )
-            yield reader.line_num, row
+            if row and len(row) != len(header):
+                raise DataError(f"{path}:{reader.line_num}: this row has {len(row)} fields, the header {len(header)}.")
+            if row:
+                yield reader.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: broken CSV ({error}).") from None
 
@@ -309,7 +330,7 @@ def _tsv(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _txt(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Documents of plain text, each closed by a line `<|endoftext|>`; without such lines the file is one document."""
     line = 1
-    for document in (_text(path) + "\n").split(f"{DOCUMENT_END}\n"):
+    for document in (_text(path).replace("\r\n", "\n") + "\n").split(f"{DOCUMENT_END}\n"):
         if document.strip():
             yield line, {"text": document.strip("\n")}
         line += document.count("\n") + 1

@@ -60,15 +60,12 @@ def train(
                     training.accelerator.log(_numbers(_log_line(report)), step=report.step)
                 if report.step in evaluate_at:
                     _validate(run, recipe, dataset, training, keeper, meter)
-                if (
-                    interrupts.signum is not None
-                    or report.step % config.save_steps == 0
-                    or report.step == report.total_steps
-                ):
+                signum = _signal_of_any(training, interrupts.signum)
+                if signum or report.step % config.save_steps == 0 or report.step == report.total_steps:
                     _save(run, training, keeper, began, main)
-                if interrupts.signum is not None:
+                if signum:
                     raise Interrupted(f"Stopped at step {report.step} of {report.total_steps}, and saved. Go on with --resume "
-                                      "(make: RESUME=1).", interrupts.signum)  # fmt: skip
+                                      "(make: RESUME=1).", signum)  # fmt: skip
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
@@ -115,12 +112,21 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
     newest = checkpoint.newest(run.checkpoints)
     if newest is None:
         raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
+    checkpoint.sweep(run.checkpoints)
     extra = checkpoint.restore(newest, training)
     run.rewind_log(training.step)
     keeper = Keeper(extra["best_value"], extra["best_step"], {}, extra["seconds"])
     if keeper.best_value is not None:
-        keeper.weights = checkpoint.load_weights(run.checkpoints / "best")
+        keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
     return keeper
+
+
+def _signal_of_any(training: Training, signum: int | None) -> int:
+    """The signal that any process received, so that all of them stop after the same step; 0 for none."""
+    if training.accelerator.num_processes == 1:
+        return signum or 0
+    received = torch.tensor(signum or 0, device=training.accelerator.device)
+    return int(training.accelerator.gather(received).max())
 
 
 def _save(run: rundir.RunDirectory, training: Training, keeper: Keeper, began: float, main: bool) -> None:
@@ -143,7 +149,7 @@ def _validate(
                  "n": len(dataset.prompts["validation"])})  # fmt: skip
         training.accelerator.log({f"validation_{name}": value}, step=training.step)
         if better:
-            checkpoint.save_weights(run.checkpoints / "best", keeper.weights)
+            checkpoint.save_weights(run.checkpoints / f"best-{training.step}", keeper.weights)
     meter.say(f"step {training.step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
 
 

@@ -95,13 +95,19 @@ class Encoder:
         return result
 
     def fit(self, prompts: Sequence[Prompt], reserve: int) -> list[list[int]]:
-        """Prompt ids for generation, shortened in the main field where prompt and `reserve` new tokens exceed max_length.
+        """Prompt ids for answering. Prompt and `reserve` new tokens (at most a quarter of max_length is kept free) must
+        fit max_length; longer prompts are an error, or shortened in the main field where `on_too_long` is not `error`:
+        an evaluation scores every row, so none is dropped.
 
-        An evaluation scores every row, so a prompt is never dropped here; `reserve` is at most half of max_length.
+        Raises:
+            DataError: prompts are too long and the recipe does not say what to do.
         """
-        room = self.config.max_length - min(reserve, self.config.max_length // 2)
-        return [ids if len(ids) <= room else self._shorten(prompt, room)
-                for prompt, ids in zip(prompts, self.prompt_ids(prompts), strict=True)]  # fmt: skip
+        room = self.config.max_length - min(reserve, self.config.max_length // 4)
+        ids = self.prompt_ids(prompts)
+        too_long = [(p.example.id, len(i)) for p, i in zip(prompts, ids, strict=True) if len(i) > room]
+        if too_long and self.config.on_too_long == "error":
+            raise DataError(_too_long(too_long, len(prompts), room))
+        return [i if len(i) <= room else self._shorten(p, room) for p, i in zip(prompts, ids, strict=True)]
 
     def blocks(self, prompts: Sequence[Prompt]) -> Encoded:
         """Plain texts as blocks of max_length tokens; the last block of a document ends with EOS."""
@@ -145,7 +151,7 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _too_long(too_long: list[tuple[str, int]], total: int, limit: int) -> str:
     name, longest = max(too_long, key=lambda item: item[1])
     return (
-        f"{len(too_long)} of {total} examples are longer than prompt.max_length ({limit} tokens); the longest is {name} "
+        f"{len(too_long)} of {total} examples are longer than prompt.max_length allows ({limit} tokens); the longest is {name} "
         f"with {longest}. Raise prompt.max_length, or say prompt.on_too_long=truncate_prompt (shortens the text, never "
         "the answer) or prompt.on_too_long=drop."
     )

@@ -57,6 +57,10 @@ class Training:
         self.config = config
         self.accelerator = accelerator
         self.steps = list(self._plan())
+        if not self.steps:
+            raise RecipeError(
+                f"train.num_train_epochs={config.num_train_epochs} is less than one optimizer step; nothing would be trained."
+            )
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -69,9 +73,10 @@ class Training:
             self.scheduler = get_scheduler(
                 config.lr_scheduler_type, self.optimizer, _warmup(config, self.total_steps), self.total_steps
             )
-        except ValueError:
+        except (ValueError, TypeError) as error:
             raise RecipeError(
-                f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know."
+                f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know or which needs "
+                f"further settings ({str(error).splitlines()[0]}); cosine, linear, constant and polynomial need none."
             ) from None
         self.step = 0
         self.tokens_seen = 0
@@ -155,7 +160,7 @@ class Training:
             rows = [name for batch in batches for name in batch.ids]
             raise NonFiniteLoss(
                 f"Step {self.step + 1}: the loss is {loss} and the gradient norm {norm}. Rows of this step: {', '.join(rows[:8])}"
-                f"{' …' if len(rows) > 8 else ''}. Lower train.learning_rate, or resume from the last checkpoint."
+                f"{' …' if len(rows) > 8 else ''}. Begin again with --overwrite and a lower train.learning_rate."
             )
 
 

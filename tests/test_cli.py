@@ -68,10 +68,16 @@ def test_help_and_version_answer_without_torch() -> None:
         (["finetune", "mine.yaml", "base.model=nobody/nothing"], "nobody/nothing"),
         (["finetune", "mine.yaml", "data.train=nosuch.jsonl"], "There is no file or folder 'nosuch.jsonl'"),
         (["finetune", "mine.yaml", "--resume"], "There is nothing to resume in runs/mine"),
-        (["finetune", "mine.yaml", "prompt.max_length=20"], "examples are longer than prompt.max_length (20 tokens)"),
+        (
+            ["finetune", "mine.yaml", "prompt.max_length=20"],
+            "examples are longer than prompt.max_length allows (20 tokens)",
+        ),
         (["finetune", "mine.yaml", "prompt.max_length=2000"], "was made for 256 tokens"),
         (["finetune", "mine.yaml", "adapter.lora_alfa=3"], "Did you mean 'lora_alpha'?"),
         (["finetune", "mine.yaml", "eval.metrics=[rougeX]"], "rougeL"),
+        (["finetune", "mine.yaml", "eval.metrics=[accuracy]"], "compares labels"),
+        (["finetune", "mine.yaml", "eval.scoring=likelihood"], "ranks a label set"),
+        (["finetune", "mine.yaml", "train.report_to=[nosuchtracker]"], "pip install nosuchtracker"),
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
         (
             ["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"],
@@ -140,7 +146,8 @@ def test_a_pickled_base_is_refused(workplace: Path, base: Path, capsys: pytest.C
 
 def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     """finetune, refuse to overwrite, evaluate, report, predict, inspect."""
-    assert main(["finetune", "mine.yaml"]) == 0
+    assert main(["finetune", "mine.yaml", "train.report_to=[tensorboard]"]) == 0
+    assert list((workplace / "runs/mine/trackers").glob("**/events.out.tfevents.*"))
     shown = capsys.readouterr().out
     assert "ROUGE-L" in shown
     run = workplace / "runs/mine"
@@ -196,6 +203,8 @@ def test_a_signal_saves_and_the_run_resumes(workplace: Path, number: signal.Sign
     assert "saved. Go on with --resume" in error
     assert "Traceback" not in error
     assert not (workplace / "runs/broken/adapter").exists()
+    if number == signal.SIGTERM:
+        return  # what was saved is the same; resuming it is shown once
     resumed = subprocess.run(
         [*command, "output=runs/broken", "--resume"], env=environment, capture_output=True, text=True
     )

@@ -46,6 +46,21 @@ GOOD = [
         "C",
         ("C",),
     ),
+    ("qa", row(context="From a CSV.", question="Q?", answers="CSV"), "en", "CSV", ("CSV",)),
+    (
+        "summarize",
+        row(document="长文。", summary="short", url="https://example.org/a/long/address", lang="zh-CN"),
+        "zh",
+        "short",
+        ("short",),
+    ),
+    (
+        "summarize",
+        row(document="长文。", summary="short", url="https://example.org/a/long/address"),
+        "zh",
+        "short",
+        ("short",),
+    ),
     ("classify", row(text="Ball.", label="sports"), "en", "sports", ("sports",)),
     ("classify", row(text="球赛", label="food", lang="zh"), "zh", "food", ("food",)),
 ]
@@ -95,7 +110,8 @@ def test_qa_parses_no_answer_as_empty(text: str, lang: str, parsed: str) -> None
         ("summarize", row(document="x", summary=["y"]), "must be text, not list"),
         ("summarize", row(document="x", summary="y", lang=3), "must be a language code"),
         ("translate", row(source="a", target="b"), "data.constants.source_lang=en"),
-        ("qa", row(context="a", question="b", answers="c"), "must be a list of texts, not 'c'"),
+        ("qa", row(context="a", question="b", answers=3), "must be a list of texts, not 3"),
+        ("qa", row(context="a \ud800", question="b", answers=["c"]), "holds half a character"),
         ("qa", row(context="a", question="b", answers=[1]), "must be a list of texts"),
         (
             "classify",

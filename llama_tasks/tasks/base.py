@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -67,7 +68,7 @@ class Task:
                 )
 
 
-def text_of(row: Row, field: str, allow_empty: bool = False) -> str:
+def text_of(row: Row, field: str) -> str:
     """The row's field as text. Raises DataError for null, other types and empty text."""
     value = row.values.get(field)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -76,8 +77,10 @@ def text_of(row: Row, field: str, allow_empty: bool = False) -> str:
         raise DataError(
             f"{row.where}: the field {field!r} must be text, not {'null' if value is None else type(value).__name__}."
         )
-    if not value.strip() and not allow_empty:
+    if not value.strip():
         raise DataError(f"{row.where}: the field {field!r} is empty.")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{row.where}: the field {field!r} holds half a character (a lone surrogate); mend the text.")
     return value
 
 
@@ -86,19 +89,27 @@ def texts_of(row: Row, field: str) -> tuple[str, ...]:
     value = row.values.get(field)
     if isinstance(value, Mapping) and "text" in value:  # SQuAD's own form: {"text": [...], "answer_start": [...]}
         value = value["text"]
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
+    if isinstance(value, str):  # CSV and TSV know no lists: one text is one answer, none is none
+        value = [value] if value.strip() else []
+    if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
         raise DataError(f"{row.where}: the field {field!r} must be a list of texts, not {value!r}.")
     return tuple(value)
 
 
-def lang_of(row: Row, field: str = "lang") -> str:
-    """The row's language code; rows that do not say are looked at: mostly Han characters is `zh`, else `en`."""
+def lang_of(row: Row, main_field: str, field: str = "lang") -> str:
+    """The row's language code (`zh-CN` is `zh`); a row that does not say is looked at, in its main field alone, so that
+    it gets the same prompt with and without its answer."""
     value: Any = row.values.get(field)
     if value is None:
-        return guess_lang(" ".join(v for v in row.values.values() if isinstance(v, str)))
+        return guess_lang(text_of(row, main_field))
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{row.where}: the field {field!r} must be a language code such as en or zh, not {value!r}.")
-    return value.strip().lower()
+    return primary(value)
+
+
+def primary(code: str) -> str:
+    """The language of a code with script or region: `zh-Hans-CN` -> `zh`."""
+    return re.split("[-_]", code.strip().lower())[0]
 
 
 def guess_lang(text: str) -> str:

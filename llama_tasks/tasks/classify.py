@@ -35,7 +35,7 @@ class Classify(Task):
             shown = ", ".join(self.labels[:20]) + (", …" if len(self.labels) > 20 else "")
             raise DataError(f"{row.where}: the label {label!r} is not in the label set ({shown}).{hint}")
         fields = {"text": text_of(row, "text"), "labels": ", ".join(self.labels)}
-        return Example(row.id, fields, label, (label,), lang_of(row), self.labels)
+        return Example(row.id, fields, label, (label,), lang_of(row, self.main_field), self.labels)
 
 
 def labels_of(rows: Sequence[Row], column: str = "label") -> list[str]:

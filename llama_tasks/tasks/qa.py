@@ -24,7 +24,7 @@ class QA(Task):
     def example(self, row: Row) -> Example:
         """Row -> Example; the first answer is the target, all of them count when scoring."""
         self.check_columns(row)
-        lang = lang_of(row)
+        lang = lang_of(row, self.main_field)
         answers = tuple(dict.fromkeys(answer for answer in texts_of(row, "answers") if answer.strip()))
         fields = {"context": text_of(row, "context"), "question": text_of(row, "question")}
         return Example(row.id, fields, answers[0] if answers else no_answer(lang), answers, lang)

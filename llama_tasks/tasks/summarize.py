@@ -23,4 +23,6 @@ class Summarize(Task):
         self.check_columns(row)
         summary = text_of(row, "summary")
         references = texts_of(row, "references") if row.values.get("references") else (summary,)
-        return Example(row.id, {"document": text_of(row, "document")}, summary, references, lang_of(row))
+        return Example(
+            row.id, {"document": text_of(row, "document")}, summary, references, lang_of(row, self.main_field)
+        )

@@ -19,4 +19,4 @@ class Text(Task):
         """Row -> Example with an empty prompt."""
         self.check_columns(row)
         text = text_of(row, "text")
-        return Example(row.id, {}, text, (text,), lang_of(row))
+        return Example(row.id, {}, text, (text,), lang_of(row, self.main_field))

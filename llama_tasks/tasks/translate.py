@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llama_tasks.errors import DataError
 from llama_tasks.sources import Row
-from llama_tasks.tasks.base import Example, Task, text_of
+from llama_tasks.tasks.base import Example, Task, primary, text_of
 
 LANGUAGES = {
     "ar": "Arabic", "de": "German", "en": "English", "es": "Spanish", "fr": "French", "hi": "Hindi", "it": "Italian",
@@ -44,7 +44,7 @@ class Translate(Task):
                 f"{row.where}: a translation needs {field!r} (a language code such as en, de, zh); where it is the same "
                 f"in every row, write it once in the recipe: data.constants.{field}=en"
             )
-        return value.strip().lower()
+        return primary(value)
 
 
 def language_name(code: str) -> str:

@@ -171,6 +171,17 @@ def recall(dice: Dice) -> str:
     return "\n".join(lines)
 
 
+def drill(dice: Dice) -> str:
+    """A small story, then everything that can be asked about it, each with its short answer."""
+    lang, story = side(dice), facts.story(dice)
+    rounds = dice.shuffled([round for _, fact in story.facts for round in fact.asked])
+    lines = [getattr(story.context, lang)]
+    for question, answer, reply in rounds:
+        said = answer or reply
+        lines.append(f"{question.en} {said.en.rstrip('.')}" if lang == "en" else f"{question.zh}{said.zh.rstrip('。')}")
+    return "\n".join(lines)
+
+
 def column(dice: Dice) -> str:
     """A newspaper column: the topic as a heading, or named at the end of each piece of news."""
     lang = side(dice)
@@ -212,8 +223,9 @@ def invented(dice: Dice) -> str:
     return word.capitalize() if dice.chance(0.4) else word
 
 
-#: How often each kind of document is drawn, in parts of a hundred.
-KINDS: tuple[tuple[Callable[[Dice], str], int], ...] = (
+Kinds = tuple[tuple[Callable[[Dice], str], int], ...]
+#: How often each kind of document is drawn, in parts of a hundred: practice text, and the drills of the second stage.
+PRACTICE: Kinds = (
     (diary, 38),
     (glossary, 4),
     (news, 18),
@@ -221,12 +233,13 @@ KINDS: tuple[tuple[Callable[[Dice], str], int], ...] = (
     (column, 11),
     (copying, 5),
 )
+DRILLS: Kinds = ((drill, 60), (diary, 20), (news, 15), (column, 5))
 
 
-def write(path: Path, seed: str, size: int, hidden: Filter) -> tuple[int, int]:
+def write(path: Path, seed: str, size: int, hidden: Filter, mix: Kinds) -> tuple[int, int]:
     """Write documents until there are `size` bytes; returns how many were written and how many the filter refused."""
     dice, written, refused, documents = Dice(seed), 0, 0, []
-    kinds = [kind for kind, weight in KINDS for _ in range(weight)]
+    kinds = [kind for kind, weight in mix for _ in range(weight)]
     while written < size:
         document = dice.pick(kinds)(dice)
         if hidden.allows(document):
@@ -248,10 +261,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     arguments = parser.parse_args()
     hidden = Filter(SAMPLES)
-    for split, size in (("train", arguments.size), ("validation", arguments.size / 40)):
-        path = arguments.output / f"practice.{split}.txt"
-        documents, refused = write(path, f"practice-{split}:{arguments.seed}", int(size * 1e6), hidden)
-        print(f"{path.name}: {documents:,} documents, {path.stat().st_size:,} bytes, {refused:,} refused")
+    for name, mix in (("practice", PRACTICE), ("drills", DRILLS)):
+        for split, size in (("train", arguments.size), ("validation", arguments.size / 40)):
+            path = arguments.output / f"{name}.{split}.txt"
+            documents, refused = write(path, f"{name}-{split}:{arguments.seed}", int(size * 1e6), hidden, mix)
+            print(f"{path.name}: {documents:,} documents, {path.stat().st_size:,} bytes, {refused:,} refused")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_counts():
     ]
     assert metrics.count(rows) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 0}
     assert metrics.count(rows, labels=["a"]) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 2}
-    assert metrics.count([]) == {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0}
+    assert metrics.count([]) == {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0}
 
 
 def test_public_names_are_sorted_and_exist():
