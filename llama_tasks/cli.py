@@ -15,6 +15,7 @@ from llama_tasks.errors import LlamaTasksError
 if TYPE_CHECKING:
     from rich.console import Console
 
+EXAMPLE = "HuggingFaceTB/SmolLM2-135M"
 EPILOG = """examples:
   llama-tasks finetune recipes/summarize.yaml
   llama-tasks finetune recipes/summarize.yaml base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl
@@ -123,9 +124,9 @@ def _finetune(args: argparse.Namespace) -> None:
     report = finetune(recipe, resume=args.resume, overwrite=args.overwrite, console=console)
     _show(report, Path(recipe.output or ""), console)
     if recipe.base.model == "embedded" and report.get("format"):
-        made = os.environ.get("LLAMA_TASKS_COMMAND", "").startswith("make")
-        mine = (f"make finetune TASK={recipe.task} MODEL=HuggingFaceTB/SmolLM2-135M DATA=my.jsonl OUT=runs/mine" if made else
-                f"llama-tasks finetune {args.recipe} base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl output=runs/mine")  # fmt: skip
+        mine = f"llama-tasks finetune {args.recipe} base.model={EXAMPLE} data.train=my.jsonl output=runs/mine"
+        if os.environ.get("LLAMA_TASKS_COMMAND", "").startswith("make"):
+            mine = f"make finetune TASK={recipe.task} MODEL={EXAMPLE} DATA=my.jsonl OUT=runs/mine"
         console.print(f"next, on your own model and data: {mine}", highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,6 +155,16 @@ def test_missing_sources(train: list[str], message: str) -> None:
 def test_a_hub_dataset_that_cannot_be_had() -> None:
     with pytest.raises(DataError, match="Cannot load the Hub dataset 'nobody/nothing'"):
         load_splits(DataConfig(train=["nobody/nothing"]), "qa", "context", 1)
+
+
+def test_a_hub_that_does_not_answer_leaves_the_revision_open() -> None:
+    """No OFFLINE switch, nothing listening: what the client raises then is no OSError."""
+    check = (
+        "from llama_tasks.sources import pin\nfrom llama_tasks.recipe import DataConfig\n"
+        "for name in ('nobody/nothing', 'my data/rows'):\n    assert pin(DataConfig(train=[name])).revision is None"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    subprocess.run([sys.executable, "-c", check], check=True, env=environment)
 
 
 def test_unknown_mapped_column_lists_what_is_there(folder: Path) -> None:

@@ -132,8 +132,8 @@ def test_counts():
         {"prediction": " \n", "finish": "length"},
         {"prediction": "A", "finish": "choice"},
     ]
-    assert metrics.count(rows) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 0}
-    assert metrics.count(rows, labels=["a"]) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 2}
+    assert metrics.count(rows) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 0, "shortened": 0}
+    assert metrics.count(rows, labels=["a"]) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 2, "shortened": 0}
     assert metrics.count([]) == {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0}
 
 
