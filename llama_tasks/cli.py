@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import warnings
@@ -26,7 +27,7 @@ EPILOG = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 good, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM)."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         return _COMMANDS[args.command](args) or 0
     except LlamaTasksError as error:
@@ -48,6 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"The operating system refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}."
         )
         return 2
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; key=value may stand before and after options (argparse alone takes them only before)."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    wrong = [text for text in rest if text.startswith("-") or "=" not in text or not hasattr(args, "overrides")]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if rest:
+        args.overrides += rest
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,6 +223,8 @@ def _console() -> Console:
     """The terminal, with the libraries' own chatter turned off."""
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file shows a run while it runs
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

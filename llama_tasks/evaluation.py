@@ -145,10 +145,9 @@ def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
 
     encoder, task = dataset.encoder, dataset.task
     if suite.scoring == "likelihood":
-        ids = encoder.fit(prompts, max(len(label) for label in encoder.ids(dataset.labels)) + 1)
-        answers = [
-            _chosen(choices) for choices in score_choices(model, encoder, ids, dataset.labels, suite.tokens_per_batch)
-        ]
+        ids = encoder.fit(prompts, max(len(label) for label in encoder.ids(dataset.labels)) + 2)
+        scored = score_choices(model, encoder, prompts, ids, dataset.labels, suite.tokens_per_batch)
+        answers = [_chosen(choices) for choices in scored]
     else:
         ids = encoder.fit(prompts, suite.max_new_tokens)
         answers = [

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONTRACT_FILE = "prompt_contract.json"
+UNSPACED = ("ja", "km", "lo", "my", "th", "zh")  # written without spaces between words
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -46,8 +47,17 @@ class Prompt:
 
     @property
     def response(self) -> str:
-        """The response to learn, without EOS."""
-        return self.example.target
+        """The response to learn, without EOS, as it follows the prompt."""
+        return self.follow(self.example.target)
+
+    def follow(self, answer: str) -> str:
+        """The answer as it stands after the prompt: `Answer:` and then ` Paris`, but `答案：` and then `巴黎`.
+
+        Tokenizers write a word after a space as another token than at the start of a line, so only with its space is
+        the answer the token that the text above it holds.
+        """
+        spaced = self.text and not self.text[-1].isspace() and self.example.lang not in UNSPACED
+        return f" {answer}" if spaced else answer
 
     def with_main(self, text: str) -> Prompt:
         """The same prompt with another text in the main field."""

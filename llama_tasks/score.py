@@ -9,23 +9,27 @@ from typing import Any
 import torch
 
 from llama_tasks.packing import Batch, collate, pack
+from llama_tasks.prompts import Prompt
 from llama_tasks.tokens import IGNORE, Encoder, Tokens
 
 
 @torch.inference_mode()
 def score_choices(
-    model: Any, encoder: Encoder, prompts: Sequence[list[int]], choices: Sequence[str], tokens_per_batch: int
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    ids: Sequence[list[int]],
+    choices: Sequence[str],
+    tokens_per_batch: int,
 ) -> list[dict[str, float]]:
-    """log P(choice, EOS | prompt) in nats, for every prompt and choice.
+    """log P(choice, EOS | prompt) in nats, for every prompt (with its ids) and choice.
 
     EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly.
     """
-    tails = [ids + encoder.eos for ids in encoder.ids(choices)]
-    tokens = [
-        Tokens(f"{p}/{c}", prompt + tail, len(prompt))
-        for p, prompt in enumerate(prompts)
-        for c, tail in enumerate(tails)
-    ]
+    tokens = []
+    for prompt, head in zip(prompts, ids, strict=True):
+        tails = encoder.response_ids([prompt.follow(choice) for choice in choices])
+        tokens += [Tokens(prompt.example.id, head + tail + encoder.eos, len(head)) for tail in tails]
     logprobs = _logprobs(model, tokens, tokens_per_batch)
     step = len(choices)
     return [dict(zip(choices, logprobs[i : i + step], strict=True)) for i in range(0, len(logprobs), step)]

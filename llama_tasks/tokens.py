@@ -58,6 +58,7 @@ class Encoder:
         self.config = config
         self.bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.eos = [tokenizer.eos_token_id]
+        self.puts_space = tokenizer.convert_ids_to_tokens(self.ids(["a"])[0])[0].startswith("\u2581")
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Plain ids of texts; special tokens written in a text stay text."""
@@ -65,6 +66,11 @@ class Encoder:
             return []
         encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
         return encoded["input_ids"]
+
+    def response_ids(self, responses: Sequence[str]) -> list[list[int]]:
+        """Ids of responses as they follow their prompts; a tokenizer that puts a space before every text (Llama 2's) is
+        not given another one."""
+        return self.ids([text.removeprefix(" ") if self.puts_space else text for text in responses])
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Ids from BOS to the place where the response begins."""
@@ -78,7 +84,7 @@ class Encoder:
         """
         result = Encoded()
         too_long = []
-        pairs = zip(prompts, self.prompt_ids(prompts), self.ids([p.response for p in prompts]), strict=True)
+        pairs = zip(prompts, self.prompt_ids(prompts), self.response_ids([p.response for p in prompts]), strict=True)
         for prompt, head, tail in pairs:
             tokens = Tokens(prompt.example.id, head + tail + self.eos, len(head))
             if len(tokens.input_ids) > self.config.max_length:

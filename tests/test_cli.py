@@ -223,5 +223,5 @@ def test_a_signal_saves_and_the_run_resumes(workplace: Path, number: signal.Sign
 def test_resume_refuses_another_recipe(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["finetune", "mine.yaml", "train.max_steps=5"]) == 0
     capsys.readouterr()
-    message = fails(capsys, "finetune", "mine.yaml", "train.max_steps=5", "train.learning_rate=1e-4", "--resume")
+    message = fails(capsys, "finetune", "mine.yaml", "--resume", "train.max_steps=5", "train.learning_rate=1e-4")
     assert "was made with another recipe (changed: train)" in message

@@ -18,8 +18,8 @@ class Classify(Task):
     main_field = "text"
     target_column = "label"
     templates = {
-        "default": "Classify the text.\n\n{text}\n\nLabel:\n",
-        "zh": "给下面的文字分类。\n\n{text}\n\n类别：\n",
+        "default": "Classify the text.\n\n{text}\n\nLabel:",
+        "zh": "给下面的文字分类。\n\n{text}\n\n类别：",
     }
 
     def __init__(self, labels: Sequence[str]) -> None:

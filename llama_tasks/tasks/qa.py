@@ -17,8 +17,8 @@ class QA(Task):
     target_column = "answers"
     blank_target = ()
     templates = {
-        "default": "Answer the question from the text.\n\n{context}\n\nQuestion: {question}\nAnswer:\n",
-        "zh": "根据文章回答问题。\n\n{context}\n\n问题：{question}\n答案：\n",
+        "default": "Answer the question from the text.\n\n{context}\n\nQuestion: {question}\nAnswer:",
+        "zh": "根据文章回答问题。\n\n{context}\n\n问题：{question}\n答案：",
     }
 
     def example(self, row: Row) -> Example:

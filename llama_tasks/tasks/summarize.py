@@ -14,8 +14,8 @@ class Summarize(Task):
     main_field = "document"
     target_column = "summary"
     templates = {
-        "default": "Summarize the text.\n\n{document}\n\nSummary:\n",
-        "zh": "概括下面的文字。\n\n{document}\n\n摘要：\n",
+        "default": "Summarize the text.\n\n{document}\n\nSummary:",
+        "zh": "概括下面的文字。\n\n{document}\n\n摘要：",
     }
 
     def example(self, row: Row) -> Example:

@@ -19,9 +19,7 @@ class Translate(Task):
     columns = ("source", "target")
     main_field = "source"
     target_column = "target"
-    templates = {
-        "default": "Translate from {source_language} to {target_language}.\n\n{source}\n\n{target_language}:\n"
-    }
+    templates = {"default": "Translate from {source_language} to {target_language}.\n\n{source}\n\n{target_language}:"}
 
     def example(self, row: Row) -> Example:
         """Row -> Example; the language of the example is the target's."""
