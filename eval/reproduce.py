@@ -15,9 +15,10 @@ from pathlib import Path
 STORIES = "../shared/models/stories260K/hf"
 PUBLIC = "../shared/data/public"
 SIZE = (
-    "data.max_train_samples=2000 data.max_test_samples=300 data.max_validation_samples=40 "
+    "data.max_train_samples=1000 data.max_test_samples=200 data.max_validation_samples=40 "
     "train.num_train_epochs=2 train.eval_times=2"
 )
+FEW = "data.max_train_samples=500 train.num_train_epochs=1"
 CUT = "prompt.on_too_long=truncate_prompt"
 LONG = "eval.max_new_tokens=160"
 EN_DE = "data.constants.source_lang=en data.constants.target_lang=de"
@@ -32,15 +33,15 @@ RUNS = {
     "classify-samples": ("classify", "", "", "", ""),
     "translate-multi30k-stories260K": ("translate", STORIES, "", f"{PUBLIC}/translation/multi30k-en-de", f"{EN_DE} {SIZE} {LONG}"),
     "summarize-agnews-stories260K": ("summarize", STORIES, "", f"{PUBLIC}/summarization/agnews-headline", f"{SIZE} {CUT}"),
-    "qa-squad-stories260K": ("qa", STORIES, "", f"{PUBLIC}/qa/squad", f"{SIZE} {CUT}"),
+    "qa-squad-stories260K": ("qa", STORIES, "", f"{PUBLIC}/qa/squad", f"{SIZE} {FEW} {CUT}"),
     "classify-agnews-stories260K": ("classify", STORIES, "", f"{PUBLIC}/classification/agnews", f"{SIZE} {CUT}"),
     "translate-tatoeba-embedded": ("translate", "embedded", "", f"{PUBLIC}/translation/tatoeba-en-zh", f"{EN_ZH} {SIZE}"),
     "summarize-csl-embedded": ("summarize", "embedded", "", f"{PUBLIC}/summarization/csl-title-zh", f"{SIZE} {CUT}"),
-    "qa-cmrc2018-embedded": ("qa", "embedded", "", f"{PUBLIC}/qa/cmrc2018-zh", f"{SIZE} {CUT}"),
+    "qa-cmrc2018-embedded": ("qa", "embedded", "", f"{PUBLIC}/qa/cmrc2018-zh", f"{SIZE} {FEW} {CUT}"),
     "classify-chnsenticorp-embedded": ("classify", "embedded", "", f"{PUBLIC}/classification/chnsenticorp-zh", f"{SIZE} {CUT}"),
     "translate-tatoeba-embedded-nf4": ("translate", "embedded", "nf4", f"{PUBLIC}/translation/tatoeba-en-zh", f"{EN_ZH} {SIZE}"),
     "summarize-csl-embedded-nf4": ("summarize", "embedded", "nf4", f"{PUBLIC}/summarization/csl-title-zh", f"{SIZE} {CUT}"),
-    "qa-cmrc2018-embedded-nf4": ("qa", "embedded", "nf4", f"{PUBLIC}/qa/cmrc2018-zh", f"{SIZE} {CUT}"),
+    "qa-cmrc2018-embedded-nf4": ("qa", "embedded", "nf4", f"{PUBLIC}/qa/cmrc2018-zh", f"{SIZE} {FEW} {CUT}"),
     "classify-chnsenticorp-embedded-nf4": (
         "classify", "embedded", "nf4", f"{PUBLIC}/classification/chnsenticorp-zh", f"{SIZE} {CUT}"),
 }  # fmt: skip
