@@ -23,7 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    return list(tokenizer(text, split_special_tokens=True)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def test_ids_and_settings(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -84,9 +84,10 @@ def test_random_unicode_comes_back(tokenizer: PreTrainedTokenizerFast) -> None:
         assert tokenizer.decode(encode(tokenizer, text)) == text
 
 
-def test_nothing_is_added_around_a_text(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert tokenizer("market")["input_ids"] == tokenizer("market", add_special_tokens=False)["input_ids"]
-    assert tokenizer.tokenize("Anna found a red hat.") == ["Anna", " found", " a", " red", " hat", "."]
+def test_plain_encoding_puts_bos_before_and_nothing_after(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain = tokenizer("Anna sings.", add_special_tokens=False)["input_ids"]
+    assert tokenizer("Anna sings.")["input_ids"] == [tokenizer.bos_token_id, *plain]
+    assert tokenizer.bos_token_id not in plain
 
 
 def test_digits_punctuation_and_han_characters_stand_alone(tokenizer: PreTrainedTokenizerFast) -> None:
