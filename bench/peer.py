@@ -36,6 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     run = RunDirectory(arguments.run)
     recipe = run.recipe()
+    if recipe.base.quantization != "none":
+        parser.error(f"{arguments.run} was trained on a 4-bit base; the peer trains on a full-precision one.")
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
     with tempfile.TemporaryDirectory() as folder:
         seconds = train_peer(recipe, data, Path(folder))
