@@ -7,6 +7,7 @@ checked against peft's own configuration classes; there is no code here per meth
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
             raise RecipeError("base.config makes a new model; it cannot be quantised, leave base.quantization out.")
         return new_model(base.config)
     dtype = resolve_dtype(base.dtype, device)
-    quantization = None
-    if base.quantization == "nf4":
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
+    quantization = nf4(dtype) if base.quantization == "nf4" else None
     try:
         model = load_native(
             where_is(base.model),
@@ -101,12 +98,38 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         )
     except ValueError as error:
         raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
+    if quantization is not None:
+        compute_4bit_as_trained(model)
     # Only what ends an output is taken from the base: its sampling settings would enter our scores unseen.
     given = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=given.bos_token_id, eos_token_id=given.eos_token_id, pad_token_id=given.pad_token_id
     )
     return model
+
+
+def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """4-bit NormalFloat with double quantisation (Dettmers et al., 2023, QLoRA)."""
+    # When it is imported it warns that a kernel is missing, which `compute_4bit_as_trained` leaves unused.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def compute_4bit_as_trained(model: Any) -> None:
+    """Keep bitsandbytes from another arithmetic in evaluation than in training.
+
+    On a CPU with AVX512-BF16, a 4-bit layer that is called once in evaluation mode rounds its scales to bfloat16 for good
+    and multiplies in bfloat16 from then on, in training too and without a gradient to the layers below; widths that are
+    no multiple of 64 fail. Without that path the layer multiplies by its dequantised weight, as it does in training.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:

@@ -18,7 +18,7 @@ import torch
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
-from llama_tasks.adapters import where_is
+from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
 from llama_tasks.checkpoint import staged
 from llama_tasks.checks import OPTIONAL
 from llama_tasks.errors import ModelError, RunError
@@ -70,14 +70,9 @@ class _Place:
         )
 
     def load_nf4(self) -> PreTrainedModel:
-        return self.load(
-            BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.float32,
-            )
-        )
+        model = self.load(nf4(torch.float32))
+        compute_4bit_as_trained(model)
+        return model
 
 
 def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path | None = None) -> Merged:

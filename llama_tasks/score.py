@@ -1,8 +1,9 @@
-"""Likelihood instead of generation: of the choices of a label set, and of plain text."""
+"""Likelihood instead of generation: of the choices of a label set, of plain text, of an end."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -48,6 +49,21 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": total / math.log(2) / max(n_bytes, 1),
     }
+
+
+@torch.inference_mode()
+def rank_of_end(model: Any, tokens: Sequence[Tokens]) -> float:
+    """Share of the vocabulary that the model holds likelier than EOS where the examples end; the median over them.
+
+    Near 0 for a model that has learned to end a text. Above one half for one that never met EOS: training has pushed
+    that token down together with all the unused ones.
+    """
+    ranks = []
+    for item in tokens:
+        ids = torch.tensor([item.input_ids], device=model.device)
+        logits = model(input_ids=ids, logits_to_keep=2, use_cache=False).logits[0, 0]
+        ranks.append(float((logits > logits[item.input_ids[-1]]).float().mean()))
+    return statistics.median(ranks)
 
 
 @torch.inference_mode()

@@ -104,33 +104,6 @@ def test_unknown_schedule() -> None:
         training(replace(CONFIG, lr_scheduler_type="cosin"))
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"peft_type": "LORAX"}, "adapter.peft_type is 'LORAX'. Did you mean 'LORA'"),
-        ({"lora_alfa": 3}, "unknown key 'adapter.lora_alfa'. Did you mean 'lora_alpha'"),
-        ({"target_modules": ["nosuch"]}, "peft refuses"),
-    ],
-)
-def test_adapter_mistakes(fields: dict, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
-        adapters.attach(adapters.load_base(BASE), fields, BASE)
-
-
-@pytest.mark.parametrize(
-    "fields", [{"use_dora": True}, {"peft_type": "IA3", "feedforward_modules": ["down_proj"]}, {"use_rslora": True}]
-)
-def test_other_methods_of_peft_pass_through(fields: dict) -> None:
-    fields = {"target_modules": ["k_proj", "v_proj", "down_proj"], **fields}
-    model = adapters.attach(adapters.load_base(BASE), fields, BASE)
-    assert 0 < adapters.count_parameters(model).trainable < 0.2 * adapters.count_parameters(model).total
-
-
-def test_auto_learning_rate_follows_the_width() -> None:
-    assert adapters.auto_learning_rate(2000) == pytest.approx(5e-4)
-    assert adapters.auto_learning_rate(4096) == pytest.approx(2.86e-4, rel=0.01)
-
-
 # --- checkpoints ---------------------------------------------------------------------------------------------------
 
 

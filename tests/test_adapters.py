@@ -1,0 +1,136 @@
+"""The base as the recipe asks for it, what is trained on it, and the traps of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tiny import make_base, make_rows
+
+from llama_tasks import adapters, dataset, finetune, score
+from llama_tasks.errors import RecipeError
+from llama_tasks.recipe import BaseConfig, Recipe, load_recipe
+from llama_tasks.train import Training
+
+TINY = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128,
+}  # fmt: skip
+BASE = BaseConfig(config=TINY)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "LORAX"}, "adapter.peft_type is 'LORAX'. Did you mean 'LORA'"),
+        ({"lora_alfa": 3}, "unknown key 'adapter.lora_alfa'. Did you mean 'lora_alpha'"),
+        ({"target_modules": ["nosuch"]}, "peft refuses"),
+    ],
+)
+def test_adapter_mistakes(fields: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        adapters.attach(adapters.load_base(BASE), fields, BASE)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"use_dora": True}, {"peft_type": "IA3", "feedforward_modules": ["down_proj"]}, {"use_rslora": True}]
+)
+def test_other_methods_of_peft_pass_through(fields: dict) -> None:
+    fields = {"target_modules": ["k_proj", "v_proj", "down_proj"], **fields}
+    model = adapters.attach(adapters.load_base(BASE), fields, BASE)
+    assert 0 < adapters.count_parameters(model).trainable < 0.2 * adapters.count_parameters(model).total
+
+
+def test_auto_learning_rate_follows_the_width() -> None:
+    assert adapters.auto_learning_rate(2000) == pytest.approx(5e-4)
+    assert adapters.auto_learning_rate(4096) == pytest.approx(2.86e-4, rel=0.01)
+
+
+# --- 4-bit ---------------------------------------------------------------------------------------------------------
+
+
+def test_nf4_computes_the_same_in_training_after_an_evaluation(tmp_path: Path) -> None:
+    """bitsandbytes repacks 4-bit weights at the first evaluation on some CPUs; then gradients end at the top layer."""
+    base = BaseConfig(model=str(make_base(tmp_path / "base")), quantization="nf4")
+    set_seed(1)
+    model = adapters.attach(adapters.load_base(base), {"r": 4, "init_lora_weights": False}, base)
+    ids = torch.randint(3, 4608, (1, 20))
+
+    def step() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.train()
+        model.zero_grad()
+        output = model(input_ids=ids, labels=ids)
+        output.loss.backward()
+        return output.logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    logits, gradients = step()
+    evaluated = adapters.sample_logits(model, ids[0].tolist())
+    again, gradients_after = step()
+    assert torch.equal(again, logits)
+    torch.testing.assert_close(evaluated, logits[0], atol=1e-5, rtol=0)
+    assert any("layers.0" in name and gradient.any() for name, gradient in gradients.items())
+    assert all(torch.equal(gradient, gradients_after[name]) for name, gradient in gradients.items())
+
+
+# --- a base that never met EOS -------------------------------------------------------------------------------------
+
+
+def recipe(base: str, data: Path, *overrides: str) -> Recipe:
+    return load_recipe(
+        Path(__file__).parents[1] / "recipes/summarize.yaml",
+        [
+            f"base.model={base}",
+            f"data.train={data}",
+            "train.learning_rate=5e-3",
+            "train.tokens_per_batch=2048",
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    names = ["Tom", "Lily", "Ben", "Sue", "Max", "Mia", "Sam", "Amy"]
+    things = ["a red ball", "a big dog", "a small cat", "the blue car", "a new toy"]
+    told = [
+        {"document": f"{name} was happy. {name} saw {thing} in the park.", "summary": f"{name} saw {thing}."}
+        for name in names
+        for thing in things
+    ]
+    return make_rows(tmp_path / "rows.jsonl", told)
+
+
+def trained_rank(asked: Recipe) -> tuple[Recipe, float]:
+    """The settled recipe, and the rank of EOS at the ends of its training targets after training."""
+    data = dataset.prepare(asked, adapters.load_tokenizer(asked.base))
+    base = adapters.load_base(asked.base)
+    settled = finetune.settle(asked, base, data)
+    set_seed(0)
+    model: Any = adapters.attach(base, settled.adapter, settled.base)
+    training = Training(model, data.train.tokens, settled.train, Accelerator(), float(settled.train.learning_rate))
+    for _ in training.run():
+        pass
+    return settled, score.rank_of_end(model.eval(), data.train.tokens)
+
+
+def test_a_base_that_never_met_eos_learns_it(shared: Callable[[str], Path], rows: Path) -> None:
+    stories = str(shared("models/stories260K/hf"))
+    settled, rank = trained_rank(recipe(stories, rows, "train.max_steps=40"))
+    assert settled.adapter is not None and settled.adapter["trainable_token_indices"] == [2]
+    assert rank == 0.0  # nothing is likelier than EOS where a summary ends
+    left, rank = trained_rank(recipe(stories, rows, "train.max_steps=40", "adapter.trainable_token_indices=null"))
+    assert left.adapter is not None and left.adapter["trainable_token_indices"] is None
+    assert rank > 0.0
+
+
+def test_a_base_that_knows_eos_is_left_alone(rows: Path) -> None:
+    asked = recipe("embedded", rows)
+    data = dataset.prepare(asked, adapters.load_tokenizer(asked.base))
+    base = adapters.load_base(asked.base)
+    assert score.rank_of_end(base, data.train.tokens) < 0.1
+    assert finetune.settle(asked, base, data).adapter == asked.adapter
