@@ -9,12 +9,20 @@ from .registration import register, register_on_import
 
 if TYPE_CHECKING:
     from .configuration_native_llama import NativeLlamaConfig
+    from .heads import (
+        NativeLlamaForQuestionAnswering,
+        NativeLlamaForSequenceClassification,
+        NativeLlamaForTokenClassification,
+    )
     from .loading import load_native
     from .modeling_native_llama import NativeLlamaForCausalLM, NativeLlamaModel, NativeLlamaPreTrainedModel
 
 __all__ = [
     "NativeLlamaConfig",
     "NativeLlamaForCausalLM",
+    "NativeLlamaForQuestionAnswering",
+    "NativeLlamaForSequenceClassification",
+    "NativeLlamaForTokenClassification",
     "NativeLlamaModel",
     "NativeLlamaPreTrainedModel",
     "load_native",
@@ -24,6 +32,9 @@ __all__ = [
 _HOMES = {
     "NativeLlamaConfig": ".configuration_native_llama",
     "NativeLlamaForCausalLM": ".modeling_native_llama",
+    "NativeLlamaForQuestionAnswering": ".heads",
+    "NativeLlamaForSequenceClassification": ".heads",
+    "NativeLlamaForTokenClassification": ".heads",
     "NativeLlamaModel": ".modeling_native_llama",
     "NativeLlamaPreTrainedModel": ".modeling_native_llama",
     "load_native": ".loading",

@@ -47,14 +47,20 @@ def register_config() -> None:
 
 
 def register_models() -> None:
-    """Let AutoModel and AutoModelForCausalLM build the model of a `NativeLlamaConfig`."""
-    from transformers import AutoModel, AutoModelForCausalLM
+    """Let the AutoModel classes build the model, and its heads, of a `NativeLlamaConfig`."""
+    import transformers
 
+    from . import heads, modeling_native_llama
     from .configuration_native_llama import NativeLlamaConfig
-    from .modeling_native_llama import NativeLlamaForCausalLM, NativeLlamaModel
 
-    AutoModel.register(NativeLlamaConfig, NativeLlamaModel, exist_ok=True)
-    AutoModelForCausalLM.register(NativeLlamaConfig, NativeLlamaForCausalLM, exist_ok=True)
+    for auto, model in (
+        (transformers.AutoModel, modeling_native_llama.NativeLlamaModel),
+        (transformers.AutoModelForCausalLM, modeling_native_llama.NativeLlamaForCausalLM),
+        (transformers.AutoModelForSequenceClassification, heads.NativeLlamaForSequenceClassification),
+        (transformers.AutoModelForTokenClassification, heads.NativeLlamaForTokenClassification),
+        (transformers.AutoModelForQuestionAnswering, heads.NativeLlamaForQuestionAnswering),
+    ):
+        auto.register(NativeLlamaConfig, model, exist_ok=True)
 
 
 class _AfterRegistry:
