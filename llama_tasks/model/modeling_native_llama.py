@@ -32,7 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_packed import PackedLayout, document_bounds, packed_attention, packed_positions
+from .attention_packed import Documents, PackedLayout, packed_attention
 from .configuration_native_llama import NativeLlamaConfig
 
 IGNORED = -100  # label of a token that carries no loss
@@ -270,13 +270,15 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cu_seq_lens_q: Tensor | None = None,
+        prefix_documents: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
 
         A packed row [1, T] names its documents by `cu_seq_lens_q` int [n_docs + 1], or by `position_ids` that restart
         (without `attention_mask`). Its documents never see each other. With `cu_seq_lens_q` there is no cache, and
-        `attention_mask` is not read.
+        `attention_mask` is not read; `prefix_documents` int [n_docs] may then name for each document an earlier one
+        that it continues (or -1), so that a text which several others begin with is computed once.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -286,7 +288,8 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
             if past_key_values is not None or inputs_embeds.shape[0] != 1:
                 raise ValueError("Packed documents (cu_seq_lens_q) come as one row [1, T] and take no past_key_values.")
             attention_mask, use_cache = None, False
-            position_ids, attention = self._see_documents(inputs_embeds, position_ids, cu_seq_lens_q)
+            documents = Documents.read(cu_seq_lens_q, prefix_documents, inputs_embeds.shape[1])
+            position_ids, attention = self._see_documents(inputs_embeds, position_ids, cu_seq_lens_q, documents)
         else:
             if position_ids is None:
                 seen = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -312,14 +315,20 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def _see_documents(
-        self, inputs_embeds: Tensor, position_ids: Tensor | None, cu_seq_lens: Tensor
+        self, inputs_embeds: Tensor, position_ids: Tensor | None, cu_seq_lens: Tensor, documents: Documents
     ) -> tuple[Tensor, dict[str, Any]]:
         """Positions of a packed row, and the layers' keywords that keep its documents apart."""
-        bounds = document_bounds(cu_seq_lens, inputs_embeds.shape[1])
-        restarting = packed_positions(bounds).to(inputs_embeds.device)
+        device = inputs_embeds.device
+        restarting = documents.positions().to(device)
         position_ids = restarting if position_ids is None else position_ids
         if self.config._attn_implementation == "sdpa":
-            return position_ids, {"packed_layout": PackedLayout.build(bounds, inputs_embeds.device)}
+            return position_ids, {"packed_layout": PackedLayout.build(documents, device)}
+        if (documents.prefixes >= 0).any():
+            if self.config._attn_implementation != "eager":
+                raise ValueError("prefix_documents needs attn_implementation 'sdpa' or 'eager'.")
+            hidden = ~documents.mask().to(device)
+            lowest = torch.finfo(inputs_embeds.dtype).min
+            return position_ids, {"attention_mask": hidden.to(inputs_embeds.dtype) * lowest}
         # Flash attention reads the boundaries; the others get a mask, found in positions that restart.
         mask = create_causal_mask(self.config, inputs_embeds, None, None, restarting)
         return position_ids, {"attention_mask": mask, "cu_seq_lens_q": cu_seq_lens}
@@ -370,13 +379,13 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden_states, logits, loss = outputs.last_hidden_state, None, None
-        if labels is not None:
-            labels = without_document_starts(labels, kwargs.get("cu_seq_lens_q"))
-        if labels is not None and skip_logits:
-            loss = self.loss_on_targets(hidden_states, labels, kwargs.get("num_items_in_batch"))
+        packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
+        if labels is not None and (skip_logits or packed[1] is not None):
+            loss = self.loss_on_targets(hidden_states, labels, kwargs.get("num_items_in_batch"), *packed)
         else:
             logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
             if labels is not None:
+                labels = without_document_starts(labels, packed[0])
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
@@ -386,11 +395,24 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def loss_on_targets(self, hidden_BTD: Tensor, labels_BT: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    def loss_on_targets(
+        self,
+        hidden_BTD: Tensor,
+        labels_BT: Tensor,
+        num_items_in_batch: Tensor | int | None,
+        cu_seq_lens: Tensor | None = None,
+        prefix_documents: Tensor | None = None,
+    ) -> Tensor:
         """The loss of `forward`, with logits at targets only; without any target zero, and still differentiable."""
-        targets_BT = F.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:].to(hidden_BTD.device)
-        keep_BT = targets_BT != IGNORED
-        hidden_ND, targets_N = hidden_BTD[keep_BT], targets_BT[keep_BT]
+        labels_BT = labels_BT.to(hidden_BTD.device)
+        if cu_seq_lens is None:
+            keep_BT = F.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:] != IGNORED
+            hidden_ND, targets_N = hidden_BTD[keep_BT], labels_BT[:, 1:][keep_BT[:, :-1]]
+        else:
+            documents = Documents.read(cu_seq_lens, prefix_documents, labels_BT.shape[1])
+            before_T = documents.predecessors().to(labels_BT.device)
+            at_N = ((labels_BT[0] != IGNORED) & (before_T >= 0)).nonzero()[:, 0]
+            hidden_ND, targets_N = hidden_BTD[0].index_select(0, before_T[at_N]), labels_BT[0, at_N]
         chunk = max(1, LOGITS_PER_CHUNK // self.config.vocab_size)
         if len(targets_N) <= chunk:
             total = self._cross_entropy(hidden_ND, targets_N)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from llama_tasks.model.attention_packed import PackedLayout, packed_positions
+from llama_tasks.model.attention_packed import Documents, PackedLayout, Rectangle
 
 LENGTHS = [5, 1, 17, 30, 2, 16, 1, 9]
 BOUNDS = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
 T = sum(LENGTHS)
+POSITIONS = Documents.read(BOUNDS, None, T).positions()
 
 
 def row(seed: int = 0) -> torch.Tensor:
@@ -40,7 +41,7 @@ def test_packed_equals_one_document_at_a_time(make_pair: Any, attn: str, fields:
     ids = row()
     alone = torch.cat([reference(part).logits for part in documents(ids)], dim=1)
     by_bounds = native(ids, **flash_names()).logits
-    by_positions = native(ids, position_ids=packed_positions(BOUNDS), use_cache=False).logits
+    by_positions = native(ids, position_ids=POSITIONS, use_cache=False).logits
     torch.testing.assert_close(by_bounds, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(by_positions, alone, atol=1e-5, rtol=0)
 
@@ -65,7 +66,7 @@ def test_a_document_does_not_move_another_by_a_bit(pair: Any, changed: int, how:
     _, native = pair
     options: dict[str, Any] = flash_names()
     if how != "bounds":
-        options = {"position_ids": packed_positions(BOUNDS)}
+        options = {"position_ids": POSITIONS}
         if how == "positions":
             options["use_cache"] = False
     before, other = row(), row(seed=1)
@@ -126,8 +127,8 @@ def test_a_packed_row_takes_no_cache(pair: Any) -> None:
 
 
 def test_layout_is_the_picture_of_its_docstring() -> None:
-    layout = PackedLayout.build(torch.tensor([0, 3, 4, 8, 9]), torch.device("cpu"))
-    assert layout.rectangles == ((2, 1), (2, 4))
+    layout = PackedLayout.build(Documents.read(torch.tensor([0, 3, 4, 8, 9]), None, 9), torch.device("cpu"))
+    assert layout.rectangles == (Rectangle(2, 1), Rectangle(2, 4))
     assert layout.token_of_slot_P.tolist() == [3, 8, 0, 1, 2, 2, 4, 5, 6, 7]
     assert layout.slot_of_token_T.tolist() == [2, 3, 4, 0, 6, 7, 8, 9, 1]
 
@@ -147,3 +148,73 @@ def test_boundaries_must_cover_the_row(pair: Any, bounds: list[int]) -> None:
     _, native = pair
     with pytest.raises(ValueError, match="cu_seq_lens must rise from 0"):
         native(row(), cu_seq_lens_q=torch.tensor(bounds, dtype=torch.int32), position_ids=torch.arange(T)[None])
+
+
+# --- shared prefixes -----------------------------------------------------------------------------------------------
+
+# Documents 1, 2 and 4 continue 0; 3 stands alone; 5 and 6 continue 4, which continues 0; 7 continues 3.
+PREFIXES = torch.tensor([-1, 0, 0, -1, 0, 4, 4, 3])
+
+
+def chain(document: int) -> list[int]:
+    before = int(PREFIXES[document])
+    return [*(chain(before) if before >= 0 else []), document]
+
+
+def whole_text(ids: torch.Tensor, document: int) -> torch.Tensor:
+    parts = documents(ids)
+    return torch.cat([parts[i] for i in chain(document)], dim=1)
+
+
+def shared_names() -> dict[str, Any]:
+    return {**flash_names(), "prefix_documents": PREFIXES}
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1, "head_dim": 16}])
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_a_shared_prefix_gives_the_logits_of_whole_texts(make_pair: Any, attn: str, fields: dict[str, Any]) -> None:
+    reference, native = make_pair(attn=attn, **fields)
+    ids = row()
+    got = native(ids, **shared_names()).logits.split(LENGTHS, dim=1)
+    for document, length in enumerate(LENGTHS):
+        expected = reference(whole_text(ids, document)).logits[:, -length:]
+        torch.testing.assert_close(got[document], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_a_shared_prefix_gives_the_loss_and_gradients_of_whole_texts(make_pair: Any, attn: str) -> None:
+    """Every token is a target, also the first ones of continuations, which the prefix's last token predicts."""
+    reference, native = make_pair(attn=attn)
+    ids = row()
+    count, total = 0, torch.zeros(())
+    for document, length in enumerate(LENGTHS):
+        text = whole_text(ids, document)
+        labels = text.clone()
+        labels[:, :-length] = -100
+        targets = int((labels[:, 1:] != -100).sum())
+        if targets:
+            total = total + reference(text, labels=labels).loss * targets
+            count += targets
+    (total / count).backward()
+    expected = gradients(reference)
+    loss = native(ids, labels=ids, num_items_in_batch=count, **shared_names()).loss
+    loss.backward()
+    torch.testing.assert_close(loss, total / count, atol=1e-6, rtol=0)
+    torch.testing.assert_close(gradients(native), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_siblings_never_see_each_other(pair: Any) -> None:
+    _, native = pair
+    before, after = row(), row()
+    after[:, BOUNDS[1] : BOUNDS[2]] = 7
+    left, right = native(before, **shared_names()).logits, native(after, **shared_names()).logits
+    same = torch.ones(T, dtype=torch.bool)
+    same[BOUNDS[1] : BOUNDS[2]] = False
+    assert torch.equal(left[:, same], right[:, same])
+
+
+@pytest.mark.parametrize("prefixes", [[0] * 8, [-1, 2, *[-1] * 6], [-2, *[-1] * 7], [-1]])
+def test_a_prefix_must_stand_before(pair: Any, prefixes: list[int]) -> None:
+    _, native = pair
+    with pytest.raises(ValueError, match="prefix_documents must name"):
+        native(row(), prefix_documents=torch.tensor(prefixes), **flash_names())
