@@ -6,7 +6,8 @@
     cu_seq_lens   0             4        6          9      where documents begin and end
 
 Attention stays inside a document (the model reads `cu_seq_lens`), so a packed batch is the same mathematics as one
-document at a time. Which batches exist depends on the seed and the lengths alone, not on how many processes train.
+document at a time. A document may continue an earlier one of the batch (the choices of one question, say): then that
+one is its prefix, computed once, and its positions go on from there. Which batches exist depends on the seed and the lengths alone, not on how many processes train.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Batch:
         ids: example ids, in order.
         cu_seq_lens: int32 [documents + 1].
         max_length: tokens of the longest document.
+        prefix_documents: int64 [documents], the earlier document that each continues or -1; None: no document does.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +40,7 @@ class Batch:
     position_ids: torch.Tensor
     cu_seq_lens: torch.Tensor
     max_length: int
+    prefix_documents: torch.Tensor | None = None
 
     @cached_property
     def num_targets(self) -> int:
@@ -52,22 +55,29 @@ class Batch:
     def inputs(self, device: torch.device | str = "cpu") -> dict[str, object]:
         """Keyword arguments of the model's forward, without labels."""
         cu = self.cu_seq_lens.to(device)
-        return {
+        inputs: dict[str, object] = {
             "input_ids": self.input_ids.to(device), "position_ids": self.position_ids.to(device), "use_cache": False,
             "cu_seq_lens_q": cu, "cu_seq_lens_k": cu, "max_length_q": self.max_length, "max_length_k": self.max_length,
         }  # fmt: skip
+        return inputs if self.prefix_documents is None else {**inputs, "prefix_documents": self.prefix_documents}
 
 
-def collate(tokens: Sequence[Tokens]) -> Batch:
-    """Lay documents end to end. The first token of a document is never a target (nothing precedes it)."""
+def collate(tokens: Sequence[Tokens], prefixes: Sequence[int] | None = None) -> Batch:
+    """Lay documents end to end; `prefixes` names for each the index of one before it that it continues, or -1.
+
+    The first token of a document that continues none is never a target (nothing precedes it).
+    """
     ends = [0]
     input_ids: list[int] = []
     labels: list[int] = []
     positions: list[int] = []
-    for item in tokens:
+    lengths: list[int] = []  # of the text up to the end of each document
+    for item, prefix in zip(tokens, prefixes or [-1] * len(tokens), strict=True):
+        start = lengths[prefix] if prefix >= 0 else 0
         input_ids += item.input_ids
-        labels += [IGNORE, *item.labels[1:]]
-        positions += range(len(item.input_ids))
+        labels += item.labels if start else [IGNORE, *item.labels[1:]]
+        positions += range(start, start + len(item.input_ids))
+        lengths.append(start + len(item.input_ids))
         ends.append(len(input_ids))
     return Batch(
         ids=tuple(item.id for item in tokens),
@@ -76,6 +86,7 @@ def collate(tokens: Sequence[Tokens]) -> Batch:
         position_ids=torch.tensor([positions]),
         cu_seq_lens=torch.tensor(ends, dtype=torch.int32),
         max_length=max(len(item.input_ids) for item in tokens),
+        prefix_documents=torch.tensor(prefixes) if prefixes and max(prefixes) >= 0 else None,
     )
 
 

@@ -151,9 +151,7 @@ def _rectangle(chains: list[Tensor], length: int, device: torch.device) -> Recta
         tokens_NA[row, context - len(chain) :] = chain
         seen_NA[row, context - len(chain) :] = True
     own_LL = torch.ones(length, length, dtype=torch.bool).tril()
-    mask = torch.cat(
-        (seen_NA[:, None].expand(-1, length, -1), own_LL.expand(len(chains), -1, -1)), dim=-1
-    )
+    mask = torch.cat((seen_NA[:, None].expand(-1, length, -1), own_LL.expand(len(chains), -1, -1)), dim=-1)
     return Rectangle(len(chains), length, context, tokens_NA.flatten().to(device), mask[:, None].to(device))
 
 
