@@ -7,7 +7,8 @@
 
 Attention stays inside a document (the model reads `cu_seq_lens`), so a packed batch is the same mathematics as one
 document at a time. A document may continue an earlier one of the batch (the choices of one question, say): then that
-one is its prefix, computed once, and its positions go on from there. Which batches exist depends on the seed and the lengths alone, not on how many processes train.
+one is its prefix, computed once, and its positions go on from there. Which batches exist depends on the seed and the
+lengths alone, not on how many processes train.
 """
 
 from __future__ import annotations
