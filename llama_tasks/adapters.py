@@ -7,7 +7,6 @@ checked against peft's own configuration classes; there is no code here per meth
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +109,6 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
 
 def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """4-bit NormalFloat with double quantisation (Dettmers et al., 2023, QLoRA)."""
-    # When it is imported it warns that a kernel is missing, which `compute_4bit_as_trained` leaves unused.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

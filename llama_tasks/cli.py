@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import sys
 import warnings
@@ -98,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("--with-base", action="store_true", help="also upload a local base, as user/name-base")
     push.add_argument("--base-path", type=Path, help="where a local base lies now, if it moved since the run")
     push.add_argument("--license", help="licence of the adapter, such as apache-2.0")
+    verify = _command(
+        commands, "verify", "certify the native LLaMA on a checkpoint, against transformers", "model", False
+    )
+    verify.add_argument("--revision", help="commit, tag or branch of a Hub model")
+    verify.add_argument("--output", type=Path, default=Path("certificate.json"), help="where the certificate goes")
     return parser
 
 
@@ -105,7 +111,8 @@ def _command(
     commands: argparse._SubParsersAction, name: str, text: str, target: str, overrides: bool = True
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    about = {"recipe": "recipe file, such as recipes/summarize.yaml", "run": "run directory, such as runs/summarize"}
+    about = {"recipe": "recipe file, such as recipes/summarize.yaml", "run": "run directory, such as runs/summarize",
+             "model": "Hub id or folder of a LLaMA checkpoint, or `embedded`"}  # fmt: skip
     command.add_argument(target, help=about[target])
     if overrides:
         command.add_argument(
@@ -209,6 +216,19 @@ def _push(args: argparse.Namespace) -> int:
     return 2 if result.refused else 0
 
 
+def _verify(args: argparse.Namespace) -> int:
+    console = _console()
+    from llama_tasks.rundir import write_json
+    from llama_tasks.verify import verify
+
+    certificate = verify(args.model, args.revision)
+    write_json(args.output, certificate.as_dict())
+    console.print(certificate.table())
+    verdict = "the native LLaMA computes what transformers' does" if certificate.ok else "the native LLaMA DIFFERS"
+    console.print(f"{verdict}; certificate: {args.output}", highlight=False)
+    return 0 if certificate.ok else 1
+
+
 def _run(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """The run directory of the arguments and its recipe, with overrides."""
     from llama_tasks.recipe import load_recipe
@@ -229,6 +249,8 @@ def _console() -> Console:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\.")
+    # On some CPUs it warns, whenever peft is imported, that a kernel is missing which we leave unused.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import transformers
 
     transformers.logging.disable_progress_bar()
@@ -257,5 +279,5 @@ def _complain(text: str) -> None:
 
 _COMMANDS = {
     "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "report": _report,
-    "export": _export, "push": _push,
+    "export": _export, "push": _push, "verify": _verify,
 }  # fmt: skip

@@ -1,0 +1,67 @@
+"""The certificate: it holds on real checkpoints, and it fails where the native model is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llama_tasks import cli, verify
+from llama_tasks.model import load_native
+
+NAMES = [
+    "logits against transformers",
+    "loss against transformers",
+    "gradients against transformers",
+    "texts generated otherwise (greedy)",
+    *verify._LAYOUTS,
+]
+
+
+def test_it_holds_on_the_embedded_base_in_every_precision() -> None:
+    certificate = verify.verify("embedded")
+    assert certificate.ok
+    assert {line.precision for line in certificate.lines} == set(verify.PRECISIONS)
+    assert [line.name for line in certificate.lines if line.precision == "float32"] == NAMES
+    assert certificate.as_dict()["lines"][0]["ok"] is True
+
+
+@pytest.mark.parametrize("model", ["stories260K", "babyllama-tok105-1M"])
+def test_it_holds_on_real_checkpoints(shared: Callable[[str], Path], model: str) -> None:
+    assert verify.verify(str(shared(f"models/{model}/hf")), precisions=["float32"]).ok
+
+
+def test_a_wrong_model_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One norm weight in 960 that is off by a thousandth."""
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        model = load_native(*args, **kwargs)
+        with torch.no_grad():
+            model.model.layers[3].input_layernorm.weight[7] *= 1.001
+        return model
+
+    monkeypatch.setattr(verify, "load_native", load)
+    output = tmp_path / "certificate.json"
+    assert cli.main(["verify", "embedded", "--output", str(output)]) == 1
+    assert "differs" in capsys.readouterr().out
+    written = json.loads(output.read_text())
+    assert not written["ok"]
+    wrong = {line["name"] for line in written["lines"] if not line["ok"]}
+    assert {"logits against transformers", "gradients against transformers"} <= wrong
+    assert not wrong & set(verify._LAYOUTS)  # it is at one with itself
+
+
+def test_a_number_that_is_none_is_no_success() -> None:
+    assert not verify.Line("loss", "float32", float("nan"), 1e-5).ok
+
+
+def test_what_is_no_llama_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "sliding-window attention" in capsys.readouterr().err
