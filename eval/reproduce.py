@@ -15,7 +15,7 @@ from pathlib import Path
 STORIES = "../shared/models/stories260K/hf"
 PUBLIC = "../shared/data/public"
 TEST = "data.max_test_samples=200 data.max_validation_samples=40 train.eval_times=2"
-CUT = "prompt.on_too_long=truncate_prompt"
+CUT, SHORT = "prompt.on_too_long=truncate_prompt", "prompt.on_too_long=drop"
 LONG = "train.learning_rate=5e-3 train.tokens_per_batch=2048"  # the rule of `auto` is not for a width of 64
 EN_DE = "data.constants.source_lang=en data.constants.target_lang=de"
 EN_ZH = "data.constants.source_lang=en data.constants.target_lang=zh"
@@ -43,7 +43,7 @@ RUNS = {
     "classify-samples": ("classify", "", "", "", ""),
     "translate-multi30k-stories260K": (
         "translate", STORIES, "", MULTI30K, f"{EN_DE} {TEST} {LONG} {rows(4000, 2)} eval.max_new_tokens=160"),
-    "summarize-dialogsum-stories260K": ("summarize", STORIES, "", DIALOGSUM, f"{TEST} {CUT} {LONG} {rows(3000, 1)}"),
+    "summarize-dialogsum-stories260K": ("summarize", STORIES, "", DIALOGSUM, f"{TEST} {SHORT} {LONG} {rows(3000, 1)}"),
     "qa-cmrc2018-stories260K": ("qa", STORIES, "", CMRC, f"{TEST} {CUT} {LONG} {rows(1500, 2)} eval.max_new_tokens=64"),
     "classify-agnews-stories260K": ("classify", STORIES, "", AGNEWS, f"{TEST} {CUT} {LONG} {rows(3000, 2)}"),
     "translate-tatoeba-embedded": ("translate", "embedded", "", TATOEBA, OVER_TATOEBA),
