@@ -6,22 +6,50 @@
     cu_seq_lens   0             4        6          9      where documents begin and end
 
 Attention stays inside a document (the model reads `cu_seq_lens`), so a packed batch is the same mathematics as one
-document at a time. A document may continue an earlier one of the batch (the choices of one question, say): then that
-one is its prefix, computed once, and its positions go on from there. Which batches exist depends on the seed and the
-lengths alone, not on how many processes train.
+document at a time. Which batches exist depends on the seed and the examples alone, not on how many processes train.
+
+**Families.** Examples that begin with the same tokens (five questions on a passage, the choices of one classification)
+lie side by side: their common prefix is a document of its own, computed once, which theirs continue:
+
+    examples      [p0 p1 p2 a3 a4]  [p0 p1 p2 b3]
+    input_ids      p0 p1 p2   a3 a4   b3
+    position_ids    0  1  2    3  4    3
+    prefix_documents    -1        0    0
 """
 
 from __future__ import annotations
 
 import bisect
+import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
 from llama_tasks.tokens import IGNORE, Tokens
+
+
+@dataclass(frozen=True)
+class Family:
+    """Examples whose first `prefix` tokens are the same; no target stands among those."""
+
+    members: tuple[Tokens, ...]
+    prefix: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute, the prefix once."""
+        return self.prefix + sum(len(item.input_ids) - self.prefix for item in self.members)
+
+    def documents(self) -> list[Tokens]:
+        """The prefix, if there is one, then what each example goes on with."""
+        first, p = self.members[0], self.prefix
+        if not p:
+            return list(self.members)
+        rest = (replace(m, input_ids=m.input_ids[p:], prompt_length=m.prompt_length - p) for m in self.members)
+        return [replace(first, input_ids=first.input_ids[:p], prompt_length=p), *rest]
 
 
 @dataclass(frozen=True)
@@ -33,6 +61,7 @@ class Batch:
         cu_seq_lens: int32 [documents + 1].
         max_length: tokens of the longest document.
         prefix_documents: int64 [documents], the earlier document that each continues or -1; None: no document does.
+        own_documents: int64 [examples], the document that holds each example's own tokens.
     """
 
     ids: tuple[str, ...]
@@ -41,7 +70,8 @@ class Batch:
     position_ids: torch.Tensor
     cu_seq_lens: torch.Tensor
     max_length: int
-    prefix_documents: torch.Tensor | None = None
+    prefix_documents: torch.Tensor | None
+    own_documents: torch.Tensor
 
     @cached_property
     def num_targets(self) -> int:
@@ -63,32 +93,68 @@ class Batch:
         return inputs if self.prefix_documents is None else {**inputs, "prefix_documents": self.prefix_documents}
 
 
-def collate(tokens: Sequence[Tokens], prefixes: Sequence[int] | None = None) -> Batch:
-    """Lay documents end to end; `prefixes` names for each the index of one before it that it continues, or -1.
-
-    The first token of a document that continues none is never a target (nothing precedes it).
-    """
+def collate(examples: Sequence[Tokens | Family]) -> Batch:
+    """Lay documents end to end. The first token of a text is never a target (nothing precedes it)."""
+    ids: list[str] = []
     ends = [0]
     input_ids: list[int] = []
     labels: list[int] = []
     positions: list[int] = []
-    lengths: list[int] = []  # of the text up to the end of each document
-    for item, prefix in zip(tokens, prefixes or [-1] * len(tokens), strict=True):
-        start = lengths[prefix] if prefix >= 0 else 0
-        input_ids += item.input_ids
-        labels += item.labels if start else [IGNORE, *item.labels[1:]]
-        positions += range(start, start + len(item.input_ids))
-        lengths.append(start + len(item.input_ids))
-        ends.append(len(input_ids))
+    prefixes: list[int] = []
+    own: list[int] = []
+    for item in examples:
+        family = item if isinstance(item, Family) else Family((item,))
+        stem = len(prefixes) if family.prefix else -1
+        for document in family.documents():
+            continues = stem >= 0 and len(prefixes) > stem
+            start = family.prefix if continues else 0
+            input_ids += document.input_ids
+            labels += document.labels if continues else [IGNORE, *document.labels[1:]]
+            positions += range(start, start + len(document.input_ids))
+            ends.append(len(input_ids))
+            if continues or stem < 0:
+                own.append(len(prefixes))
+                ids.append(document.id)
+            prefixes.append(stem if continues else -1)
     return Batch(
-        ids=tuple(item.id for item in tokens),
+        ids=tuple(ids),
         input_ids=torch.tensor([input_ids]),
         labels=torch.tensor([labels]),
         position_ids=torch.tensor([positions]),
         cu_seq_lens=torch.tensor(ends, dtype=torch.int32),
-        max_length=max(len(item.input_ids) for item in tokens),
-        prefix_documents=torch.tensor(prefixes) if prefixes and max(prefixes) >= 0 else None,
+        max_length=max(end - start for start, end in itertools.pairwise(ends)),
+        prefix_documents=torch.tensor(prefixes) if max(prefixes) >= 0 else None,
+        own_documents=torch.tensor(own),
     )
+
+
+def find_families(tokens: Sequence[Tokens], tokens_per_batch: int) -> list[Family]:
+    """Gather examples that share at least half of their tokens, all of them before the first target; every example is in
+    one family, and a family of several fits a batch.
+
+    Half, because less gains little: it would put examples together, batch after batch, for the template they all begin with.
+    """
+    families: list[Family] = []
+    places: list[int] = []  # of each family's first example
+    for place, item in sorted(enumerate(tokens), key=lambda pair: pair[1].input_ids):
+        joined = _join(families[-1], item) if families else None
+        if joined is not None and joined.num_tokens <= tokens_per_batch:
+            families[-1], places[-1] = joined, min(places[-1], place)
+        else:
+            families.append(Family((item,)))
+            places.append(place)
+    return [families[i] for i in sorted(range(len(families)), key=places.__getitem__)]
+
+
+def _join(family: Family, item: Tokens) -> Family | None:
+    """The family with one more example, or None where that would cost more than it saves."""
+    pairs = zip(family.members[0].input_ids, item.input_ids, strict=False)
+    prefix = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    prefix = min(prefix, item.prompt_length, *(member.prompt_length for member in family.members))
+    joined = Family((*family.members, item), min(prefix, family.prefix or prefix))
+    if any(2 * joined.prefix < len(member.input_ids) for member in joined.members):
+        return None
+    return joined if joined.num_tokens < family.num_tokens + len(item.input_ids) else None
 
 
 def pack(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

@@ -113,6 +113,8 @@ class TrainConfig:
     """Gradients are clipped to this norm."""
     tokens_per_batch: int = 2048
     """Most tokens in one packed batch."""
+    share_prefixes: bool = False
+    """Compute once what several examples begin with (questions on one passage); they then share a batch."""
     gradient_accumulation_steps: int = 1
     """Batches in one optimizer step."""
     gradient_checkpointing: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from llama_tasks.model.attention_packed import Documents
-from llama_tasks.packing import Batch, collate, pack
+from llama_tasks.packing import Batch, Family, collate, pack
 from llama_tasks.prompts import Prompt
 from llama_tasks.tokens import IGNORE, Encoder, Tokens
 
@@ -32,10 +32,9 @@ def score_choices(
     families = []
     for prompt, head in zip(prompts, ids, strict=True):
         tails = encoder.response_ids([prompt.follow(choice) for choice in choices])
-        stem = Tokens(prompt.example.id, head, len(head))
-        families.append([stem, *(Tokens(stem.id, tail + encoder.eos, 0) for tail in tails)])
-    logprobs = _logprobs(model, families, tokens_per_batch)
-    return [dict(zip(choices, values[1:], strict=True)) for values in logprobs]
+        members = (Tokens(prompt.example.id, head + tail + encoder.eos, len(head)) for tail in tails)
+        families.append(Family(tuple(members), len(head)))
+    return [dict(zip(choices, row, strict=True)) for row in _logprobs(model, families, tokens_per_batch)]
 
 
 def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_batch: int) -> dict[str, float]:
@@ -43,7 +42,7 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
 
     Bits per byte divide by the text's UTF-8 bytes, so they compare across tokenizers.
     """
-    total = -sum(value for (value,) in _logprobs(model, [[item] for item in tokens], tokens_per_batch))
+    total = -sum(value for (value,) in _logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
     targets = sum(len(t.input_ids) - max(t.prompt_length, 1) for t in tokens)
     loss = total / max(targets, 1)
     return {
@@ -69,20 +68,15 @@ def rank_of_end(model: Any, tokens: Sequence[Tokens]) -> float:
 
 
 @torch.inference_mode()
-def _logprobs(model: Any, families: Sequence[Sequence[Tokens]], tokens_per_batch: int) -> list[list[float]]:
-    """Sum of the log-probabilities of every document's targets. Of a family, the first document is the prefix of the
-    others; families of one are plain documents."""
+def _logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
+    """Sum of the log-probabilities of every example's targets, family by family."""
     sums: list[list[float]] = [[] for _ in families]
     was_training = model.training
     model.eval()
-    sizes = [sum(len(item.input_ids) for item in family) for family in families]
-    for indices in pack(sizes, tokens_per_batch):
-        members = [families[i] for i in indices]
-        firsts = itertools.accumulate((len(family) for family in members[:-1]), initial=0)
-        prefixes = [p for f, m in zip(firsts, members, strict=True) for p in (-1, *[f] * (len(m) - 1))]
-        values = iter(_batch_logprobs(model, collate([item for m in members for item in m], prefixes)))
+    for indices in pack([family.num_tokens for family in families], tokens_per_batch):
+        values = iter(_batch_logprobs(model, collate([families[i] for i in indices])))
         for index in indices:
-            sums[index] = list(itertools.islice(values, len(families[index])))
+            sums[index] = list(itertools.islice(values, len(families[index].members)))
     model.train(was_training)
     return sums
 
@@ -94,4 +88,5 @@ def _batch_logprobs(model: Any, batch: Batch) -> list[float]:
     logits = model(**batch.inputs(model.device), logits_to_keep=before).logits[0].float()
     picked = logits.log_softmax(-1).gather(-1, batch.labels[0, at, None].to(logits.device))[:, 0].cpu().double()
     owner = torch.bucketize(at, documents.bounds[1:-1], right=True)
-    return torch.zeros(len(batch.ids), dtype=torch.double).index_add(0, owner, picked).tolist()
+    sums = torch.zeros(len(documents.prefixes), dtype=torch.double).index_add(0, owner, picked)
+    return sums[batch.own_documents].tolist()

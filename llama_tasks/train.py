@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from transformers import get_scheduler
 
 from llama_tasks.errors import LlamaTasksError, RecipeError
-from llama_tasks.packing import Batch, collate, plan_steps
+from llama_tasks.packing import Batch, Family, collate, find_families, plan_steps
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.tokens import IGNORE, Tokens
 
@@ -53,7 +53,9 @@ class Training:
     def __init__(
         self, model: Any, tokens: Sequence[Tokens], config: TrainConfig, accelerator: Accelerator, learning_rate: float
     ) -> None:
-        self.tokens = tokens
+        self.families = (
+            find_families(tokens, config.tokens_per_batch) if config.share_prefixes else [Family((t,)) for t in tokens]
+        )
         self.config = config
         self.accelerator = accelerator
         self.steps = list(self._plan())
@@ -93,8 +95,8 @@ class Training:
             yield self._optimizer_step(self.steps[self.step])
 
     def _plan(self) -> Iterator[tuple[float, list[list[int]]]]:
-        """(epoch, batches of example indices) for every optimizer step, over all processes."""
-        lengths = [len(item.input_ids) for item in self.tokens]
+        """(epoch, batches of indices of families) for every optimizer step, over all processes."""
+        lengths = [family.num_tokens for family in self.families]
         per_step = self.config.gradient_accumulation_steps * self.accelerator.num_processes
         epochs = plan_steps(lengths, self.config.tokens_per_batch, self.config.seed, per_step)
         if self.config.max_steps > 0:
@@ -112,7 +114,7 @@ class Training:
     def _optimizer_step(self, planned: tuple[float, list[list[int]]]) -> StepReport:
         began = time.perf_counter()
         epoch, plan = planned
-        batches = [collate([self.tokens[i] for i in indices]) for indices in plan]
+        batches = [collate([self.families[i] for i in indices]) for indices in plan]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
         loss = self._accumulate(batches, targets)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)

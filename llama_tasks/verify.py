@@ -24,7 +24,7 @@ from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
 from llama_tasks.errors import ModelError
 from llama_tasks.model import load_native
 from llama_tasks.model.loading import read_config
-from llama_tasks.packing import collate
+from llama_tasks.packing import Family, collate
 from llama_tasks.tokens import Tokens
 
 Precision = Literal["float32", "bfloat16", "nf4"]
@@ -255,15 +255,13 @@ def _packed_by_positions(model: Any, texts: Sequence[list[int]]) -> Sequence[Ten
 
 def _shared_prefix(model: Any, texts: Sequence[list[int]]) -> Iterator[Tensor]:
     """Every text as a prefix with two continuations, the second of them the text's own."""
-    documents: list[Tokens] = []
-    prefixes: list[int] = []
-    for ids in texts:
-        half = len(ids) // 2
-        stem = len(documents)
-        documents += [Tokens("", ids[:half], 0), Tokens("", ids[half:][::-1], 0), Tokens("", ids[half:], 0)]
-        prefixes += [-1, stem, stem]
-    batch = collate(documents, prefixes)
-    parts = model(**batch.inputs(model.device)).logits[0].split([len(item.input_ids) for item in documents])
+    halves = [len(ids) // 2 for ids in texts]
+    pairs = (
+        (Tokens("", ids[:half] + ids[half:][::-1], half), Tokens("", ids, half))
+        for ids, half in zip(texts, halves, strict=True)
+    )
+    batch = collate([Family(pair, half) for pair, half in zip(pairs, halves, strict=True)])
+    parts = model(**batch.inputs(model.device)).logits[0].split(batch.cu_seq_lens.diff().tolist())
     return (torch.cat((parts[i], parts[i + 2])) for i in range(0, len(parts), 3))
 
 

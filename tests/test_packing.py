@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
-from llama_tasks.packing import collate, pack, plan_epoch, plan_steps
+from llama_tasks.packing import Family, collate, find_families, pack, plan_epoch, plan_steps
 from llama_tasks.tokens import IGNORE, Tokens
 
 
@@ -56,3 +56,62 @@ def test_steps_group_batches_and_lose_none() -> None:
     epoch = next(plan_steps(lengths, 100, 1, 4))
     assert [len(step) for step in epoch] == [4, 4, 4]
     assert sorted(i for step in epoch for batch in step for i in batch) == list(range(35))
+
+
+# --- families ------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_a_family() -> None:
+    family = Family((Tokens("a", [5, 6, 7, 13, 14], 4), Tokens("b", [5, 6, 7, 23], 3)), 3)
+    batch = collate([Tokens("c", [30, 31], 1), family])
+    assert batch.input_ids.tolist() == [[30, 31, 5, 6, 7, 13, 14, 23]]
+    assert batch.labels.tolist() == [[IGNORE, 31, IGNORE, IGNORE, IGNORE, IGNORE, 14, 23]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2, 3, 4, 3]]
+    assert batch.prefix_documents is not None
+    assert batch.prefix_documents.tolist() == [-1, -1, 1, 1]
+    assert (batch.ids, batch.own_documents.tolist()) == (("c", "a", "b"), [0, 2, 3])
+    assert batch.num_tokens == 2 + family.num_tokens
+
+
+def questions(passages: int, each: int, rng: random.Random) -> list[Tokens]:
+    """Examples of a header, a passage of 40 tokens, a question of 8 and an answer of 4, in random order."""
+    header = [1, 2, 3, 4, 5]
+    made = []
+    for p in range(passages):
+        passage = [rng.randint(10, 99) for _ in range(40)]
+        for q in range(each):
+            ids = header + passage + [rng.randint(10, 99) for _ in range(12)]
+            made.append(Tokens(f"{p}.{q}", ids, len(ids) - 4))
+    rng.shuffle(made)
+    return made
+
+
+def test_questions_on_a_passage_are_a_family() -> None:
+    tokens = questions(7, 5, random.Random(3))
+    families = find_families(tokens, 1000)
+    assert len(families) == 7
+    assert sorted(m.id for family in families for m in family.members) == sorted(t.id for t in tokens)
+    for family in families:
+        assert {m.id.split(".")[0] for m in family.members} == {family.members[0].id.split(".")[0]}
+        assert 45 <= family.prefix <= 46
+        assert all(m.input_ids[: family.prefix] == family.members[0].input_ids[: family.prefix] for m in family.members)
+    assert sum(f.num_tokens for f in families) < 0.4 * sum(len(t.input_ids) for t in tokens)
+
+
+def test_a_family_fits_a_batch() -> None:
+    families = find_families(questions(2, 30, random.Random(4)), 120)
+    assert all(family.num_tokens <= 120 for family in families)
+    assert sum(len(family.members) for family in families) == 60
+
+
+def test_a_template_alone_makes_no_family_and_order_stays() -> None:
+    tokens = questions(20, 1, random.Random(5))
+    assert [family.members for family in find_families(tokens, 1000)] == [(item,) for item in tokens]
+
+
+def test_a_prefix_ends_before_the_first_target() -> None:
+    """Two rows with the same prompt and answers that begin alike."""
+    twins = [Tokens("a", [1, 2, 3, 4, 5, 6, 9, 7], 6), Tokens("b", [1, 2, 3, 4, 5, 6, 9, 8], 6)]
+    (family,) = find_families(twins, 100)
+    assert family.prefix == 6
+    assert collate([family]).num_targets == sum(label != IGNORE for t in twins for label in t.labels)

@@ -59,6 +59,26 @@ def test_batching_and_accumulation_do_not_change_the_mathematics() -> None:
             assert close.float().mean() > 0.99
 
 
+def test_shared_prefixes_do_not_change_the_mathematics() -> None:
+    """One step over four passages with five questions each, every passage computed once or five times."""
+    made = []
+    for passage in examples(4):
+        stem = (passage.input_ids * 8)[:40]
+        made += [Tokens(f"{passage.id}.{q}", [*stem, 3 + q, 9, 20 + q, 2], 42) for q in range(5)]
+    config = replace(CONFIG, tokens_per_batch=10_000, max_steps=1, lr_scheduler_type="constant", warmup_steps=0)
+    found = []
+    for share in (False, True):
+        run = training(replace(config, share_prefixes=share), made)
+        found.append((next(run.run()), checkpoint.trained_weights(run)))
+    (plain, weights), (shared, changed) = found
+    assert shared.tokens < 0.4 * plain.tokens
+    assert shared.targets == plain.targets == 40
+    assert shared.loss == pytest.approx(plain.loss, abs=1e-6)
+    assert shared.grad_norm == pytest.approx(plain.grad_norm, abs=1e-5)
+    for name, weight in weights.items():
+        assert ((weight - changed[name]).abs() < 1e-4).float().mean() > 0.99
+
+
 def test_loss_falls_and_reports_are_complete() -> None:
     reports = list(training(replace(CONFIG, num_train_epochs=12)).run())
     assert [report.step for report in reports] == list(range(1, reports[0].total_steps + 1))
