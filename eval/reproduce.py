@@ -44,8 +44,8 @@ RUNS = {
     "translate-multi30k-stories260K": (
         "translate", STORIES, "", MULTI30K, f"{EN_DE} {TEST} {LONG} {rows(4000, 2)} eval.max_new_tokens=160"),
     "summarize-dialogsum-stories260K": ("summarize", STORIES, "", DIALOGSUM, f"{TEST} {SHORT} {LONG} {rows(3000, 1)}"),
-    "qa-cmrc2018-stories260K": ("qa", STORIES, "", CMRC, f"{TEST} {CUT} {LONG} {rows(1500, 2)} eval.max_new_tokens=64"),
-    "classify-agnews-stories260K": ("classify", STORIES, "", AGNEWS, f"{TEST} {CUT} {LONG} {rows(3000, 2)}"),
+    "qa-cmrc2018-stories260K": ("qa", STORIES, "", CMRC, f"{TEST} {CUT} {LONG} {rows(1400, 2)} eval.max_new_tokens=64"),
+    "classify-agnews-stories260K": ("classify", STORIES, "", AGNEWS, f"{TEST} {CUT} train.learning_rate=2e-3 {rows(1000, 2)}"),
     "translate-tatoeba-embedded": ("translate", "embedded", "", TATOEBA, OVER_TATOEBA),
     "summarize-csl-embedded": ("summarize", "embedded", "", CSL, OVER_CSL),
     "qa-cmrc2018-embedded": ("qa", "embedded", "", CMRC, OVER_CMRC),

@@ -138,8 +138,10 @@ class Encoder:
             offsets = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False,
                                      return_offsets_mapping=True)["offset_mapping"]  # fmt: skip
             if excess >= len(offsets):
-                raise DataError(f"{prompt.example.id}: the response and the template alone fill max_length "
-                                f"({self.config.max_length}); raise prompt.max_length.")  # fmt: skip
+                raise DataError(
+                    f"{prompt.example.id}: the response and the template alone fill max_length ({self.config.max_length}); "
+                    "raise prompt.max_length, or say prompt.on_too_long=drop."
+                )
             text = text[: offsets[len(offsets) - excess][0]]
             excess = len(self.prompt_ids([prompt.with_main(text)])[0]) - room
         return self.prompt_ids([prompt.with_main(text)])[0]
