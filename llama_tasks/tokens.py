@@ -77,7 +77,8 @@ class Encoder:
         return [self.bos + ids for ids in self.ids([prompt.text for prompt in prompts])]
 
     def encode(self, prompts: Sequence[Prompt]) -> Encoded:
-        """Prompts with their responses as Tokens; too long ones as `on_too_long` says.
+        """Prompts with their responses as Tokens; too long ones as `on_too_long` says, and dropped where shortening the
+        prompt cannot help (the response alone is too long).
 
         Raises:
             DataError: an example is longer than `max_length` and the recipe does not say what to do.
@@ -88,12 +89,13 @@ class Encoder:
         for prompt, head, tail in pairs:
             tokens = Tokens(prompt.example.id, head + tail + self.eos, len(head))
             if len(tokens.input_ids) > self.config.max_length:
-                if self.config.on_too_long == "truncate_prompt":
-                    tokens = self._truncate(prompt, tail)
-                    result.truncated.append(tokens.id)
-                else:
+                room = self.config.max_length - len(tail) - len(self.eos)
+                shorter = self._shorten(prompt, room) if self.config.on_too_long == "truncate_prompt" else None
+                if shorter is None:
                     too_long.append((tokens.id, len(tokens.input_ids)))
                     continue
+                tokens = Tokens(tokens.id, shorter + tail + self.eos, len(shorter))
+                result.truncated.append(tokens.id)
             result.tokens.append(tokens)
         if too_long and self.config.on_too_long == "error":
             raise DataError(_too_long(too_long, len(prompts), self.config.max_length))
@@ -113,7 +115,14 @@ class Encoder:
         too_long = [(p.example.id, len(i)) for p, i in zip(prompts, ids, strict=True) if len(i) > room]
         if too_long and self.config.on_too_long == "error":
             raise DataError(_too_long(too_long, len(prompts), room))
-        return [i if len(i) <= room else self._shorten(p, room) for p, i in zip(prompts, ids, strict=True)]
+        fitting = [i if len(i) <= room else self._shorten(p, room) for p, i in zip(prompts, ids, strict=True)]
+        for prompt, found in zip(prompts, fitting, strict=True):
+            if found is None:
+                raise DataError(
+                    f"{prompt.example.id}: without its {prompt.main_field} the prompt still has more than {room} tokens, all that "
+                    f"prompt.max_length ({self.config.max_length}) leaves beside the output; raise it, or shorten the row."
+                )
+        return [found for found in fitting if found is not None]
 
     def blocks(self, prompts: Sequence[Prompt]) -> Encoded:
         """Plain texts as blocks of max_length tokens; the last block of a document ends with EOS."""
@@ -126,22 +135,16 @@ class Encoder:
                 result.tokens.append(Tokens(name, self.bos + ids[i : i + size], len(self.bos)))
         return result
 
-    def _truncate(self, prompt: Prompt, tail: list[int]) -> Tokens:
-        head = self._shorten(prompt, self.config.max_length - len(tail) - 1)
-        return Tokens(prompt.example.id, head + tail + self.eos, len(head))
-
-    def _shorten(self, prompt: Prompt, room: int) -> list[int]:
-        """Prompt ids of at most `room` tokens: the end of the main field goes, never the template, never the response."""
+    def _shorten(self, prompt: Prompt, room: int) -> list[int] | None:
+        """Prompt ids of at most `room` tokens: the end of the main field goes, never the template or another field. None
+        where those alone are longer."""
         text = prompt.example.fields[prompt.main_field]
         excess = len(self.prompt_ids([prompt])[0]) - room
         while excess > 0:
             offsets = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False,
                                      return_offsets_mapping=True)["offset_mapping"]  # fmt: skip
             if excess >= len(offsets):
-                raise DataError(
-                    f"{prompt.example.id}: the response and the template alone fill max_length ({self.config.max_length}); "
-                    "raise prompt.max_length, or say prompt.on_too_long=drop."
-                )
+                return None
             text = text[: offsets[len(offsets) - excess][0]]
             excess = len(self.prompt_ids([prompt.with_main(text)])[0]) - room
         return self.prompt_ids([prompt.with_main(text)])[0]

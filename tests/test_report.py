@@ -248,7 +248,7 @@ def test_page_says_everything() -> None:
     text = " ".join(" ".join(part for parts in page.texts.values() for part in parts).split())
     for part in (
         "The adapter beats the base on ROUGE-L (en) by 23.3", "[20.9, 25.7] (p < 0.001, n = 150)", "4,884,480",
-        "23 min 12 s", "development ROUGE-L", "Rows that got worse", "30 of 40 rows, drawn with seed 12345",
+        "23 min 12 s", "validation ROUGE-L", "Rows that got worse", "30 of 40 rows, drawn with seed 12345",
         "某院四年抗高血压药利用分析", "lora_alpha: 32", "make finetune TASK=summarize", "9f86d081884c",
         "rougeL|lang:zh|tok:char",
     ):  # fmt: skip

@@ -138,10 +138,20 @@ def test_too_long_is_an_error_unless_the_recipe_says_what_to_do(tokenizer: PreTr
     assert tokenizer.decode(shortened.input_ids[: shortened.prompt_length]).endswith("Summary:")
 
 
-def test_an_answer_that_alone_is_too_long_cannot_be_shortened(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_answer_that_alone_is_too_long_is_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, PromptConfig(max_length=60, on_too_long="truncate_prompt"))
-    with pytest.raises(DataError, match="the response and the template alone fill max_length"):
-        encoder.encode([prompt("Short.", "The quick brown fox jumps. " * 40)])
+    made = encoder.encode(
+        [prompt("Short.", "The quick brown fox jumps. " * 40), prompt("A dog.", "A dog.", name="train:1")]
+    )
+    assert [item.id for item in made.tokens] == ["train:1"]
+    assert made.dropped == ["train:0"]
+    assert made.truncated == []
+
+
+def test_a_prompt_that_cannot_be_shortened_for_answering_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder = Encoder(tokenizer, PromptConfig(max_length=8, on_too_long="truncate_prompt"))
+    with pytest.raises(DataError, match="train:0: without its document the prompt still has more than 6 tokens"):
+        encoder.fit([prompt("The quick brown fox jumps.", "A fox.")], reserve=20)
 
 
 def test_generation_prompts_leave_room_for_the_output(tokenizer: PreTrainedTokenizerFast) -> None:

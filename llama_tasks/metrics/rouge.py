@@ -55,7 +55,7 @@ class Rouge:
             raise MetricError(
                 f"{self.name}: `lang: {self.lang}` reads only the letters a-z, but the references of {len(foreign)} of "
                 f"{len(references)} rows (the first is row {foreign[0]}) are mostly in others; "
-                "set `lang:` to their language (zh, ja, ru, ...)"
+                "set `lang:` to their language (zh, ja, ru, ...; in a recipe: data.constants.lang=zh, or a column `lang`)"
             )
 
 

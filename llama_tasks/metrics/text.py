@@ -90,5 +90,6 @@ def refuse_unspaced(name: str, lang: str, references: Iterable[Iterable[str]]) -
     if 2 * sum(rows) > len(rows):
         raise MetricError(
             f"{name}: `lang: {lang}` takes words to stand between spaces, but the references of {sum(rows)} of "
-            f"{len(rows)} rows are written without them; set `lang:` to their language (zh, ja, th, ...)"
+            f"{len(rows)} rows are written without them; set `lang:` to their language (zh, ja, th, ...; "
+            "in a recipe: data.constants.lang=zh, or a column `lang`)"
         )

@@ -97,12 +97,12 @@ def interval_plots(scores: Sequence[dict[str, Any]], width: int = 260) -> list[I
 
 
 def training_plots(training: dict[str, Any]) -> list[LinePlot]:
-    """Loss, each metric on the development rows, and the learning rate, over the same steps."""
+    """Loss, each metric on the validation rows, and the learning rate, over the same steps."""
     steps, evaluations = training.get("steps") or [], training.get("evaluations") or []
     curves = [("training loss", _points(steps, "loss"))]
     for metric in dict.fromkeys(row.get("metric") for row in evaluations):
         own = [row for row in evaluations if row.get("metric") == metric]
-        curves.append((f"development {metric_name(metric)}", _points(own, "value")))
+        curves.append((f"validation {metric_name(metric)}", _points(own, "value")))
     curves.append(("learning rate", _points(steps, "learning_rate")))
     drawn = [(title, points) for title, points in curves if points]
     last_step = max((points[-1][0] for _, points in drawn), default=0)
