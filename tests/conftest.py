@@ -1,4 +1,4 @@
-"""Fixtures of every test: offline by construction, one thread pool, the shared material where it is present."""
+"""Fixtures of every test: offline by construction, threads that wait asleep, the shared material where it is present."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Threads that wait sleep: where other programs want the cores too, spinning ones hold everything up.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
 
