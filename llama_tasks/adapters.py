@@ -7,6 +7,7 @@ checked against peft's own configuration classes; there is no code here per meth
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,19 @@ def adapter_config(fields: dict[str, Any]) -> Any:
         return kinds[kind](task_type="CAUSAL_LM", **fields)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+
+
+def reaches_vocabulary(fields: dict[str, Any]) -> bool:
+    """Whether the adapter itself changes or trains the embedding or the head."""
+    config = adapter_config(fields)
+    for wanted in (config.target_modules, getattr(config, "modules_to_save", None)):
+        for name in ("model.embed_tokens", "lm_head"):
+            if isinstance(wanted, str):
+                if wanted != "all-linear" and re.fullmatch(wanted, name):
+                    return True
+            elif any(name == given or name.endswith(f".{given}") for given in wanted or ()):
+                return True
+    return False
 
 
 def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: BaseConfig) -> Any:

@@ -17,6 +17,7 @@ from rich.console import Console
 from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
+from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.prompts import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import pin
@@ -49,10 +50,10 @@ def finetune(
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     evaluation.rehearse(dataset, recipe.eval)
     base = adapters.load_base(recipe.base, accelerator.device)
-    recipe = settle(recipe, base, dataset)
+    recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
     training = Training(model, dataset.train.tokens, recipe.train, accelerator, float(recipe.train.learning_rate))
-    _introduce(recipe, dataset, model, training, console)
+    _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite)
     supervise.train(run, recipe, dataset, training, keeper, console, began)
     contract, expected = save_trained(run, recipe, dataset, training, keeper)
@@ -65,18 +66,20 @@ def finetune(
 
 
 def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
-    """The recipe with Hub revisions as commits (a resumed run keeps those it began with) and the precision for training.
+    """The recipe with Hub revisions as commits and the precision for training; a resumed run keeps what it began with.
 
     All weights are trained in float32 unless the recipe says otherwise: small updates vanish in bfloat16.
     """
-    base, data = recipe.base, recipe.data
+    base, data, adapter = recipe.base, recipe.data, recipe.adapter
     if resumed is not None:
         before = resumed.recipe()
+        learned = {key: value for key, value in (before.adapter or {}).items() if key == "trainable_token_indices"}
+        adapter = {**learned, **adapter} if adapter is not None else None
         base = replace(base, revision=base.revision or before.base.revision)
         data = replace(data, revision=data.revision or before.data.revision)
     if recipe.adapter is None and base.dtype == "auto":
         base = replace(base, dtype="float32")
-    return replace(recipe, base=adapters.pin(base), data=pin(data))
+    return replace(recipe, base=adapters.pin(base), data=pin(data), adapter=adapter)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -93,8 +96,9 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     return accelerator
 
 
-def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:
-    """The recipe with everything derived written out: learning rate, labels, commit of the base. Raises RecipeError."""
+def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) -> Recipe:
+    """The recipe with everything derived written out: learning rate, labels, commit of the base, whether the adapter learns
+    EOS (a resumed run has that from its own recipe). Raises RecipeError."""
     config = base.config
     limit = config.max_position_embeddings
     if recipe.prompt.max_length > limit:
@@ -105,6 +109,11 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:
         raise RecipeError(
             f"The tokenizer has {len(dataset.encoder.tokenizer)} tokens, more than the base's embedding "
             f"({base.get_input_embeddings().num_embeddings})."
+        )
+    if recipe.train.share_prefixes and config._attn_implementation not in SHARES_PREFIXES:
+        raise RecipeError(
+            f"train.share_prefixes needs base.attn_implementation {' or '.join(SHARES_PREFIXES)}, not "
+            f"{config._attn_implementation}."
         )
     rate = recipe.train.learning_rate
     if rate == "auto":
@@ -117,27 +126,29 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset) -> Recipe:
         recipe,
         data=replace(recipe.data, labels=dataset.labels or None),
         prompt=replace(recipe.prompt, template=dict(dataset.renderer.templates)),
-        adapter=learn_to_stop(recipe, base, dataset),
+        adapter=recipe.adapter if resume else learn_to_stop(recipe, base, dataset),
         train=replace(recipe.train, learning_rate=rate),
     )
 
 
 def learn_to_stop(recipe: Recipe, base: Any, dataset: Dataset) -> dict[str, Any] | None:
-    """The recipe's adapter; on a base that never met EOS it also trains the embedding of EOS.
+    """The recipe's adapter; on a base that never met EOS it also trains the row that scores EOS.
 
     LoRA turns the hidden state, but the row of the head that scores EOS is frozen. In a base whose pre-training had no
     EOS (llama2.c's, many a chat token of a base model) that row is as low as all unused ones, and however long LoRA is
-    trained no output ends. A recipe that names `trainable_token_indices` itself (null: none) is left alone.
+    trained no output ends. The row stands in the embedding where the head is tied to it. A recipe that names
+    `trainable_token_indices` itself (null: none), or trains embedding or head, is left alone.
     """
-    adapter = recipe.adapter
-    ended = [item for item in dataset.train.tokens if item.input_ids[-1:] == dataset.encoder.eos]
+    adapter, eos = recipe.adapter, dataset.encoder.eos
+    ended = [item for item in dataset.train.tokens if item.input_ids[-1:] == eos and len(item.input_ids) > 1]
     if adapter is None or "trainable_token_indices" in adapter or not ended:
         return adapter
-    if not hasattr(adapters.adapter_config(adapter), "trainable_token_indices"):
+    if not hasattr(adapters.adapter_config(adapter), "trainable_token_indices") or adapters.reaches_vocabulary(adapter):
         return adapter
     if score.rank_of_end(base, ended[:: -(-len(ended) // END_SAMPLE)]) < NEVER_LEARNED:
         return adapter
-    return {**adapter, "trainable_token_indices": list(dataset.encoder.eos)}
+    tied = base.config.tie_word_embeddings
+    return {**adapter, "trainable_token_indices": list(eos) if tied else {"lm_head": list(eos)}}
 
 
 def save_trained(
@@ -176,7 +187,9 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
     )  # fmt: skip
 
 
-def _introduce(recipe: Recipe, dataset: Dataset, model: Any, training: Training, console: Console) -> None:
+def _introduce(
+    recipe: Recipe, dataset: Dataset, model: Any, training: Training, console: Console, learns_to_stop: bool
+) -> None:
     """Say once what will be trained on what, with every derived value and where it came from."""
     train = dataset.train
     tokens = sum(len(item.input_ids) for item in train.tokens)
@@ -193,9 +206,9 @@ def _introduce(recipe: Recipe, dataset: Dataset, model: Any, training: Training,
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
-    if recipe.adapter and recipe.adapter.get("trainable_token_indices") == dataset.encoder.eos:
+    if learns_to_stop:
         console.print(
-            "this base has never learned to end a text: the embedding of EOS is trained too "
+            "this base has never learned to end a text: the row that scores EOS is trained too "
             "(adapter.trainable_token_indices)",
             highlight=False,
         )

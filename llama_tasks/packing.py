@@ -43,6 +43,11 @@ class Family:
         """Tokens to compute, the prefix once."""
         return self.prefix + sum(len(item.input_ids) - self.prefix for item in self.members)
 
+    @property
+    def num_laid_out(self) -> int:
+        """Tokens as attention lays them out, the prefix once a member."""
+        return sum(len(item.input_ids) for item in self.members)
+
     def documents(self) -> list[Tokens]:
         """The prefix, if there is one, then what each example goes on with."""
         first, p = self.members[0], self.prefix

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from llama_tasks.model.attention_packed import Documents
+from llama_tasks.model.attention_packed import SHARES_PREFIXES, Documents
 from llama_tasks.packing import Batch, Family, collate, pack
 from llama_tasks.prompts import Prompt
 from llama_tasks.tokens import IGNORE, Encoder, Tokens
@@ -29,12 +29,19 @@ def score_choices(
     EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly. A prompt is
     computed once, and its choices continue it.
     """
-    families = []
+    families: list[Family] = []
     for prompt, head in zip(prompts, ids, strict=True):
         tails = encoder.response_ids([prompt.follow(choice) for choice in choices])
-        members = (Tokens(prompt.example.id, head + tail + encoder.eos, len(head)) for tail in tails)
-        families.append(Family(tuple(members), len(head)))
-    return [dict(zip(choices, row, strict=True)) for row in _logprobs(model, families, tokens_per_batch)]
+        members = [Tokens(prompt.example.id, head + tail + encoder.eos, len(head)) for tail in tails]
+        # Attention lays the prompt's keys out once a choice: as many choices share a prompt as fit a batch so.
+        together = max(1, tokens_per_batch // max(len(item.input_ids) for item in members))
+        if model.config._attn_implementation not in SHARES_PREFIXES:
+            together = 1
+        for i in range(0, len(members), together):
+            part = tuple(members[i : i + together])
+            families.append(Family(part, len(head) if len(part) > 1 else 0))
+    values = itertools.chain.from_iterable(_logprobs(model, families, tokens_per_batch))
+    return [dict(zip(choices, itertools.islice(values, len(choices)), strict=True)) for _ in prompts]
 
 
 def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_batch: int) -> dict[str, float]:
@@ -60,10 +67,13 @@ def rank_of_end(model: Any, tokens: Sequence[Tokens]) -> float:
     that token down together with all the unused ones.
     """
     ranks = []
+    was_training = model.training
+    model.eval()
     for item in tokens:
         ids = torch.tensor([item.input_ids], device=model.device)
         logits = model(input_ids=ids, logits_to_keep=2, use_cache=False).logits[0, 0]
         ranks.append(float((logits > logits[item.input_ids[-1]]).float().mean()))
+    model.train(was_training)
     return statistics.median(ranks)
 
 
@@ -73,7 +83,7 @@ def _logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> 
     sums: list[list[float]] = [[] for _ in families]
     was_training = model.training
     model.eval()
-    for indices in pack([family.num_tokens for family in families], tokens_per_batch):
+    for indices in pack([family.num_laid_out for family in families], tokens_per_batch):
         values = iter(_batch_logprobs(model, collate([families[i] for i in indices])))
         for index in indices:
             sums[index] = list(itertools.islice(values, len(families[index].members)))

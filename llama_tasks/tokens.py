@@ -77,8 +77,8 @@ class Encoder:
         return [self.bos + ids for ids in self.ids([prompt.text for prompt in prompts])]
 
     def encode(self, prompts: Sequence[Prompt]) -> Encoded:
-        """Prompts with their responses as Tokens; too long ones as `on_too_long` says, and dropped where shortening the
-        prompt cannot help (the response alone is too long).
+        """Prompts with their responses as Tokens; too long ones as `on_too_long` says, and dropped where shortening
+        cannot help (response, template and the other fields alone are too long).
 
         Raises:
             DataError: an example is longer than `max_length` and the recipe does not say what to do.

@@ -8,7 +8,7 @@ prefixes, many rows) must give what one text at a time gives.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from llama_tasks.errors import ModelError
 from llama_tasks.model import load_native
 from llama_tasks.model.loading import read_config
 from llama_tasks.packing import Family, collate
-from llama_tasks.tokens import Tokens
+from llama_tasks.tokens import IGNORE, Tokens
 
 Precision = Literal["float32", "bfloat16", "nf4"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "nf4")
@@ -134,14 +134,19 @@ class _Checkpoint:
 
     def texts(self) -> list[list[int]]:
         """The sample texts as ids, at most as long as the model was made for; random ids without a tokenizer."""
-        limit = self.config.max_position_embeddings - NEW_TOKENS
+        limit = max(4, self.config.max_position_embeddings - NEW_TOKENS)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.place, revision=self.revision, trust_remote_code=False)
         except (OSError, ValueError, KeyError):
             random = torch.Generator().manual_seed(0)
             shape = [(len(text) // 3,) for text in TEXTS]
             return [torch.randint(self.config.vocab_size, size, generator=random).tolist()[:limit] for size in shape]
-        return [tokenizer.encode(text)[:limit] for text in TEXTS]
+        texts = [tokenizer.encode(text)[:limit] for text in TEXTS]
+        if (largest := max(map(max, texts))) >= self.config.vocab_size:
+            raise ModelError(
+                f"{self.place}: its tokenizer gives the id {largest}, beyond the {self.config.vocab_size} rows of its embedding."
+            )
+        return texts
 
 
 def verify(model: str, revision: str | None = None, precisions: Sequence[Precision] = PRECISIONS) -> Certificate:
@@ -156,11 +161,13 @@ def verify(model: str, revision: str | None = None, precisions: Sequence[Precisi
     texts = checkpoint.texts()
     lines: list[Line] = []
     for precision in precisions:
+        native = checkpoint.load(True, precision)
+        ours = _look(native, texts)
+        itself = [*_layouts(native, texts), *_training_losses(native, texts)] if precision == "float32" else []
+        del native
+        gc.collect()
         theirs = _look(checkpoint.load(False, precision), texts)
-        ours = checkpoint.load(True, precision)
-        lines += _against_transformers(theirs, _look(ours, texts), precision)
-        if precision == "float32":
-            lines += _against_itself(ours, texts)
+        lines += [*_against_transformers(theirs, ours, precision), *itself]
         del theirs, ours
         gc.collect()
     return Certificate(
@@ -188,22 +195,19 @@ def _look(model: Any, texts: Sequence[list[int]]) -> _Findings:
         gradients[f"inputs.{len(logits)}"] = embedded.grad.float().cpu()
         done = model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=NEW_TOKENS, do_sample=False)
         generated.append(done[0].tolist())
-    gradients |= {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    return _Findings(logits, total.float().cpu(), gradients, generated)
+    return _Findings(logits, total.float().cpu(), gradients | _take_gradients(model), generated)
 
 
 def _against_transformers(theirs: _Findings, ours: _Findings, precision: Precision) -> Iterator[Line]:
     tolerance = TOLERANCE[precision]
-    logits = max(_apart(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+    logits = _worst(_apart(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
     yield Line("logits against transformers", precision, logits, tolerance)
     yield Line("loss against transformers", precision, _apart(ours.loss, theirs.loss), tolerance)
     if ours.gradients.keys() != theirs.gradients.keys():
         raise ModelError(
             f"gradients of other parameters: {sorted(ours.gradients.keys() ^ theirs.gradients.keys())[:3]}"
         )
-    # Each parameter against the largest gradient of its own: small ones are not hidden behind large ones.
-    gradients = max(_apart(ours.gradients[name], theirs.gradients[name]) for name in theirs.gradients)
+    gradients = _gradients_apart(ours.gradients, theirs.gradients)
     yield Line("gradients against transformers", precision, gradients, 3 * tolerance)
     if precision != "bfloat16":  # where two tokens are nearly as likely, rounding decides
         other = sum(a != b for a, b in zip(ours.generated, theirs.generated, strict=True))
@@ -211,12 +215,50 @@ def _against_transformers(theirs: _Findings, ours: _Findings, precision: Precisi
 
 
 @torch.inference_mode()
-def _against_itself(model: Any, texts: Sequence[list[int]]) -> Iterator[Line]:
-    """Every layout of a batch against one text at a time."""
+def _layouts(model: Any, texts: Sequence[list[int]]) -> Iterator[Line]:
+    """Logits in every layout of a batch against one text at a time."""
     alone = [model(torch.tensor([ids], device=model.device), use_cache=False).logits[0] for ids in texts]
     for name, layout in _LAYOUTS.items():
-        found = max(_apart(a, b) for a, b in zip(layout(model, texts), alone, strict=True))
+        found = _worst(_apart(a, b) for a, b in zip(layout(model, texts), alone, strict=True))
         yield Line(name, "float32", found, TOLERANCE["float32"])
+
+
+def _training_losses(model: Any, texts: Sequence[list[int]]) -> Iterator[Line]:
+    """The loss of training (packed, shared prefixes; logits at targets only) and its gradients, against the loss of one
+    text at a time with all logits."""
+    families = _families(texts)
+    examples = [member for family in families for member in family.members]
+    count = sum(label != IGNORE for item in examples for label in item.labels)
+    alone = torch.zeros(())
+    for item in examples:
+        row, labels = (torch.tensor([ids], device=model.device) for ids in (item.input_ids, item.labels))
+        loss = model(row, labels=labels, num_items_in_batch=count, use_cache=False).loss
+        loss.backward()
+        alone = alone + loss.detach().cpu()
+    expected = _take_gradients(model)
+    for name, batch in (("packed", collate(examples)), ("shared prefixes", collate(families))):
+        labels = batch.labels.to(model.device)
+        loss = model(**batch.inputs(model.device), labels=labels, num_items_in_batch=count, skip_logits=True).loss
+        loss.backward()
+        yield Line(f"training loss, {name}", "float32", _apart(loss.detach().cpu(), alone), TOLERANCE["float32"])
+        apart = _gradients_apart(_take_gradients(model), expected)
+        yield Line(f"training gradients, {name}", "float32", apart, 3 * TOLERANCE["float32"])
+
+
+def _take_gradients(model: Any) -> dict[str, Tensor]:
+    """The gradients of all parameters, which are cleared."""
+    found = {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def _families(texts: Sequence[list[int]]) -> list[Family]:
+    """Every text as a prefix with two continuations, the second of them the text's own."""
+    families = []
+    for ids in texts:
+        half = len(ids) // 2
+        families.append(Family((Tokens("", ids[:half] + ids[half:][::-1], half), Tokens("", ids, half)), half))
+    return families
 
 
 def _with_cache(model: Any, texts: Sequence[list[int]]) -> Iterator[Tensor]:
@@ -254,13 +296,7 @@ def _packed_by_positions(model: Any, texts: Sequence[list[int]]) -> Sequence[Ten
 
 
 def _shared_prefix(model: Any, texts: Sequence[list[int]]) -> Iterator[Tensor]:
-    """Every text as a prefix with two continuations, the second of them the text's own."""
-    halves = [len(ids) // 2 for ids in texts]
-    pairs = (
-        (Tokens("", ids[:half] + ids[half:][::-1], half), Tokens("", ids, half))
-        for ids, half in zip(texts, halves, strict=True)
-    )
-    batch = collate([Family(pair, half) for pair, half in zip(pairs, halves, strict=True)])
+    batch = collate(_families(texts))
     parts = model(**batch.inputs(model.device)).logits[0].split(batch.cu_seq_lens.diff().tolist())
     return (torch.cat((parts[i], parts[i + 2])) for i in range(0, len(parts), 3))
 
@@ -278,3 +314,15 @@ _LAYOUTS = {
 def _apart(found: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest number expected."""
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _gradients_apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The worst of the gradients, each against the largest of its own parameter: small ones do not hide behind large ones."""
+    if found.keys() != expected.keys():
+        raise ModelError(f"There are gradients of other parameters: {sorted(found.keys() ^ expected.keys())[:3]}")
+    return _worst(_apart(found[name], expected[name]) for name in expected)
+
+
+def _worst(differences: Iterable[float]) -> float:
+    """The largest, and NaN if one is (`max` would pass over it)."""
+    return float(torch.tensor(list(differences)).max())

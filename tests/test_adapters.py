@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tiny import make_base, make_rows
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_tasks import adapters, dataset, finetune, score
 from llama_tasks.errors import RecipeError
@@ -126,6 +127,33 @@ def test_a_base_that_never_met_eos_learns_it(shared: Callable[[str], Path], rows
     left, rank = trained_rank(recipe(stories, rows, "train.max_steps=40", "adapter.trainable_token_indices=null"))
     assert left.adapter is not None and left.adapter["trainable_token_indices"] is None
     assert rank > 0.0
+
+
+def test_an_untied_head_learns_it_in_its_own_row(shared: Callable[[str], Path], rows: Path, tmp_path: Path) -> None:
+    place = shared("models/stories260K/hf")
+    plain = LlamaForCausalLM.from_pretrained(place)
+    plain.config.tie_word_embeddings = False
+    plain.lm_head.weight = torch.nn.Parameter(plain.lm_head.weight.detach().clone())
+    plain.save_pretrained(tmp_path / "untied")
+    AutoTokenizer.from_pretrained(place).save_pretrained(tmp_path / "untied")
+    settled, rank = trained_rank(recipe(str(tmp_path / "untied"), rows, "train.max_steps=40"))
+    assert settled.adapter is not None and settled.adapter["trainable_token_indices"] == {"lm_head": [2]}
+    assert rank == 0.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reaches"),
+    [
+        ({}, False),
+        ({"target_modules": "all-linear"}, False),
+        ({"modules_to_save": ["lm_head"]}, True),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, True),
+        ({"target_modules": r".*(q_proj|lm_head)"}, True),
+        ({"target_modules": r".*\.q_proj"}, False),
+    ],
+)
+def test_an_adapter_that_trains_the_vocabulary_is_left_alone(fields: dict[str, Any], reaches: bool) -> None:
+    assert adapters.reaches_vocabulary(fields) is reaches
 
 
 def test_a_base_that_knows_eos_is_left_alone(rows: Path) -> None:

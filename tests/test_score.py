@@ -50,6 +50,19 @@ def test_choices_equal_one_text_at_a_time(data: Any, model: Any, plain: Any, tok
             assert row[choice] == pytest.approx(expected, abs=1e-4)
 
 
+def test_attention_that_knows_no_prefixes_gives_the_same(
+    data: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = data.prompts["test"]
+    ids = data.encoder.prompt_ids(prompts)
+    shared = score.score_choices(model, data.encoder, prompts, ids, data.labels, 4096)
+    monkeypatch.setattr(score, "SHARES_PREFIXES", ())
+    for row, expected in zip(
+        score.score_choices(model, data.encoder, prompts, ids, data.labels, 4096), shared, strict=True
+    ):
+        assert row == pytest.approx(expected, abs=1e-4)
+
+
 def test_the_prompt_is_computed_once(data: Any, model: Any) -> None:
     """Tokens that go through the layers: the prompts' and the choices', not the prompts' once a choice."""
     sizes: list[int] = []

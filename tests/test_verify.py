@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_tasks import cli, verify
-from llama_tasks.model import load_native
+from llama_tasks.model import NativeLlamaForCausalLM, load_native, modeling_native_llama
 
 NAMES = [
     "logits against transformers",
@@ -19,6 +19,10 @@ NAMES = [
     "gradients against transformers",
     "texts generated otherwise (greedy)",
     *verify._LAYOUTS,
+    "training loss, packed",
+    "training gradients, packed",
+    "training loss, shared prefixes",
+    "training gradients, shared prefixes",
 ]
 
 
@@ -57,6 +61,31 @@ def test_a_wrong_model_is_found(
     assert not wrong & set(verify._LAYOUTS)  # it is at one with itself
 
 
+def embedded_lines() -> dict[str, bool]:
+    return {line.name: line.ok for line in verify.verify("embedded", precisions=["float32"]).lines}
+
+
+def test_nan_at_the_end_of_a_packed_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = modeling_native_llama.packed_attention
+
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        out = real(*args, **kwargs).clone()
+        out[:, -5:] = float("nan")
+        return out
+
+    monkeypatch.setattr(modeling_native_llama, "packed_attention", broken)
+    assert not embedded_lines()["packed by boundaries"]
+
+
+def test_a_wrong_training_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = NativeLlamaForCausalLM.loss_on_targets
+    monkeypatch.setattr(NativeLlamaForCausalLM, "loss_on_targets", lambda *args: 1.01 * real(*args))
+    found = embedded_lines()
+    assert not found["training loss, packed"]
+    assert not found["training gradients, shared prefixes"]
+    assert found["logits against transformers"]
+
+
 def test_a_number_that_is_none_is_no_success() -> None:
     assert not verify.Line("loss", "float32", float("nan"), 1e-5).ok
 
@@ -65,3 +94,6 @@ def test_what_is_no_llama_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "sliding-window attention" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "holds no model.safetensors" in capsys.readouterr().err

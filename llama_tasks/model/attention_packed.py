@@ -27,11 +27,14 @@ K key/value heads, C channels of a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+SHARES_PREFIXES = ("sdpa", "eager")  # attention implementations that take documents which continue others
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,14 @@ class Documents:
         """Own tokens of each document."""
         return self.bounds.diff()
 
-    def tokens_before(self) -> list[Tensor]:
-        """For each document the indices of all tokens of its chain that stand before it, in reading order."""
+    @cached_property
+    def apart(self) -> bool:
+        """No document continues another."""
+        return not bool((self.prefixes >= 0).any())
+
+    @cached_property
+    def chains(self) -> list[Tensor]:
+        """For each document the indices of all tokens before it in its text, in reading order."""
         chains: list[Tensor] = []
         for prefix in self.prefixes.tolist():
             own = torch.arange(int(self.bounds[prefix]), int(self.bounds[prefix + 1])) if prefix >= 0 else None
@@ -78,23 +87,29 @@ class Documents:
 
     def positions(self) -> Tensor:
         """Positions that restart at 0 with every document, and go on where it continues another one, int64 [1, T]."""
-        before = torch.tensor([len(chain) for chain in self.tokens_before()])
+        before = self.before()
         shift_T = torch.repeat_interleave(before - self.bounds[:-1], self.lengths)
         return (torch.arange(len(shift_T)) + shift_T).unsqueeze(0)
+
+    def before(self) -> Tensor:
+        """How many tokens stand before each document in its text, int64 [n_docs]."""
+        return torch.zeros_like(self.prefixes) if self.apart else torch.tensor([len(chain) for chain in self.chains])
 
     def predecessors(self) -> Tensor:
         """The token before each one in its text, which predicts it; -1 at the beginning of a text. int64 [T]"""
         before_T = torch.arange(int(self.bounds[-1])) - 1
         filled = self.lengths > 0
-        first = [int(chain[-1]) if len(chain) else -1 for chain in self.tokens_before()]
-        before_T[self.bounds[:-1][filled]] = torch.tensor(first)[filled]
+        first = torch.full_like(self.prefixes, -1)
+        if not self.apart:
+            first = torch.tensor([int(chain[-1]) if len(chain) else -1 for chain in self.chains])
+        before_T[self.bounds[:-1][filled]] = first[filled]
         return before_T
 
     def mask(self) -> Tensor:
         """Who sees whom, bool [1, 1, T, T]; for attention implementations that know no documents."""
         total = int(self.bounds[-1])
         seen_TT = torch.zeros(total, total, dtype=torch.bool)
-        spans = zip(self.bounds[:-1].tolist(), self.bounds[1:].tolist(), self.tokens_before(), strict=True)
+        spans = zip(self.bounds[:-1].tolist(), self.bounds[1:].tolist(), self.chains, strict=True)
         for start, end, chain in spans:
             seen_TT[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
             seen_TT[start:end, chain] = True
@@ -123,11 +138,11 @@ class PackedLayout:
     @classmethod
     def build(cls, documents: Documents, device: torch.device) -> PackedLayout:
         """Lay out the documents, with indices on `device`."""
-        bounds, chains = documents.bounds, documents.tokens_before()
+        bounds = documents.bounds
         rectangles, tokens = [], []
         slot_of_token = torch.empty(int(bounds[-1]), dtype=torch.long)
         n_slots = 0
-        for members in _alike(documents.lengths, torch.tensor([len(chain) for chain in chains])):
+        for members in _alike(documents.lengths, documents.before()):
             starts_N1, lengths_N1 = bounds[members, None], documents.lengths[members, None]
             n_documents, length = len(members), int(lengths_N1.max())
             step_L = torch.arange(length)
@@ -135,16 +150,17 @@ class PackedLayout:
             slots_NL = n_slots + torch.arange(n_documents * length).view(n_documents, length)
             real_NL = step_L < lengths_N1
             slot_of_token[tokens_NL[real_NL]] = slots_NL[real_NL]
-            rectangles.append(_rectangle([chains[i] for i in members.tolist()], length, device))
+            chains = [] if documents.apart else [documents.chains[i] for i in members.tolist()]
+            rectangles.append(_rectangle(n_documents, length, chains, device))
             tokens.append(tokens_NL.flatten())
             n_slots += n_documents * length
         return cls(tuple(rectangles), torch.cat(tokens).to(device), slot_of_token.to(device))
 
 
-def _rectangle(chains: list[Tensor], length: int, device: torch.device) -> Rectangle:
-    context = max(len(chain) for chain in chains)
+def _rectangle(documents: int, length: int, chains: list[Tensor], device: torch.device) -> Rectangle:
+    context = max((len(chain) for chain in chains), default=0)
     if not context:
-        return Rectangle(len(chains), length)
+        return Rectangle(documents, length)
     tokens_NA = torch.zeros(len(chains), context, dtype=torch.long)
     seen_NA = torch.zeros(len(chains), context, dtype=torch.bool)
     for row, chain in enumerate(chains):
@@ -152,7 +168,7 @@ def _rectangle(chains: list[Tensor], length: int, device: torch.device) -> Recta
         seen_NA[row, context - len(chain) :] = True
     own_LL = torch.ones(length, length, dtype=torch.bool).tril()
     mask = torch.cat((seen_NA[:, None].expand(-1, length, -1), own_LL.expand(len(chains), -1, -1)), dim=-1)
-    return Rectangle(len(chains), length, context, tokens_NA.flatten().to(device), mask[:, None].to(device))
+    return Rectangle(documents, length, context, tokens_NA.flatten().to(device), mask[:, None].to(device))
 
 
 def _alike(lengths: Tensor, before: Tensor) -> list[Tensor]:

@@ -32,7 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_packed import Documents, PackedLayout, packed_attention
+from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_attention
 from .configuration_native_llama import NativeLlamaConfig
 
 IGNORED = -100  # label of a token that carries no loss
@@ -291,6 +291,8 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
             documents = Documents.read(cu_seq_lens_q, prefix_documents, inputs_embeds.shape[1])
             position_ids, attention = self._see_documents(inputs_embeds, position_ids, cu_seq_lens_q, documents)
         else:
+            if prefix_documents is not None:
+                raise ValueError("prefix_documents says which documents of cu_seq_lens_q go on; give that too.")
             if position_ids is None:
                 seen = past_key_values.get_seq_length() if past_key_values is not None else 0
                 position_ids = torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
@@ -319,13 +321,15 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
     ) -> tuple[Tensor, dict[str, Any]]:
         """Positions of a packed row, and the layers' keywords that keep its documents apart."""
         device = inputs_embeds.device
+        implementation = self.config._attn_implementation
+        if implementation == "sdpa":
+            position_ids = documents.positions().to(device) if position_ids is None else position_ids
+            return position_ids, {"packed_layout": PackedLayout.build(documents, device)}
         restarting = documents.positions().to(device)
         position_ids = restarting if position_ids is None else position_ids
-        if self.config._attn_implementation == "sdpa":
-            return position_ids, {"packed_layout": PackedLayout.build(documents, device)}
-        if (documents.prefixes >= 0).any():
-            if self.config._attn_implementation != "eager":
-                raise ValueError("prefix_documents needs attn_implementation 'sdpa' or 'eager'.")
+        if not documents.apart:
+            if implementation not in SHARES_PREFIXES:
+                raise ValueError(f"prefix_documents needs attn_implementation sdpa or eager, not {implementation}.")
             hidden = ~documents.mask().to(device)
             lowest = torch.finfo(inputs_embeds.dtype).min
             return position_ids, {"attention_mask": hidden.to(inputs_embeds.dtype) * lowest}
@@ -366,8 +370,8 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         """Logits [B, T, V], and with `labels` [B, T] the loss.
 
         Labels stand at their own tokens and are shifted here; -100 carries no loss. The loss is the sum over targets
-        divided by `num_items_in_batch`, or their mean when that is not given. With `skip_logits` and `labels` the head
-        runs only where there is a target, a chunk at a time, and `logits` is None.
+        divided by `num_items_in_batch`, or their mean when that is not given. With `labels` and `skip_logits` (or
+        `prefix_documents`) the head runs only where there is a target, a chunk at a time, and `logits` is None.
         """
         outputs = self.model(
             input_ids=input_ids,
