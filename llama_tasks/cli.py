@@ -104,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("--revision", help="commit, tag or branch of a Hub model")
     verify.add_argument("--output", type=Path, default=Path("certificate.json"), help="where the certificate goes")
+    convert = _command(commands, "convert", "Meta's own checkpoint files to Hugging Face's format", "source", False)
+    convert.add_argument("output", type=Path, help="new folder")
+    convert.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; auto: as stored")
+    convert.add_argument("--max-shard-size", default="5GB", help="largest weight file (default 5GB)")
+    convert.add_argument("--max-position-embeddings", type=int, help="context length, which params.json does not say")
     return parser
 
 
@@ -112,7 +117,8 @@ def _command(
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     about = {"recipe": "recipe file, such as recipes/summarize.yaml", "run": "run directory, such as runs/summarize",
-             "model": "Hub id or folder of a LLaMA checkpoint, or `embedded`"}  # fmt: skip
+             "model": "Hub id or folder of a LLaMA checkpoint, or `embedded`",
+             "source": "folder with consolidated.*.pth, params.json and tokenizer.model"}  # fmt: skip
     command.add_argument(target, help=about[target])
     if overrides:
         command.add_argument(
@@ -229,6 +235,35 @@ def _verify(args: argparse.Namespace) -> int:
     return 0 if certificate.ok else 1
 
 
+def _convert(args: argparse.Namespace) -> None:
+    console = _console()
+    from rich.progress import Progress
+
+    from llama_tasks.convert import convert
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks = {what: bar.add_task(what, total=1.0) for what in ("weights", "check")}
+        done = convert(
+            Path(args.source), args.output, dtype=args.dtype, max_shard_size=args.max_shard_size,
+            max_position_embeddings=args.max_position_embeddings,
+            progress=lambda what, share: bar.update(tasks[what], completed=share),
+        )  # fmt: skip
+    console.print(
+        f"{args.output}: {done.parameters:,} parameters in {done.dtype} from {done.shards} file(s); context "
+        f"{done.max_position_embeddings:,}; logits differ by {done.logits.difference:.1e} of the largest (at most "
+        f"{done.logits.tolerance:.0e})",
+        highlight=False,
+    )
+    if done.tokenizer is None:
+        console.print("no tokenizer.model beside the weights, so no tokenizer was written", highlight=False)
+    elif done.tokenizer.first_other is not None:
+        console.print(
+            f"note: the tokenizer encodes {done.tokenizer.probes - done.tokenizer.equal} of {done.tokenizer.probes} probe "
+            f"texts otherwise than the original {done.tokenizer.kind} model, first {done.tokenizer.first_other!r}",
+            highlight=False,
+        )
+
+
 def _run(args: argparse.Namespace):  # type: ignore[no-untyped-def]
     """The run directory of the arguments and its recipe, with overrides."""
     from llama_tasks.recipe import load_recipe
@@ -279,5 +314,5 @@ def _complain(text: str) -> None:
 
 _COMMANDS = {
     "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "report": _report,
-    "export": _export, "push": _push, "verify": _verify,
+    "export": _export, "push": _push, "verify": _verify, "convert": _convert,
 }  # fmt: skip

@@ -14,7 +14,7 @@ ORDER = [
     ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",), ("packing",), ("model",),
     ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",),
     ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("evaluation",), ("supervise",), ("finetune", "inspection", "verify"), ("cli",), ("__main__",),
+    ("evaluation",), ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
