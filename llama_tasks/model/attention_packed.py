@@ -32,7 +32,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from .attention_products import causal_attention
 
 SHARES_PREFIXES = ("sdpa", "eager")  # attention implementations that take documents which continue others
 
@@ -227,7 +228,6 @@ def packed_attention(
         _Pad.apply(x.squeeze(0), layout.token_of_slot_P, layout.slot_of_token_T).split(sizes)
         for x in (q_1THC, k_1TKC, v_1TKC)
     )
-    grouped = q_1THC.shape[2] != k_1TKC.shape[2]
     outputs = []
     for i, rectangle in enumerate(layout.rectangles):
         shape = (rectangle.documents, rectangle.length)
@@ -235,11 +235,7 @@ def packed_attention(
         if rectangle.context_tokens is not None:
             k_NSKC = _with_context(k_NSKC, k_1TKC, rectangle)
             v_NSKC = _with_context(v_NSKC, v_1TKC, rectangle)
-        out_NHLC = F.scaled_dot_product_attention(
-            q_NLHC.transpose(1, 2), k_NSKC.transpose(1, 2), v_NSKC.transpose(1, 2), attn_mask=rectangle.mask,
-            dropout_p=dropout, is_causal=rectangle.mask is None, scale=scaling, enable_gqa=grouped,
-        )  # fmt: skip
-        outputs.append(out_NHLC.transpose(1, 2).flatten(0, 1))
+        outputs.append(causal_attention(q_NLHC, k_NSKC, v_NSKC, rectangle.mask, scaling, dropout).flatten(0, 1))
     return _Unpad.apply(torch.cat(outputs), layout.slot_of_token_T).unsqueeze(0)
 
 

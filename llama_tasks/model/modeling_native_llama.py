@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
@@ -34,9 +33,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_attention
 from .configuration_native_llama import NativeLlamaConfig
-
-IGNORED = -100  # label of a token that carries no loss
-LOGITS_PER_CHUNK = 2**25  # float32 logits held at a time by the chunked loss: 128 MiB
+from .lora import project
+from .loss import IGNORED, sum_of_losses, without_document_starts
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -175,9 +173,10 @@ class NativeLlamaAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Output [B, T, D], and the weights [B, H, T, S] where the implementation gives them."""
         heads = (*x_BTD.shape[:-1], -1, self.head_dim)
-        q_BTHC = rotate(self.q_proj(x_BTD).view(heads), *position_embeddings)
-        k_BTKC = rotate(self.k_proj(x_BTD).view(heads), *position_embeddings)
-        v_BTKC = self.v_proj(x_BTD).view(heads)
+        q_BTX, k_BTX, v_BTX = project(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        q_BTHC = rotate(q_BTX.view(heads), *position_embeddings)
+        k_BTKC = rotate(k_BTX.view(heads), *position_embeddings)
+        v_BTKC = v_BTX.view(heads)
         dropout = (self.config.attention_dropout or 0.0) if self.training else 0.0
 
         weights = None
@@ -193,7 +192,8 @@ class NativeLlamaAttention(nn.Module):
             out_BTHC, weights = attend(
                 self, q_BHTC, k_BKSC, v_BKSC, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
             )
-        return self.o_proj(out_BTHC.reshape(*x_BTD.shape[:-1], -1)), weights
+        (out_BTD,) = project(out_BTHC.reshape(*x_BTD.shape[:-1], -1), self.o_proj)
+        return out_BTD, weights
 
 
 class NativeLlamaMLP(nn.Module):
@@ -207,7 +207,9 @@ class NativeLlamaMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(self.act_fn(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate_BTF, value_BTF = project(x_BTD, self.gate_proj, self.up_proj)
+        (out_BTD,) = project(self.act_fn(gate_BTF) * value_BTF, self.down_proj)
+        return out_BTD
 
 
 class NativeLlamaDecoderLayer(GradientCheckpointingLayer):
@@ -417,27 +419,6 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             before_T = documents.predecessors().to(labels_BT.device)
             at_N = ((labels_BT[0] != IGNORED) & (before_T >= 0)).nonzero()[:, 0]
             hidden_ND, targets_N = hidden_BTD[0].index_select(0, before_T[at_N]), labels_BT[0, at_N]
-        chunk = max(1, LOGITS_PER_CHUNK // self.config.vocab_size)
-        if len(targets_N) <= chunk:
-            total = self._cross_entropy(hidden_ND, targets_N)
-        else:
-            total = torch.stack(
-                [
-                    checkpoint(self._cross_entropy, hidden, targets, use_reentrant=False)
-                    for hidden, targets in zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True)
-                ]
-            ).sum()
+        total = sum_of_losses(self.lm_head, hidden_ND, targets_N)
         count = len(targets_N) if num_items_in_batch is None else num_items_in_batch
         return total / torch.as_tensor(count, device=total.device).clamp(min=1)
-
-    def _cross_entropy(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        return F.cross_entropy(self.lm_head(hidden_ND).float(), targets_N, reduction="sum")
-
-
-def without_document_starts(labels_BT: Tensor, cu_seq_lens: Tensor | None) -> Tensor:
-    """Labels of a packed row [1, T] in which no document's first token is a target of the document before it."""
-    if cu_seq_lens is None:
-        return labels_BT
-    # The last boundary is the end of the row; an empty last document begins there too.
-    starts = cu_seq_lens[:-1].to(labels_BT.device, torch.long)
-    return labels_BT.index_fill(1, starts[starts < labels_BT.shape[1]], IGNORED)

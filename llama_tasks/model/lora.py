@@ -1,0 +1,119 @@
+"""Linear layers that read the same input, computed together with the LoRA that peft has put on them.
+
+    y_i = x W_i^T + s_i (x A_i^T) B_i^T         LoRA (Hu et al., 2021); W frozen, A [r, D] and B [F, r] trained
+
+peft computes each layer by itself, in five calls with their own copies and casts. Here the A of all layers are one product,
+the low-rank term is added in place, and the gradient is written out, so that only x and x A^T are kept for it; a 4-bit
+W is unpacked where it is used and not kept. Anything but plain LoRA on a plain layer goes through peft's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """What each layer gives for x [..., D]."""
+    # Layers on their own, and what casts by itself, are left as they are.
+    if type(layers[0]) is nn.Linear or torch.is_autocast_enabled(x.device.type):
+        return tuple(layer(x) for layer in layers)
+    plain = [_plain_lora(layer, x.dtype) for layer in layers]
+    if any(found is None for found in plain):
+        return tuple(layer(x) for layer in layers)
+    parts = [part for part in plain if part is not None]
+    factors = [factor for part in parts for factor in (part.a, part.b)]
+    return _Project.apply(x, parts, *factors)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One layer: how to get its frozen weight [F, D], its bias, and its low-rank factors."""
+
+    weight: Callable[[], Tensor]
+    bias: Tensor | None
+    a: Tensor
+    b: Tensor
+    scale: float
+
+
+def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
+    """The parts of a peft LoRA layer, or None where peft does more than the formula above."""
+    if not type(layer).__module__.startswith("peft.tuners.lora.") or type(layer).__name__ not in ("Linear", "Linear4bit"):
+        return None
+    active = layer.active_adapters
+    if layer.disable_adapters or layer.merged or len(active) != 1 or active[0] not in layer.lora_A:
+        return None
+    name = active[0]
+    dropout = layer.lora_dropout[name]
+    a, b = layer.lora_A[name], layer.lora_B[name]
+    base = layer.base_layer
+    if layer.lora_variant.get(name) or layer.lora_bias.get(name) or getattr(layer, "fan_in_fan_out", False):
+        return None
+    if not (isinstance(dropout, nn.Identity) or not layer.training or getattr(dropout, "p", 1.0) == 0.0):
+        return None
+    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, base, a, b)):
+        return None
+    if type(a.weight) is not nn.Parameter or type(b.weight) is not nn.Parameter:
+        return None
+    weight = _frozen_weight(base, dtype)
+    return None if weight is None else _Part(weight, base.bias, a.weight, b.weight, layer.scaling[name])
+
+
+def _frozen_weight(base: Any, dtype: torch.dtype) -> Callable[[], Tensor] | None:
+    if type(base) is nn.Linear:
+        plain = type(base.weight) is nn.Parameter and base.weight.dtype == dtype and not base.weight.requires_grad
+        return (lambda: base.weight) if plain and (base.bias is None or not base.bias.requires_grad) else None
+    state = getattr(base.weight, "quant_state", None)
+    if type(base).__name__ != "Linear4bit" or state is None or base.compute_dtype != dtype or state.dtype != dtype:
+        return None
+    from bitsandbytes.functional import dequantize_4bit
+
+    return lambda: dequantize_4bit(base.weight.data, state)
+
+
+class _Project(torch.autograd.Function):
+    """All layers at once. T rows of x, D wide; layer i has width F_i and rank r_i, the ranks together are R.
+
+    du_i = s_i dy_i B_i,   dx = sum_i dy_i W_i + du A,   dA = du^T x,   dB_i = s_i dy_i^T u_i     with u = x A^T [T, R]
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parts: Sequence[_Part], *factors: Tensor) -> tuple[Tensor, ...]:
+        x_TD = x.reshape(-1, x.shape[-1])
+        a_RD = torch.cat([part.a for part in parts]).to(x.dtype)
+        ranks = [part.a.shape[0] for part in parts]
+        u_TR = x_TD @ a_RD.T
+        outputs = []
+        for part, u_Tr in zip(parts, u_TR.split(ranks, dim=1), strict=True):
+            y_TF = F.linear(x_TD, part.weight(), part.bias)
+            y_TF.addmm_(u_Tr, part.b.to(x.dtype).T, alpha=part.scale)
+            outputs.append(y_TF.view(*x.shape[:-1], -1))
+        ctx.save_for_backward(x_TD, u_TR, *factors)
+        ctx.parts, ctx.ranks, ctx.shape = parts, ranks, x.shape
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, u_TR, *factors = ctx.saved_tensors
+        grads_TF = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        dx_TD: Tensor | None = None
+        du, db = [], []
+        for part, u_Tr, dy_TF in zip(ctx.parts, u_TR.split(ctx.ranks, dim=1), grads_TF, strict=True):
+            du.append((dy_TF @ part.b.to(dy_TF.dtype)).mul_(part.scale))
+            db.append((dy_TF.T @ u_Tr).to(part.b.dtype).mul_(part.scale) if part.b.requires_grad else None)
+            if ctx.needs_input_grad[0]:
+                dx_TD = dy_TF @ part.weight() if dx_TD is None else dx_TD.addmm_(dy_TF, part.weight())
+        du_TR = torch.cat(du, dim=1)
+        a_RD = torch.cat([part.a for part in ctx.parts])
+        da = (du_TR.T @ x_TD).to(a_RD.dtype).split(ctx.ranks) if factors[0].requires_grad else [None] * len(db)
+        if dx_TD is not None:
+            dx_TD = dx_TD.addmm_(du_TR, a_RD.to(du_TR.dtype)).view(ctx.shape)
+        return dx_TD, None, *(grad for pair in zip(da, db, strict=True) for grad in pair)

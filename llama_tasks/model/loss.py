@@ -1,0 +1,90 @@
+"""The loss at target positions: head, softmax and their gradient in one go, a chunk of logits at a time.
+
+Shapes: N positions that carry a target, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100  # label of a token that carries no loss
+# Logits held at a time, in numbers. Small on the CPU: what fits a block that the allocator keeps is not paged in anew.
+LOGITS_PER_CHUNK = {"cpu": 2**22, "other": 2**25}
+ROWS_PER_CHUNK = 128  # at least: with fewer, reading the head's weight takes longer than the product
+
+
+def sum_of_losses(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Sum over positions of the cross-entropy of `head(hidden)` in nats, float32 []; never holds all logits."""
+    rows = max(ROWS_PER_CHUNK, LOGITS_PER_CHUNK.get(hidden_ND.device.type, LOGITS_PER_CHUNK["other"]) // _width(head))
+    if _is_plain(head) and not torch.is_autocast_enabled(hidden_ND.device.type):
+        return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, rows)
+    if len(targets_N) <= rows:
+        return _loss(head, hidden_ND, targets_N)
+    chunks = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+    return torch.stack([checkpoint(_loss, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Its product can be taken from its weight: no bias, no adapter, no quantisation, nothing that hooks its call."""
+    hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
+    return type(head) is nn.Linear and head.bias is None and not hooks and type(head.weight) is nn.Parameter
+
+
+def _width(head: nn.Module) -> int:
+    return int(getattr(head, "out_features", 0)) or 2**15
+
+
+def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum")
+
+
+class _HeadAndLoss(torch.autograd.Function):
+    """loss = sum_n (log sum_v exp z_nv - z_n,target),  z = h W^T,  dz = softmax(z) - onehot(target),  dh = dz W,  dW = dz^T h.
+
+    The gradient is made while the logits are at hand, so neither they nor a second product of them are needed later.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, rows: int) -> Tensor:
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        total = torch.zeros((), device=hidden_ND.device)
+        grad_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
+        for start in range(0, len(targets_N), rows):
+            hidden, targets = hidden_ND[start : start + rows], targets_N[start : start + rows, None]
+            logits = (hidden @ weight_VD.T).float()
+            at_target = logits.gather(1, targets)
+            log_sum = logits.logsumexp(1, keepdim=True)
+            total += (log_sum - at_target).sum()
+            if not (wants_hidden or wants_weight):
+                continue
+            grad = logits.sub_(log_sum).exp_()
+            grad = grad.scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand_as(targets)).to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight_VD, out=grad_hidden[start : start + rows])
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        hidden = None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype)
+        return hidden, None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype), None, None
+
+
+def without_document_starts(labels_BT: Tensor, cu_seq_lens: Tensor | None) -> Tensor:
+    """Labels of a packed row [1, T] in which no document's first token is a target of the document before it."""
+    if cu_seq_lens is None:
+        return labels_BT
+    # The last boundary is the end of the row; an empty last document begins there too.
+    starts = cu_seq_lens[:-1].to(labels_BT.device, torch.long)
+    return labels_BT.index_fill(1, starts[starts < labels_BT.shape[1]], IGNORED)
