@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
+
+from .products import add_times, is_plain, linear, times, times_transposed
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What each layer gives for x [..., D]."""
-    # Layers on their own, and what casts by itself, are left as they are.
-    if type(layers[0]) is nn.Linear or torch.is_autocast_enabled(x.device.type):
-        return tuple(layer(x) for layer in layers)
+    # Evaluation keeps peft's own order of sums, so that it gives what any reader of the adapter gets, bit for bit.
+    if type(layers[0]) is nn.Linear or not layers[0].training or torch.is_autocast_enabled(x.device.type):
+        return tuple(linear(x, layer) for layer in layers)
     plain = [_plain_lora(layer, x.dtype) for layer in layers]
     if any(found is None for found in plain):
-        return tuple(layer(x) for layer in layers)
+        return tuple(linear(x, layer) for layer in layers)
     parts = [part for part in plain if part is not None]
     factors = [factor for part in parts for factor in (part.a, part.b)]
     return _Project.apply(x, parts, *factors)
@@ -56,7 +57,7 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
     base = layer.base_layer
     if layer.lora_variant.get(name) or layer.lora_bias.get(name) or getattr(layer, "fan_in_fan_out", False):
         return None
-    if not (isinstance(dropout, nn.Identity) or not layer.training or getattr(dropout, "p", 1.0) == 0.0):
+    if not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) != 0.0:
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, base, a, b)):
         return None
@@ -68,8 +69,8 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
 
 def _frozen_weight(base: Any, dtype: torch.dtype) -> Callable[[], Tensor] | None:
     if type(base) is nn.Linear:
-        plain = type(base.weight) is nn.Parameter and base.weight.dtype == dtype and not base.weight.requires_grad
-        return (lambda: base.weight) if plain and (base.bias is None or not base.bias.requires_grad) else None
+        trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
+        return (lambda: base.weight) if is_plain(base) and base.weight.dtype == dtype and not trained else None
     state = getattr(base.weight, "quant_state", None)
     if type(base).__name__ != "Linear4bit" or state is None or base.compute_dtype != dtype or state.dtype != dtype:
         return None
@@ -89,10 +90,10 @@ class _Project(torch.autograd.Function):
         x_TD = x.reshape(-1, x.shape[-1])
         a_RD = torch.cat([part.a for part in parts]).to(x.dtype)
         ranks = [part.a.shape[0] for part in parts]
-        u_TR = x_TD @ a_RD.T
+        u_TR = times_transposed(x_TD, a_RD)
         outputs = []
         for part, u_Tr in zip(parts, u_TR.split(ranks, dim=1), strict=True):
-            y_TF = F.linear(x_TD, part.weight(), part.bias)
+            y_TF = times_transposed(x_TD, part.weight(), part.bias)
             y_TF.addmm_(u_Tr, part.b.to(x.dtype).T, alpha=part.scale)
             outputs.append(y_TF.view(*x.shape[:-1], -1))
         ctx.save_for_backward(x_TD, u_TR, *factors)
@@ -107,10 +108,10 @@ class _Project(torch.autograd.Function):
         dx_TD: Tensor | None = None
         du, db = [], []
         for part, u_Tr, dy_TF in zip(ctx.parts, u_TR.split(ctx.ranks, dim=1), grads_TF, strict=True):
-            du.append((dy_TF @ part.b.to(dy_TF.dtype)).mul_(part.scale))
+            du.append(times(dy_TF, part.b.to(dy_TF.dtype)).mul_(part.scale))
             db.append((dy_TF.T @ u_Tr).to(part.b.dtype).mul_(part.scale) if part.b.requires_grad else None)
             if ctx.needs_input_grad[0]:
-                dx_TD = dy_TF @ part.weight() if dx_TD is None else dx_TD.addmm_(dy_TF, part.weight())
+                dx_TD = times(dy_TF, part.weight()) if dx_TD is None else add_times(dx_TD, dy_TF, part.weight())
         du_TR = torch.cat(du, dim=1)
         a_RD = torch.cat([part.a for part in ctx.parts])
         da = (du_TR.T @ x_TD).to(a_RD.dtype).split(ctx.ranks) if factors[0].requires_grad else [None] * len(db)

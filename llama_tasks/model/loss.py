@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .products import is_plain, times, times_transposed
+
 IGNORED = -100  # label of a token that carries no loss
 # Logits held at a time, in numbers. Small on the CPU: what fits a block that the allocator keeps is not paged in anew.
 LOGITS_PER_CHUNK = {"cpu": 2**22, "other": 2**25}
@@ -21,8 +23,8 @@ ROWS_PER_CHUNK = 128  # at least: with fewer, reading the head's weight takes lo
 
 def sum_of_losses(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
     """Sum over positions of the cross-entropy of `head(hidden)` in nats, float32 []; never holds all logits."""
-    rows = max(ROWS_PER_CHUNK, LOGITS_PER_CHUNK.get(hidden_ND.device.type, LOGITS_PER_CHUNK["other"]) // _width(head))
-    if _is_plain(head) and not torch.is_autocast_enabled(hidden_ND.device.type):
+    rows = rows_per_chunk(head, hidden_ND.device)
+    if is_plain(head) and head.bias is None and not torch.is_autocast_enabled(hidden_ND.device.type):
         return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, rows)
     if len(targets_N) <= rows:
         return _loss(head, hidden_ND, targets_N)
@@ -30,14 +32,10 @@ def sum_of_losses(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tens
     return torch.stack([checkpoint(_loss, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
-def _is_plain(head: nn.Module) -> bool:
-    """Its product can be taken from its weight: no bias, no adapter, no quantisation, nothing that hooks its call."""
-    hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
-    return type(head) is nn.Linear and head.bias is None and not hooks and type(head.weight) is nn.Parameter
-
-
-def _width(head: nn.Module) -> int:
-    return int(getattr(head, "out_features", 0)) or 2**15
+def rows_per_chunk(head: nn.Module, device: torch.device) -> int:
+    """Positions whose logits are held at a time."""
+    logits = LOGITS_PER_CHUNK.get(device.type, LOGITS_PER_CHUNK["other"])
+    return max(ROWS_PER_CHUNK, logits // int(getattr(head, "out_features", 2**15)))
 
 
 def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
@@ -58,18 +56,19 @@ class _HeadAndLoss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for start in range(0, len(targets_N), rows):
             hidden, targets = hidden_ND[start : start + rows], targets_N[start : start + rows, None]
-            logits = (hidden @ weight_VD.T).float()
-            at_target = logits.gather(1, targets)
-            log_sum = logits.logsumexp(1, keepdim=True)
-            total += (log_sum - at_target).sum()
+            logits = times_transposed(hidden, weight_VD).float()
+            largest, at_target = logits.amax(1, keepdim=True), logits.gather(1, targets)
+            grad = logits.sub_(largest).exp_()  # one buffer for logits, exponentials and gradient
+            sums = grad.sum(1, keepdim=True)
+            total += (sums.log() + largest - at_target).sum()
             if not (wants_hidden or wants_weight):
                 continue
-            grad = logits.sub_(log_sum).exp_()
-            grad = grad.scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand_as(targets)).to(hidden.dtype)
+            grad = grad.div_(sums).scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand_as(targets))
+            grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, weight_VD, out=grad_hidden[start : start + rows])
+                grad_hidden[start : start + rows] = times(grad, weight_VD)
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden
+                grad_weight += times_transposed(grad.T, hidden.T)
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
         return total
 

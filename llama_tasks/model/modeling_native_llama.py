@@ -35,6 +35,7 @@ from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_a
 from .configuration_native_llama import NativeLlamaConfig
 from .lora import project
 from .loss import IGNORED, sum_of_losses, without_document_starts
+from .products import linear
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -389,7 +390,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         if labels is not None and (skip_logits or packed[1] is not None):
             loss = self.loss_on_targets(hidden_states, labels, kwargs.get("num_items_in_batch"), *packed)
         else:
-            logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+            logits = linear(slice_logits_to_keep(hidden_states, logits_to_keep), self.lm_head)
             if labels is not None:
                 labels = without_document_starts(labels, packed[0])
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

@@ -49,18 +49,33 @@ def register_config() -> None:
 def register_models() -> None:
     """Let the AutoModel classes build the model, and its heads, of a `NativeLlamaConfig`."""
     import transformers
+    from transformers.models.auto import modeling_auto
 
     from . import heads, modeling_native_llama
-    from .configuration_native_llama import NativeLlamaConfig
+    from .configuration_native_llama import MODEL_TYPE, NativeLlamaConfig
 
-    for auto, model in (
-        (transformers.AutoModel, modeling_native_llama.NativeLlamaModel),
-        (transformers.AutoModelForCausalLM, modeling_native_llama.NativeLlamaForCausalLM),
-        (transformers.AutoModelForSequenceClassification, heads.NativeLlamaForSequenceClassification),
-        (transformers.AutoModelForTokenClassification, heads.NativeLlamaForTokenClassification),
-        (transformers.AutoModelForQuestionAnswering, heads.NativeLlamaForQuestionAnswering),
+    for auto, names, model in (
+        ("AutoModel", "MODEL_MAPPING_NAMES", modeling_native_llama.NativeLlamaModel),
+        ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", modeling_native_llama.NativeLlamaForCausalLM),
+        (
+            "AutoModelForSequenceClassification",
+            "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+            heads.NativeLlamaForSequenceClassification,
+        ),
+        (
+            "AutoModelForTokenClassification",
+            "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+            heads.NativeLlamaForTokenClassification,
+        ),
+        (
+            "AutoModelForQuestionAnswering",
+            "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+            heads.NativeLlamaForQuestionAnswering,
+        ),
     ):
-        auto.register(NativeLlamaConfig, model, exist_ok=True)
+        getattr(transformers, auto).register(NativeLlamaConfig, model, exist_ok=True)
+        # Some of transformers goes by the class's name: Trainer shifts smoothed labels only for a causal LM of this table.
+        getattr(modeling_auto, names)[MODEL_TYPE] = model.__name__
 
 
 class _AfterRegistry:

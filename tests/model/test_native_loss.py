@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from llama_tasks.model import modeling_native_llama
+from llama_tasks.model import loss
 
 
 def batch(rows: int = 2, length: int = 13) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +31,7 @@ def test_targets_only_equals_all_logits(
     make_pair: Any, monkeypatch: pytest.MonkeyPatch, tied: bool, chunk: int, count: Any
 ) -> None:
     reference, native = make_pair(tie_word_embeddings=tied)
-    monkeypatch.setattr(modeling_native_llama, "LOGITS_PER_CHUNK", chunk * 97)
+    monkeypatch.setattr(loss, "rows_per_chunk", lambda *_: chunk)
     ids, labels = batch()
     expected = reference(ids, labels=labels, num_items_in_batch=count).loss
     got = native(ids, labels=labels, num_items_in_batch=count, skip_logits=True)
@@ -41,17 +42,34 @@ def test_targets_only_equals_all_logits(
     torch.testing.assert_close(gradients(native), gradients(reference), atol=1e-6, rtol=1e-4)
 
 
-def test_chunks_never_hold_all_logits(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The head sees at most three positions at a time, also in the backward pass."""
+class _Widest(TorchDispatchMode):
+    """Rows of the largest table of logits that any operation made."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        # [32, 97] is the head's weight, turned over.
+        if isinstance(out, torch.Tensor) and out.dim() == 2 and out.shape[1] == 97 and out.shape[0] != 32:
+            self.rows = max(self.rows, out.shape[0])
+        return out
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_chunks_never_hold_all_logits(pair: Any, monkeypatch: pytest.MonkeyPatch, hooked: bool) -> None:
+    """The head sees at most three positions at a time, also in the backward pass, and also where its call is hooked."""
     _, native = pair
-    monkeypatch.setattr(modeling_native_llama, "LOGITS_PER_CHUNK", 3 * 97)
-    sizes: list[int] = []
-    native.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[0]))
+    monkeypatch.setattr(loss, "rows_per_chunk", lambda *_: 3)
+    calls: list[int] = []
+    if hooked:
+        native.lm_head.register_forward_hook(lambda module, inputs, output: calls.append(output.shape[0]))
     ids, labels = batch()
-    native(ids, labels=labels, skip_logits=True).loss.backward()
-    targets = int((labels[:, 1:] != -100).sum())
-    assert max(sizes) == 3
-    assert sum(sizes) == 2 * targets  # once forward, once again for the gradient
+    native.get_input_embeddings().requires_grad_(False)
+    native.lm_head.requires_grad_(False)  # its gradient has as many columns as a chunk of logits
+    with _Widest() as widest:
+        native(ids, labels=labels, skip_logits=True).loss.backward()
+    assert widest.rows == 3
+    assert sum(calls) == (2 * int((labels[:, 1:] != -100).sum()) if hooked else 0)
 
 
 @pytest.mark.parametrize("count", [None, 0, 7])
