@@ -78,11 +78,16 @@ def main() -> None:
         print(json.dumps(run(args)))
         return
     rows = [
-        pair(args, shape, workload, dtype) for shape in args.shapes for dtype in args.dtypes for workload in args.workloads
+        pair(args, shape, workload, dtype)
+        for shape in args.shapes
+        for dtype in args.dtypes
+        for workload in args.workloads
     ]
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps({"versions": versions(), "threads": args.threads, "rows": rows}, indent=1) + "\n")
+        args.output.write_text(
+            json.dumps({"versions": versions(), "threads": args.threads, "rows": rows}, indent=1) + "\n"
+        )
 
 
 def pair(args: argparse.Namespace, shape: str, workload: str, dtype: str) -> dict[str, Any]:
@@ -110,9 +115,25 @@ def pair(args: argparse.Namespace, shape: str, workload: str, dtype: str) -> dic
 
 def start(args: argparse.Namespace, name: str, shape: str, workload: str, dtype: str, folder: str) -> dict[str, Any]:
     """One run in a process of its own."""
-    command = [sys.executable, __file__, "--worker", name, "--shapes", shape, "--workloads", workload, "--dtypes", dtype]
+    command = [
+        sys.executable,
+        __file__,
+        "--worker",
+        name,
+        "--shapes",
+        shape,
+        "--workloads",
+        workload,
+        "--dtypes",
+        dtype,
+    ]
     command += ["--threads", str(args.threads), "--model", folder]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(args.threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if run.returncode:
         sys.exit(f"{' '.join(command[2:])} failed:\n{run.stderr[-2000:]}")
@@ -179,7 +200,9 @@ def train_native(args: argparse.Namespace) -> dict[str, Any]:
     items = [Tokens(str(i), prompt + response, len(prompt)) for i, (prompt, response) in enumerate(rows)]
     clock.start()
     base = BaseConfig(
-        model=str(args.model), dtype="float32" if dtype == "fp32" else "bfloat16", quantization="nf4" if dtype == "nf4" else "none"
+        model=str(args.model),
+        dtype="float32" if dtype == "fp32" else "bfloat16",
+        quantization="nf4" if dtype == "nf4" else "none",
     )
     torch.manual_seed(0)
     model = adapters.attach(adapters.load_base(base), {"r": RANK, "lora_alpha": 2 * RANK}, base)
@@ -211,13 +234,21 @@ def train_peer(args: argparse.Namespace) -> dict[str, Any]:
     rows = examples(workload, SHAPES[shape]["vocab_size"], TOKENS[shape])
     data = Dataset.from_list(
         [
-            {"input_ids": p + r, "labels": [-100] * len(p) + r, "completion_mask": [0] * len(p) + [1] * len(r), "length": len(p + r)}
+            {
+                "input_ids": p + r,
+                "labels": [-100] * len(p) + r,
+                "completion_mask": [0] * len(p) + [1] * len(r),
+                "length": len(p + r),
+            }
             for p, r in rows
         ]
     )
     clock.start()
     quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
     )
     model = LlamaForCausalLM.from_pretrained(
         args.model, dtype=torch.float32 if dtype != "nf4" else torch.bfloat16, attn_implementation="sdpa",
@@ -260,7 +291,12 @@ def train_peer(args: argparse.Namespace) -> dict[str, Any]:
     if args.worker == "trl":
         from trl import SFTConfig, SFTTrainer
 
-        settings = SFTConfig(max_length=BATCH_TOKENS, packing=True, completion_only_loss=True, **{**common, "per_device_train_batch_size": 1})
+        settings = SFTConfig(
+            max_length=BATCH_TOKENS,
+            packing=True,
+            completion_only_loss=True,
+            **{**common, "per_device_train_batch_size": 1},
+        )
         trainer = SFTTrainer(
             model=model, args=settings, train_dataset=data.select_columns(["input_ids", "completion_mask"]), peft_config=lora,
             callbacks=[Marks()],
@@ -275,10 +311,17 @@ def train_peer(args: argparse.Namespace) -> dict[str, Any]:
         trainer.data_collator = counted
     else:
         settings = TrainingArguments(
-            remove_unused_columns=False, train_sampling_strategy="group_by_length", length_column_name="length", **common
+            remove_unused_columns=False,
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+            **common,
         )
         trainer = Trainer(
-            model=get_peft_model(model, lora), args=settings, train_dataset=data, data_collator=collate, callbacks=[Marks()]
+            model=get_peft_model(model, lora),
+            args=settings,
+            train_dataset=data,
+            data_collator=collate,
+            callbacks=[Marks()],
         )
     trainer.train()
     return clock.result(losses[0])

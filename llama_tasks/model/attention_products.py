@@ -51,10 +51,17 @@ class _Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q_NLHC: Tensor, k_NSKC: Tensor, v_NSKC: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    def forward(
+        ctx: Any, q_NLHC: Tensor, k_NSKC: Tensor, v_NSKC: Tensor, mask: Tensor | None, scaling: float
+    ) -> Tensor:
         n, length, _, channels = q_NLHC.shape
         keys = k_NSKC.shape[2]
-        q = (q_NLHC * scaling).view(n, length, keys, -1, channels).permute(0, 2, 3, 1, 4).reshape(n * keys, -1, channels)
+        q = (
+            (q_NLHC * scaling)
+            .view(n, length, keys, -1, channels)
+            .permute(0, 2, 3, 1, 4)
+            .reshape(n * keys, -1, channels)
+        )
         k, v = (x.transpose(1, 2).reshape(n * keys, -1, channels) for x in (k_NSKC, v_NSKC))
         ctx.shape, ctx.scaling, ctx.mask = (n, length, keys), scaling, mask
         weights = _weights(q, k, mask, ctx.shape)

@@ -46,7 +46,10 @@ class _Part:
 
 def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
     """The parts of a peft LoRA layer, or None where peft does more than the formula above."""
-    if not type(layer).__module__.startswith("peft.tuners.lora.") or type(layer).__name__ not in ("Linear", "Linear4bit"):
+    if not type(layer).__module__.startswith("peft.tuners.lora.") or type(layer).__name__ not in (
+        "Linear",
+        "Linear4bit",
+    ):
         return None
     active = layer.active_adapters
     if layer.disable_adapters or layer.merged or len(active) != 1 or active[0] not in layer.lora_A:

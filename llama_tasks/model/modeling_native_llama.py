@@ -287,7 +287,9 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if cu_seq_lens_q is not None:
+        # Continuous batching (`generate_batch`) names boundaries too, of what its paged cache adds; the mask is its own.
+        paged = kwargs.get("cache") is not None
+        if cu_seq_lens_q is not None and not paged:
             if past_key_values is not None or inputs_embeds.shape[0] != 1:
                 raise ValueError("Packed documents (cu_seq_lens_q) come as one row [1, T] and take no past_key_values.")
             attention_mask, use_cache = None, False
@@ -301,7 +303,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
                 position_ids = torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
             # Before a cache is made: with one, transformers no longer looks for documents in the positions.
             mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
-            attention = {"attention_mask": mask}
+            attention = {"attention_mask": mask} | ({"cu_seq_lens_q": cu_seq_lens_q} if paged else {})
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 

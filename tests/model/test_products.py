@@ -1,0 +1,106 @@
+"""Products and attention taken another way than torch's usual one are the same functions, with the same gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from llama_tasks.model import attention_products, products
+from llama_tasks.model.attention_products import causal_attention
+
+
+def qkv(heads: int, keys: int, length: int, context: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (3, length, heads, 8), (3, context + length, keys, 8), (3, context + length, keys, 8)
+    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def output_and_gradients(inputs: list[Tensor], mask: Tensor | None) -> tuple[Tensor, ...]:
+    out = causal_attention(*inputs, mask, 8**-0.5, 0.0)
+    generator = torch.Generator().manual_seed(1)
+    return out, *torch.autograd.grad(out, inputs, torch.randn(out.shape, generator=generator).to(out.dtype))
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize("context", [0, 5])
+@pytest.mark.parametrize("kept", [256, 4])
+def test_attention_by_products_is_sdpa(
+    monkeypatch: pytest.MonkeyPatch, heads: int, keys: int, context: int, kept: int
+) -> None:
+    monkeypatch.setattr(attention_products, "KEPT", kept)
+    mask = None
+    if context:
+        mask = torch.ones(3, 1, 7, context + 7, dtype=torch.bool).tril(context)
+        mask[1, :, :, :2] = False
+    inputs = qkv(heads, keys, 7, context)
+    monkeypatch.setattr(attention_products, "_multiplies_bfloat16", lambda x: False)
+    expected = output_and_gradients(inputs, mask)
+    monkeypatch.setattr(attention_products, "_multiplies_bfloat16", lambda x: True)
+    torch.testing.assert_close(output_and_gradients(inputs, mask), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_bfloat16_attention_is_near_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = output_and_gradients(qkv(4, 2, 33), None)
+    monkeypatch.setattr(attention_products, "_multiplies_bfloat16", lambda x: True)
+    found = output_and_gradients(qkv(4, 2, 33, dtype=torch.bfloat16), None)
+    for ours, exact in zip(found, expected, strict=True):
+        assert (ours.float() - exact).norm() < 0.02 * exact.norm()
+
+
+def test_dropout_and_long_documents_stay_with_sdpa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_products, "_multiplies_bfloat16", lambda x: True)
+    monkeypatch.setattr(attention_products, "_Products", None)
+    causal_attention(*qkv(4, 2, 7), None, 1.0, 0.1)
+    monkeypatch.setattr(attention_products, "LONGEST", 6)
+    causal_attention(*qkv(4, 2, 7), None, 1.0, 0.0)
+
+
+needs_onednn = pytest.mark.skipif(
+    not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch is built without oneDNN"
+)
+
+
+@needs_onednn
+def test_products_by_onednn_are_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    x, weight, bias = torch.randn(5, 9), torch.randn(7, 9), torch.randn(7)
+    torch.testing.assert_close(products.times_transposed(x, weight, bias), x @ weight.T + bias)
+    torch.testing.assert_close(products.times(x[:, :7], weight), x[:, :7] @ weight)
+    total = torch.randn(5, 9)
+    torch.testing.assert_close(products.add_times(total.clone(), x[:, :7], weight), total + x[:, :7] @ weight)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_by_onednn_learns_alike(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    layer, x = nn.Linear(9, 7, bias=bias), torch.randn(2, 5, 9, requires_grad=True)
+
+    def run(by_onednn: bool) -> tuple[Tensor, ...]:
+        monkeypatch.setattr(products, "_onednn_is_faster", lambda: by_onednn)
+        y = products.linear(x, layer)
+        return y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+
+    torch.testing.assert_close(run(True), run(False), atol=1e-5, rtol=1e-5)
+
+
+@needs_onednn
+def test_whole_texts_in_evaluation_keep_their_bits(monkeypatch: pytest.MonkeyPatch, pair: Any) -> None:
+    reference, native = pair
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    ids = torch.randint(3, 97, (2, 9))
+    with torch.no_grad():
+        assert torch.equal(native(ids).logits, reference(ids).logits)
+
+
+@needs_onednn
+def test_a_model_trains_alike(monkeypatch: pytest.MonkeyPatch, pair: Any) -> None:
+    reference, native = pair
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: True)
+    ids = torch.randint(3, 97, (2, 9))
+    for model in (reference.train(), native.train()):
+        model(ids, labels=ids).loss.backward()
+    expected = {name: p.grad for name, p in reference.named_parameters()}
+    torch.testing.assert_close({n: p.grad for n, p in native.named_parameters()}, expected, atol=1e-6, rtol=1e-4)
