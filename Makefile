@@ -4,7 +4,7 @@
 #   make finetune TASK=qa MODEL=org/name DATA=my.jsonl QUANT=nf4 ARGS="train.num_train_epochs=1"
 #   make evaluate RUN=runs/summarize | predict RUN=.. INPUT=.. OUTPUT=.. | report RUN=..
 #   make push RUN=runs/summarize REPO=user/name DRY_RUN=1
-#   make inspect TASK=qa | pretrain | samples | test | lint | types | bench
+#   make inspect TASK=qa | pretrain | samples | test | lint | types | bench | bench-speed
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ overrides = $(if $(MODEL),'base.model=$(MODEL)') $(if $(DATA),'data.train=$(DATA
 flags = $(if $(RESUME),--resume) $(if $(OVERWRITE),--overwrite)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench clean
+.PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench bench-speed clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -85,6 +85,9 @@ types: setup-dev
 
 bench: setup-dev
 	@$(bin)/python bench/peer.py $(ARGS)
+
+bench-speed: setup-dev
+	@$(bin)/python bench/speed.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist
