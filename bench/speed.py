@@ -48,9 +48,10 @@ def main() -> None:
     rows = []
     for shape in args.shapes:
         for dtype in args.dtypes:
-            rows += [pair(args.peers, args.repeats, shape, workload, dtype) for workload in args.workloads]
-            if args.output:
-                write(args.output, rows)
+            for workload in args.workloads:
+                rows.append(pair(args.peers, args.repeats, shape, workload, dtype))
+                if args.output:
+                    write(args.output, rows)
 
 
 def work(who: str, model: str, shape: str, workload: str, dtype: str, batch: int) -> dict[str, Any]:

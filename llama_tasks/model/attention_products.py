@@ -40,7 +40,7 @@ def _multiplies_bfloat16(x: Tensor) -> bool:
 
 @cache
 def _cpu_multiplies_bfloat16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

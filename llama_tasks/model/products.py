@@ -33,7 +33,7 @@ def add_times(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return total.add_(times(x, weight)) if _by_onednn(x) else total.addmm_(x, weight)
 
 
-def linear(x: Tensor, layer: nn.Module) -> Tensor:
+def linear(x: Tensor, layer: Any) -> Tensor:
     """What `layer` gives for x [..., D]; a plain linear layer in training, or in decoding token by token, by the fast way.
 
     Evaluation of whole texts stays with torch's own choice, and so gives the bits that transformers' LLaMA gives.
@@ -79,6 +79,6 @@ def _by_onednn(x: Tensor) -> bool:
 
 @cache
 def _onednn_is_faster() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older versions of torch
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older versions of torch
     amd = str(capabilities.get("cpu_name", "")).startswith("AMD") and bool(capabilities.get("avx512_f"))
     return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
