@@ -160,7 +160,9 @@ def run(training: Training, steps: int) -> tuple[float, float]:
 def gains(speeds: dict[str, float]) -> dict[str, Any]:
     """Each optimisation's factor when it comes last (`last`) and when it comes first (`alone`), and that of all of them."""
     names = [name.removeprefix("without ") for name in speeds if name.startswith("without ")]
-    found: dict[str, dict[str, float]] = {name: {"last": round(speeds[ALL] / speeds[f"without {name}"], 2)} for name in names}
+    found: dict[str, dict[str, float]] = {
+        name: {"last": round(speeds[ALL] / speeds[f"without {name}"], 2)} for name in names
+    }
     for name in names:
         if f"alone {name}" in speeds:
             found[name]["alone"] = round(speeds[f"alone {name}"] / speeds[NONE], 2)

@@ -115,7 +115,9 @@ def main() -> None:
     for shape in args.shapes:
         for dtype in args.dtypes:
             found = limits(shape, dtype)
-            print(f"{shape} {dtype}: {found['square']} GFLOP/s in a square product, {found['shapes']} in the model's own")
+            print(
+                f"{shape} {dtype}: {found['square']} GFLOP/s in a square product, {found['shapes']} in the model's own"
+            )
 
 
 if __name__ == "__main__":

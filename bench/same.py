@@ -22,9 +22,7 @@ def check(model: str, shape: str, workload: str, batch_tokens: int, total: int) 
     they differ by more than `LOSS` or `GRADIENTS`.
     """
     native = train_native.load(model, "fp32").train()
-    lora = LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, task_type="CAUSAL_LM", target_modules=train_peer.TARGETS
-    )
+    lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, task_type="CAUSAL_LM", target_modules=train_peer.TARGETS)
     peer = get_peft_model(train_peer.load(model, "fp32"), lora).train()
     draw_alike(native, peer)
     training = train_native.plan(native, shape, workload, batch_tokens, total)

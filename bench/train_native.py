@@ -39,7 +39,12 @@ def load(model: str, dtype: str) -> Any:
 
 
 def plan(
-    adapted: Any, shape: str, workload: str, batch_tokens: int, total: int, share_prefixes: bool | None = None,
+    adapted: Any,
+    shape: str,
+    workload: str,
+    batch_tokens: int,
+    total: int,
+    share_prefixes: bool | None = None,
     learning_rate: float = 1e-3,
 ) -> Training:
     """One epoch of the workload; prefixes are shared where the workload has some, unless told otherwise."""

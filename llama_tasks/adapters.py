@@ -14,22 +14,17 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import (
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import BitsAndBytesConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import cached_file
 
 from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
 from llama_tasks.recipe import BaseConfig, did_you_mean
+from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
+from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
+from llama_tasks.tokenizer import where_is
 
-EMBEDDED = Path(__file__).parent / "embedded" / "base"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -44,11 +39,6 @@ class Parameters:
         return f"{self.trainable:,} of {self.total:,} parameters are trained ({100 * self.trainable / self.total:.2f}%)"
 
 
-def where_is(model: str) -> str:
-    """Folder of the embedded base, or the folder or Hub id itself."""
-    return str(EMBEDDED) if model == "embedded" else model
-
-
 def pin(base: BaseConfig) -> BaseConfig:
     """The same base with the commit that its Hub revision is at now, so that tokenizer, weights, resume and card all mean
     one thing; unchanged for local bases, and where the Hub does not answer (loading then says why)."""
@@ -59,20 +49,6 @@ def pin(base: BaseConfig) -> BaseConfig:
     except (OSError, ValueError):
         return base
     return dataclasses.replace(base, revision=Path(config).parent.name)  # .../snapshots/<commit>/config.json
-
-
-def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
-    """The base's tokenizer. Raises ModelError where there is none."""
-    place = where_is(base.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=base.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(_not_found(base.model, "tokenizer", error)) from None
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{base.model}: its tokenizer has no tokenizer.json; save it with transformers as a fast tokenizer first."
-        )
-    return tokenizer
 
 
 def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLlamaForCausalLM:
@@ -309,9 +285,3 @@ def auto_learning_rate(hidden_size: int) -> float:
 
 def _names(config: Any) -> set[str]:
     return {f.name for f in dataclasses.fields(config)} if config is not None else set()
-
-
-def _not_found(model: str, what: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    kind = "folder" if Path(model).exists() else "folder, and no such model can be had from the Hub"
-    return f"Cannot load the {what} of the base model {model!r} ({kind}): {reason}"

@@ -286,9 +286,8 @@ def _console() -> Console:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\.")
     # On some CPUs it warns, whenever peft is imported, that a kernel is missing which we leave unused.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import transformers
-
-    transformers.logging.disable_progress_bar()
+    if "transformers" in sys.modules:  # otherwise it reads the variables above when it is imported
+        sys.modules["transformers"].logging.disable_progress_bar()
     return Console(quiet=not _is_first())
 
 

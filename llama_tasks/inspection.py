@@ -7,10 +7,10 @@ import statistics
 from rich.console import Console
 from rich.text import Text
 
-from llama_tasks import adapters
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
+from llama_tasks.tokenizer import load_tokenizer
 from llama_tasks.tokens import IGNORE, Tokens
 
 _EXAMPLES = 3
@@ -22,7 +22,7 @@ def inspect(recipe: Recipe, console: Console) -> Dataset:
     Raises:
         DataError: whatever would stop a training of this recipe.
     """
-    dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
+    dataset = prepare(recipe, load_tokenizer(recipe.base))
     lengths = sorted(len(item.input_ids) for item in dataset.train.tokens)
     for name, about in dataset.fingerprints.items():
         console.print(
