@@ -27,6 +27,7 @@ import torch
 import train_native
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from workloads import SHAPES, TOKENS, WORKLOADS, save_model
 
 from llama_tasks.model import attention_products, products
@@ -45,8 +46,9 @@ class DenseMask:
     """In place of `PackedLayout`: who sees whom, as one [T, T] block mask."""
 
     @staticmethod
-    def build(documents: Documents, device: torch.device) -> Tensor:
-        return documents.mask().to(device)
+    def build(documents: Documents, device: torch.device, reads: Tensor | None = None) -> Tensor:
+        seen = documents.mask().to(device)
+        return seen if reads is None else seen[:, :, reads]
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: Tensor, *, scaling: float, dropout: float = 0.0) -> Tensor:
@@ -56,14 +58,18 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, layout: Tensor, *, scaling:
     return out.transpose(1, 2)
 
 
-def loss_from_all_logits(
-    self: Any, hidden: Tensor, labels: Tensor, count: int, cu_seq_lens: Tensor, prefixes: Tensor | None = None
-) -> Tensor:
-    """In place of `loss_on_targets`: logits of every token in float32, then the loss of those that have a target."""
-    before_T = Documents.read(cu_seq_lens, prefixes, labels.shape[1]).predecessors()
-    logits = self.lm_head(hidden)[0].float()
+FORWARD = modeling.NativeLlamaForCausalLM.forward
+
+
+def all_logits(self: Any, *, labels: Tensor, num_items_in_batch: int, **inputs: Any) -> CausalLMOutputWithPast:
+    """In place of the model's forward: logits of every token in float32, then the loss of those that have a target."""
+    inputs.pop("skip_logits")
+    documents = Documents.read(inputs["cu_seq_lens_q"], inputs.get("prefix_documents"), labels.shape[1])
+    before_T = documents.predecessors()
     at = ((labels[0] != IGNORE) & (before_T >= 0)).nonzero()[:, 0]
-    return F.cross_entropy(logits[before_T[at]], labels[0, at], reduction="sum") / count
+    logits = FORWARD(self, **inputs).logits[0].float()
+    loss = F.cross_entropy(logits[before_T[at]], labels[0, at], reduction="sum") / num_items_in_batch
+    return CausalLMOutputWithPast(loss=loss)
 
 
 def plain_norm(self: Any, x: Tensor) -> Tensor:
@@ -72,9 +78,10 @@ def plain_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
-def plain_loss(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+def plain_loss(head: Any, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """In place of head, softmax and gradient in one."""
-    return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+    losses = F.cross_entropy(head(hidden).float(), targets, reduction="none")
+    return (losses if weights is None else losses * weights).sum()
 
 
 # What is replaced (owner, name, plain way) to do without each optimisation. Shared prefixes are the plan's, not the model's.
@@ -83,7 +90,7 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
         (modeling, "PackedLayout", DenseMask),
         (modeling, "packed_attention", dense_attention),
     ],
-    "logits at targets only": [(modeling.NativeLlamaForCausalLM, "loss_on_targets", loss_from_all_logits)],
+    "logits at targets only": [(modeling.NativeLlamaForCausalLM, "forward", all_logits)],
     "head, loss and gradient in one": [(modeling, "sum_of_losses", plain_loss)],
     "LoRA of several layers at once": [(modeling, "project", lambda x, *layers: tuple(layer(x) for layer in layers))],
     "bf16 attention by products": [(attention_products, "_multiplies_bfloat16", lambda x: False)],
