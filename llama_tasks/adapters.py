@@ -23,7 +23,7 @@ from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_na
 from llama_tasks.recipe import BaseConfig, did_you_mean
 from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
 from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
-from llama_tasks.tokenizer import where_is
+from llama_tasks.tokenizer import where_is as where_is
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -125,14 +125,14 @@ def test_decoding_row() -> None:
 def test_gpu_parts_without_a_gpu(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of `make bench-gpu` but the card: a row for each part, with numbers or a reason; the same first losses."""
     rows: list[dict[str, Any]] = []
-    parts = [part for part in gpu.plan(["tiny"]) if part.attention == "sdpa"]
+    parts = [part for part in gpu.plan(["tiny"]) if part.attention == "sdpa" and part.rows in ("packed", "dynamic")]
     parts.append(gpu.Part("lora", "tiny", "native", "no_such_attention", "packed", 20))
     gpu.measure(parts, torch.device("cpu"), time.monotonic() + 300, rows.append)
     assert len(rows) == len(parts)
     ran = {(row["what"], row["engine"], row["rows"]): row for row in rows if "skipped" not in row}
     assert {what for what, _, _ in ran} == {"lora", "qlora", "decode"}
-    for what, rows_of in (("lora", "packed"), ("lora", "whole"), ("qlora", "packed")):
-        ours, theirs = ran[what, "native", rows_of], ran[what, "transformers", rows_of]
+    for what in ("lora", "qlora"):
+        ours, theirs = ran[what, "native", "packed"], ran[what, "transformers", "packed"]
         assert ours["first_loss"] == pytest.approx(theirs["first_loss"], rel=2e-3)
         assert ours["tokens_per_second"] > 0
     assert "no_such_attention" in rows[-1]["skipped"]

@@ -59,6 +59,18 @@ def test_help_and_version_answer_without_torch() -> None:
         assert "llama-tasks" in done.stdout
 
 
+def test_an_unknown_recipe_is_said_at_once(tmp_path: Path) -> None:
+    """Before torch or transformers are imported, which takes seconds."""
+    check = (
+        "import sys\nfrom llama_tasks.cli import main\ncode = main(['finetune', 'nosuch.yaml'])\n"
+        "assert not {'torch', 'transformers', 'peft', 'datasets', 'rich'} & set(sys.modules), sorted(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "There is no recipe 'nosuch.yaml'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -167,6 +179,11 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
     assert main(["evaluate", str(run)]) == 0
     assert (run / "eval/adapter/predictions.jsonl").read_bytes() == before
     assert main(["report", str(run)]) == 0
+    check = (
+        "import sys\nfrom llama_tasks.cli import main\nmain(sys.argv[1:])\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check, "report", str(run)], check=True, stdout=subprocess.DEVNULL)
 
     make_rows(
         workplace / "new.jsonl", [{"document": "Anna has 3 apples and 4 pears. She lives in Oakfield.", "lang": "en"}]

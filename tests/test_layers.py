@@ -86,6 +86,14 @@ def test_scoring_and_reporting_leave_torch_out() -> None:
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+def test_inspecting_leaves_the_model_out() -> None:
+    check = (
+        "import llama_tasks.inspection, sys\n"
+        "assert not {'transformers.modeling_utils', 'peft', 'llama_tasks.adapters'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
 def test_public_names_are_sorted_and_exist() -> None:
     import llama_tasks
 
