@@ -30,7 +30,7 @@ from workloads import TOKENS, WORKLOADS, save_model
 BATCH = 2048
 SMALL = 512  # Trainer's other batch
 PEERS = ("trainer", "trl", "bf16")
-KEY = ("shape", "workload", "dtype")
+SETTING = ("shape", "workload", "dtype")
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
                 peers = [] if args.check else args.peers
                 row = measure(peers, args.repeats, args.batch, setting)
                 if not args.check:
-                    results.save(args.output, row, *KEY)
+                    results.save(args.output, row, *SETTING, "peers")
                 print(json.dumps({name: row[name] for name in row if name != "runs"}), flush=True)
 
 
@@ -87,7 +87,7 @@ def measure(peers: list[str], repeats: int, batch: int, setting: dict[str, Any])
     runs: dict[str, list[dict[str, Any]]] = {f"{name} {size}": [] for name, size in turns}
     with tempfile.TemporaryDirectory() as folder:
         save_model(setting["shape"], Path(folder))
-        row = {name: setting[name] for name in KEY}
+        row: dict[str, Any] = {**{name: setting[name] for name in SETTING}, "peers": peers}
         row["check_fp32"] = start("check", batch, folder, setting)
         for _ in range(repeats):
             for name, size in turns:

@@ -50,6 +50,15 @@ def speed(rows: Rows) -> str:
     ))  # fmt: skip
 
 
+def joined(rows: Rows) -> Rows:
+    """One row a setting, where its peers were measured one at a time; the later number counts."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        setting = row["shape"], row["dtype"], row["workload"]
+        found[setting] = {**found.get(setting, {}), **row}
+    return list(found.values())
+
+
 def nf4(rows: Rows) -> str:
     """The native model in nf4 against itself in bf16."""
     rows = [row for row in rows if "bf16" in row]

@@ -175,7 +175,8 @@ def test_every_table_renders(tmp_path: Path) -> None:
     setting = {"shape": "15M", "dtype": "bf16", "workload": "5q", **about}
     shares = {"reached": 20.5, "limit_square": 100, "limit_shapes": 80, "share_square": 0.2, "share_shapes": 0.26}
     files = {
-        "speed.json": [{**setting, "trainer": peer, "check_fp32": {"loss": 1e-7, "gradients": 2e-6}}, {**setting, "bf16": peer}],
+        "speed.json": [{**setting, "trainer": peer, "check_fp32": {"loss": 1e-7, "gradients": 2e-6}},
+                       {**setting, "trl": {"speed": 3.5}}, {**setting, "bf16": peer}],
         "ablation.json": [{**setting, "gains": {"x": {"last": 1.2, "alone": 1.3}}, "together": 1.5, "roofline": shares}],
         "decode.json": [{**setting, "cache": "static", "speed": 1.31,
                          "tokens_per_second": {"native": [131], "transformers": [100]}}],
@@ -188,7 +189,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
     for name, rows in files.items():
         (tmp_path / name).write_text(json.dumps({"rows": rows}), encoding="utf-8")
     page = tables.render(empty, tmp_path)
-    for shown in ("| 5q | 2.00x | – | 0.50x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |", "| 20% |", "| 1.31x |",
+    for shown in ("| 5q | 2.00x | 3.50x | 0.50x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |", "| 20% |", "| 1.31x |",
                   "| `llama-tasks report` | 0.4 |", "none: the time was out"):  # fmt: skip
         assert shown in page
     assert "Measured 2026-01-02 on P (avx2) with torch 2." in page
