@@ -34,7 +34,7 @@ def render(page: str, folder: Path) -> str:
 
 def speed(rows: Rows) -> str:
     """Training against Trainer and TRL."""
-    rows = [row for row in rows if "trainer" in row or "trl" in row]
+    rows = joined([row for row in rows if "trainer" in row or "trl" in row])
     head = (
         "shape",
         "dtype",
@@ -69,14 +69,20 @@ def nf4(rows: Rows) -> str:
 
 
 def ablation(rows: Rows) -> str:
-    """Each optimisation's gain as the last one and as the first one; a column for every setting."""
-    if not rows:
-        return ""
-    names = list(dict.fromkeys(name for row in rows for name in row["gains"]))
-    head = ("optimisation", *(f"{row['shape']} {row['dtype']} {row['workload']}" for row in rows))
+    """Each optimisation's gain as the last one and as the first one: a table for a shape and dtype, a column for a workload."""
+    groups: dict[tuple[str, str], Rows] = {}
+    for row in rows:
+        groups.setdefault((row["shape"], row["dtype"]), []).append(row)
+    return "\n\n".join(gains(f"{shape} {dtype}", found) for (shape, dtype), found in groups.items())
+
+
+def gains(title: str, rows: Rows) -> str:
+    """The ablation table of some workloads."""
+    names = dict.fromkeys(name for row in rows for name in row["gains"])
     lines = [{"name": name, "cells": [gain(row["gains"].get(name)) for row in rows]} for name in names]
     lines.append({"name": "all together", "cells": [times(row["together"]) for row in rows]})
-    return "\n\n".join((table(head, lines, lambda line: (line["name"], *line["cells"]), foot=False), measured(rows)))
+    head = (title, *(row["workload"] for row in rows))
+    return f"{table(head, lines, lambda line: (line['name'], *line['cells']), foot=False)}\n\n{measured(rows)}"
 
 
 def roofline(rows: Rows) -> str:
