@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_tasks import cli, verify
-from llama_tasks.model import NativeLlamaForCausalLM, load_native, modeling_native_llama
+from llama_tasks.model import load_native, modeling_native_llama
 
 NAMES = [
     "logits against transformers",

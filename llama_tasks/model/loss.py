@@ -87,7 +87,7 @@ def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tens
 
 
 class _HeadAndLoss(torch.autograd.Function):
-    """loss = sum_n c_n (log sum_v exp z_nv - z_n,target),  z = h W^T;  dz = c (softmax(z) - onehot(target)),  dh = dz W,  dW = dz^T h.
+    """loss = sum_n c_n (log sum_v exp z_nv - z_n,target),  z = h W^T;  dz = c (softmax(z) - onehot),  dh = dz W,  dW = dz^T h.
 
     The gradient is made while the logits are at hand, so neither they nor a second product of them are needed later.
     """

@@ -34,6 +34,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_attention
 from .configuration_native_llama import NativeLlamaConfig
+from .decoding import Slots
 from .lora import project
 from .loss import Targets, sum_of_losses, without_document_starts
 from .products import linear
@@ -174,11 +175,13 @@ class NativeLlamaAttention(nn.Module):
         past_key_values: Cache | None = None,
         packed_layout: PackedLayout | None = None,
         reads: Tensor | None = None,
+        slots: Slots | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """Output [B, T, D], and the weights [B, H, T, S] where the implementation gives them.
 
         Of a packed row, `reads` [R] names the tokens whose output is wanted, as `packed_layout` has them; it is [1, R, D].
+        `slots` is the memory of `decoding`: a packed row is written there, a row of single tokens attends to it.
         """
         heads = (-1, self.head_dim)
         if reads is None:
@@ -193,8 +196,12 @@ class NativeLlamaAttention(nn.Module):
         dropout = (self.config.attention_dropout or 0.0) if self.training else 0.0
 
         weights = None
+        if slots is not None:
+            slots.write(self.layer_idx, k_BTKC, v_BTKC)
         if packed_layout is not None:
             out_BTHC = packed_attention(q_BTHC, k_BTKC, v_BTKC, packed_layout, scaling=self.scaling, dropout=dropout)
+        elif slots is not None:
+            out_BTHC = slots.attend(self.layer_idx, q_BTHC, self.scaling)
         else:
             q_BHTC, k_BKSC, v_BKSC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
             if past_key_values is not None:
@@ -407,7 +414,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             places = targets.places
         elif loss_weights is not None:
             raise ValueError("loss_weights need skip_logits=True: only then is the loss computed here.")
-        elif packed[1] is not None and isinstance(logits_to_keep, Tensor):
+        elif packed[0] is not None and isinstance(logits_to_keep, Tensor):
             places = logits_to_keep
         if places is not None and self._reads_few(places, packed[0], kwargs):
             kwargs["reads"], places = places.unique(return_inverse=True)
@@ -429,9 +436,9 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             count = torch.as_tensor(targets.total if count is None else count, device=total.device)
             loss = total / (count if loss_weights is not None else count.clamp(min=1))
         elif places is not None:
-            logits = linear(hidden_ND, self.lm_head)[None]
+            logits = self.project_to_vocabulary(hidden_ND[None])
         else:
-            logits = linear(slice_logits_to_keep(hidden_states, logits_to_keep), self.lm_head)
+            logits = self.project_to_vocabulary(slice_logits_to_keep(hidden_states, logits_to_keep))
             if labels is not None:
                 labels = without_document_starts(labels, packed[0])
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -442,6 +449,10 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def project_to_vocabulary(self, hidden_BTD: Tensor) -> Tensor:
+        """Logits [B, T, V]."""
+        return linear(hidden_BTD, self.lm_head)
 
     def _reads_few(self, places: Tensor, cu_seq_lens: Tensor | None, kwargs: dict[str, Any]) -> bool:
         """Whether the last layer need not be computed whole: a packed row, few of its tokens read, and none recorded."""
