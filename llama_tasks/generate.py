@@ -105,7 +105,13 @@ class _Stream:
     """A queue of prompts through the slots of one decoder."""
 
     def __init__(
-        self, decoder: Decoder, prompts: Sequence[list[int]], queue: list[int], ends: list[int], suite: Suite, steps: int
+        self,
+        decoder: Decoder,
+        prompts: Sequence[list[int]],
+        queue: list[int],
+        ends: list[int],
+        suite: Suite,
+        steps: int,
     ) -> None:
         self.decoder, self.prompts, self.queue = decoder, prompts, queue
         self.ends, self.suite, self.steps = set(ends), suite, steps
@@ -126,7 +132,8 @@ class _Stream:
 
     def _enter(self) -> None:
         """As many waiting prompts as there is room for; the first token of each."""
-        taken, total = [], 0
+        taken: list[int] = []
+        total = 0
         while self.queue and len(taken) < self.decoder.free:
             total += len(self.prompts[self.queue[0]])
             if taken and total > self.suite.tokens_per_batch:
@@ -154,9 +161,9 @@ class _Stream:
                 continue
             yield row.index, row.ids[: self.suite.max_new_tokens]
             self.decoder.leave(slot)
-            for kept in (self.rows, stay):
-                kept[slot] = kept[-1]
-                kept.pop()
+            self.rows[slot], stay[slot] = self.rows[-1], stay[-1]
+            self.rows.pop()
+            stay.pop()
         self.newest = torch.tensor([columns[i][-1] for i in stay], device=self.decoder.device, dtype=torch.long)
 
 

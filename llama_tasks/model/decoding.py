@@ -90,6 +90,7 @@ class Decoder:
         self.slots = Slots(model.config, rows, places, dtype, self.device)
         probe = torch.empty(0, dtype=dtype, device=self.device)
         self.rotary = model.model.rotary_emb(probe, torch.arange(places, device=self.device)[None])
+        self.layers = list(model.model.layers[: model.config.num_hidden_layers])
         self.lengths: list[int] = []  # places taken of each slot in use
 
     @property
@@ -97,9 +98,7 @@ class Decoder:
         """Slots that prompts can enter."""
         return self.slots.rows - len(self.lengths)
 
-    def enter(
-        self, inputs: dict[str, Any], texts: Sequence[Sequence[tuple[int, int]]], last: Sequence[int]
-    ) -> Tensor:
+    def enter(self, inputs: dict[str, Any], texts: Sequence[Sequence[tuple[int, int]]], last: Sequence[int]) -> Tensor:
         """Take in packed prompts, each into the next free slot; the logits [M, V] that follow each.
 
         Args:
@@ -124,7 +123,7 @@ class Decoder:
         body = self.model.model
         hidden = body.embed_tokens(ids_N)[:, None]
         cos, sin = (table[0, places][:, None] for table in self.rotary)
-        for layer in body.layers[: self.model.config.num_hidden_layers]:
+        for layer in self.layers:
             hidden = layer(hidden, position_embeddings=(cos, sin), slots=self.slots)
         logits: Tensor = self.model.project_to_vocabulary(body.norm(hidden))
         return logits[:, 0]
