@@ -91,6 +91,7 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
         (modeling, "packed_attention", dense_attention),
     ],
     "logits at targets only": [(modeling.NativeLlamaForCausalLM, "forward", all_logits)],
+    "last layer where a loss is read": [(modeling.NativeLlamaForCausalLM, "_reads_few", lambda self, *_: False)],
     "head, loss and gradient in one": [(modeling, "sum_of_losses", plain_loss)],
     "LoRA of several layers at once": [(modeling, "project", lambda x, *layers: tuple(layer(x) for layer in layers))],
     "bf16 attention by products": [(attention_products, "_multiplies_bfloat16", lambda x: False)],
@@ -99,7 +100,10 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
     PREFIXES: [],
 }
 # These need another one beside them, so alone they are nothing.
-RESTS_ON = {"head, loss and gradient in one": "logits at targets only"}
+RESTS_ON = {
+    "last layer where a loss is read": "logits at targets only",
+    "head, loss and gradient in one": "logits at targets only",
+}
 
 
 def applies(name: str, workload: str, dtype: str) -> bool:

@@ -1,6 +1,6 @@
 """Decoding speed of batch 1 against transformers' own LLaMA: greedy `generate`, the same weights, cache and prompt.
 
-    make bench-decode ARGS="--shapes 15M 135M --dtypes fp32 bf16 --caches dynamic static"
+    make bench-decode ARGS="--shapes 15M 135M --dtypes fp32 bf16 --caches dynamic static slots"
 
 Both models live in one process of one thread and take turns (A B A B); the number is new tokens per CPU second, the ratio the
 median over pairs of turns. The prompt's own pass is part of both. In float32 both must write the same tokens.
@@ -23,26 +23,44 @@ import torch
 from transformers import LlamaForCausalLM
 from workloads import SHAPES, TOKENS, save_model
 
-from llama_tasks.model import load_native
+from llama_tasks.model import NativeLlamaForCausalLM, load_native
+from llama_tasks.model.decoding import Decoder
+from llama_tasks.packing import collate
+from llama_tasks.tokens import Tokens
 
 KEY = ("shape", "dtype", "cache")
 PROMPT = 32  # tokens
+CACHES = ("dynamic", "static", "slots")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def generate(model: Any, input_ids: torch.Tensor, count: int, cache: str) -> torch.Tensor:
-    """`count` new tokens [1, count], greedily; nothing ends them earlier."""
+    """`count` new tokens [1, count], greedily; nothing ends them earlier. transformers has no `slots`: its cache is dynamic then."""
+    if cache == "slots" and isinstance(model, NativeLlamaForCausalLM):
+        return by_slots(model, input_ids, count)
     made = model.generate(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
         max_new_tokens=count,
         min_new_tokens=count,
         do_sample=False,
-        cache_implementation=cache if cache != "dynamic" else None,
+        cache_implementation="static" if cache == "static" else None,
         pad_token_id=0,
         disable_compile=True,
     )
     return made[:, input_ids.shape[1] :]
+
+
+@torch.inference_mode()
+def by_slots(model: NativeLlamaForCausalLM, input_ids: torch.Tensor, count: int) -> torch.Tensor:
+    """The same through llama-tasks' own decoding, as `llama_tasks.generate` uses it, with one slot."""
+    length = input_ids.shape[1]
+    decoder = Decoder(model, 1, length + count)
+    prompt = collate([Tokens("prompt", input_ids[0].tolist(), 1)])
+    made = [decoder.enter(prompt.inputs(model.device), [[(0, length)]], [length - 1]).argmax(-1)]
+    while len(made) < count:
+        made.append(decoder.step(made[-1]).argmax(-1))
+    return torch.stack(made, dim=1)
 
 
 def in_turns(
@@ -84,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["15M", "135M"], choices=list(TOKENS))
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=DTYPES)
-    parser.add_argument("--caches", nargs="+", default=["dynamic", "static"], choices=["dynamic", "static"])
+    parser.add_argument("--caches", nargs="+", default=list(CACHES), choices=CACHES)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=results.FOLDER / "decode.json")

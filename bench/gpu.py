@@ -80,7 +80,7 @@ def plan(shapes: list[str]) -> list[Part]:
             parts += [Part(what, shape, engine, "flash_attention_2", "packed", 20)] if flash else []
             parts += [Part(what, shape, engine, "sdpa", rows, 20) for rows in ("packed", "whole")]
             if (what, engine) == ("lora", "transformers"):
-                parts += [Part("decode", shape, "both", "sdpa", cache, 40) for cache in ("dynamic", "static")]
+                parts += [Part("decode", shape, "both", "sdpa", cache, 30) for cache in decode.CACHES]
     # flex_attention is compiled at its first call, which takes longest: last.
     return parts + [Part("lora", shape, "native", "flex_attention", "packed", 60) for shape in shapes]
 

@@ -115,8 +115,9 @@ def test_operations_are_those_that_torch_counts(model: str) -> None:
     )
 
 
-def test_decoding_row() -> None:
-    row = decode.measure("tiny", "fp32", "static", 4, 1)
+@pytest.mark.parametrize("cache", decode.CACHES)
+def test_decoding_row(cache: str) -> None:
+    row = decode.measure("tiny", "fp32", cache, 4, 1)
     assert row["same_tokens"] == 1
     assert row["speed"] > 0
     assert len(row["tokens_per_second"]["native"]) == 1

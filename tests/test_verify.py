@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llama_tasks import cli, verify
-from llama_tasks.model import NativeLlamaForCausalLM, load_native, modeling_native_llama
+from llama_tasks.model import load_native, modeling_native_llama
 
 NAMES = [
     "logits against transformers",
@@ -78,8 +78,8 @@ def test_nan_at_the_end_of_a_packed_row_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_wrong_training_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = NativeLlamaForCausalLM.loss_on_targets
-    monkeypatch.setattr(NativeLlamaForCausalLM, "loss_on_targets", lambda *args: 1.01 * real(*args))
+    real = modeling_native_llama.sum_of_losses
+    monkeypatch.setattr(modeling_native_llama, "sum_of_losses", lambda *args: 1.01 * real(*args))
     found = embedded_lines()
     assert not found["training loss, packed"]
     assert not found["training gradients, shared prefixes"]

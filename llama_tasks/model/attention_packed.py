@@ -13,15 +13,18 @@ no mask; what it computes is dropped on the way back. The indices are built once
 
 **Shared prefixes.** A document may continue another one: five questions after one passage are six documents, and the
 passage is computed once. `prefix_documents[d]` names the document whose text goes before d (itself perhaps a
-continuation), or -1. Such a document attends to all tokens before it in its chain; its rectangle gets their keys and
-values on the left, against the border, and a mask:
+continuation), or -1. Such a document attends to all tokens before it in its chain; its rectangle gets key slots of its
+own, the whole text from its beginning, and a mask:
 
     passage   p0 p1 p2                            prefix_documents = [-1, 0, 0]
-    queries   q0 q1          keys   p0 p1 p2 | q0 q1
-              r0 r0                 p0 p1 p2 | r0 r0
+    queries   q0 q1          keys   p0 p1 p2 q0 q1
+              r0 r0                 p0 p1 p2 r0 --
 
-Shapes: T tokens of the row, P padded slots, N documents, L longest document, A longest prefix, H query heads,
-K key/value heads, C channels of a head.
+**Few readers.** Of the last layer, training reads only what predicts a target. With `reads` only those tokens ask; the
+keys are laid out as above, up to the last of them.
+
+Shapes: T tokens of the row, R of them that are read, P padded slots, N documents, L query and S key slots of each,
+H query heads, K key/value heads, C channels of a head.
 """
 
 from __future__ import annotations
@@ -86,6 +89,14 @@ class Documents:
             chains.append(torch.empty(0, dtype=torch.long) if own is None else torch.cat((chains[prefix], own)))
         return chains
 
+    def text(self, document: int, length: int) -> Tensor:
+        """The first `length` tokens of a document's text, from the beginning of what it continues, as indices."""
+        start = int(self.bounds[document])
+        if self.apart:
+            return torch.arange(start, start + length)
+        chain = self.chains[document]
+        return torch.cat((chain, torch.arange(start, start + length - len(chain))))
+
     def positions(self) -> Tensor:
         """Positions that restart at 0 with every document, and go on where it continues another one, int64 [1, T]."""
         before = self.before()
@@ -119,61 +130,64 @@ class Documents:
 
 @dataclass(frozen=True)
 class Rectangle:
-    """Documents of like length, laid out as rows of L own slots; with prefixes, A more key slots to their left."""
+    """Documents of like length, laid out as rows of L query slots; where not all of a text asks, S key slots besides."""
 
     documents: int
     length: int
-    context: int = 0  # A
-    context_tokens: Tensor | None = None  # [N * A] the tokens of those slots
-    mask: Tensor | None = None  # bool [N, 1, L, A + L]
+    key_tokens: Tensor | None = None  # [N * S] the tokens of the key slots; None: those of the query slots
+    mask: Tensor | None = None  # bool [N, 1, L, S]; None: causal
 
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where every token of a packed row stands in the padded rectangles, and back."""
+    """Where each token that asks stands in the padded rectangles, and back."""
 
     rectangles: tuple[Rectangle, ...]
-    token_of_slot_P: Tensor
-    slot_of_token_T: Tensor
+    query_of_slot_P: Tensor
+    slot_of_query_R: Tensor
 
     @classmethod
-    def build(cls, documents: Documents, device: torch.device) -> PackedLayout:
-        """Lay out the documents, with indices on `device`."""
-        bounds = documents.bounds
-        rectangles, tokens = [], []
-        slot_of_token = torch.empty(int(bounds[-1]), dtype=torch.long)
+    def build(cls, documents: Documents, device: torch.device, reads: Tensor | None = None) -> PackedLayout:
+        """Lay out the documents, with indices on `device`. `reads` int64 [R], rising: the tokens that ask (all: None)."""
+        bounds, before = documents.bounds, documents.before()
+        token_of_query = torch.arange(int(bounds[-1])) if reads is None else reads.cpu()
+        starts = torch.searchsorted(token_of_query, bounds)  # of each document, among the queries
+        counts = starts.diff()
+        ends = before + token_of_query[starts[1:].clamp(min=1) - 1] + 1 - bounds[:-1]  # of each text, at its last query
+        rectangles, queries = [], []
+        slot_of_query = torch.empty(len(token_of_query), dtype=torch.long)
         n_slots = 0
-        for members in _alike(documents.lengths, documents.before()):
-            starts_N1, lengths_N1 = bounds[members, None], documents.lengths[members, None]
-            n_documents, length = len(members), int(lengths_N1.max())
+        for members in _alike(counts, ends - counts):
+            counts_N1, length = counts[members, None], int(counts[members].max())
             step_L = torch.arange(length)
-            tokens_NL = starts_N1 + torch.minimum(step_L, lengths_N1 - 1)
-            slots_NL = n_slots + torch.arange(n_documents * length).view(n_documents, length)
-            real_NL = step_L < lengths_N1
-            slot_of_token[tokens_NL[real_NL]] = slots_NL[real_NL]
-            chains = [] if documents.apart else [documents.chains[i] for i in members.tolist()]
-            rectangles.append(_rectangle(n_documents, length, chains, device))
-            tokens.append(tokens_NL.flatten())
-            n_slots += n_documents * length
-        return cls(tuple(rectangles), torch.cat(tokens).to(device), slot_of_token.to(device))
+            query_NL = starts[members, None] + torch.minimum(step_L, counts_N1 - 1)
+            slots_NL = n_slots + torch.arange(len(members) * length).view(len(members), length)
+            real_NL = step_L < counts_N1
+            slot_of_query[query_NL[real_NL]] = slots_NL[real_NL]
+            rectangle = Rectangle(len(members), length)
+            if not documents.apart or reads is not None:
+                order_NL = (before - bounds[:-1])[members, None] + token_of_query[query_NL]
+                rectangle = _with_keys(documents, members, order_NL, ends[members], device)
+            rectangles.append(rectangle)
+            queries.append(query_NL.flatten())
+            n_slots += len(members) * length
+        return cls(tuple(rectangles), torch.cat(queries).to(device), slot_of_query.to(device))
 
 
-def _rectangle(documents: int, length: int, chains: list[Tensor], device: torch.device) -> Rectangle:
-    context = max((len(chain) for chain in chains), default=0)
-    if not context:
-        return Rectangle(documents, length)
-    tokens_NA = torch.zeros(len(chains), context, dtype=torch.long)
-    seen_NA = torch.zeros(len(chains), context, dtype=torch.bool)
-    for row, chain in enumerate(chains):
-        tokens_NA[row, context - len(chain) :] = chain
-        seen_NA[row, context - len(chain) :] = True
-    own_LL = torch.ones(length, length, dtype=torch.bool).tril()
-    mask = torch.cat((seen_NA[:, None].expand(-1, length, -1), own_LL.expand(len(chains), -1, -1)), dim=-1)
-    return Rectangle(documents, length, context, tokens_NA.flatten().to(device), mask[:, None].to(device))
+def _with_keys(
+    documents: Documents, members: Tensor, order_NL: Tensor, ends: Tensor, device: torch.device
+) -> Rectangle:
+    """Rows whose queries stand at places `order_NL` of their texts, with the texts up to `ends` as keys."""
+    n_documents, length = order_NL.shape
+    texts = [documents.text(i, end) for i, end in zip(members.tolist(), ends.tolist(), strict=True)]
+    # A slot beyond a text's end lies to the right of its queries, so the causal mask hides it.
+    key_tokens_NS = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+    mask = torch.arange(key_tokens_NS.shape[1]) <= order_NL[..., None]
+    return Rectangle(n_documents, length, key_tokens_NS.flatten().to(device), mask[:, None].to(device))
 
 
 def _alike(lengths: Tensor, before: Tensor) -> list[Tensor]:
-    """Group the indices of non-empty documents by half octaves of their length and of what goes before: in a group,
+    """Group the indices of documents that ask by half octaves of their queries and of what else they see: in a group,
     they differ by less than a factor 1.42.
 
     Measured on one core: finer groups gain nothing, one group costs half as much again (20-100 tokens a document) to
@@ -189,15 +203,15 @@ def _half_octave(counts: Tensor) -> Tensor:
 
 
 class _Pad(torch.autograd.Function):
-    """Packed rows [T, ...] -> padded rows [P, ...].
+    """Query rows [R, ...] -> padded rows [P, ...].
 
     The gradient of a slot beyond a document's end is exactly zero, so backward is a gather and not a slow scatter-add.
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, token_of_slot: Tensor, slot_of_token: Tensor) -> Tensor:
-        ctx.save_for_backward(slot_of_token)
-        return rows.index_select(0, token_of_slot)
+    def forward(ctx: Any, rows: Tensor, query_of_slot: Tensor, slot_of_query: Tensor) -> Tensor:
+        ctx.save_for_backward(slot_of_query)
+        return rows.index_select(0, query_of_slot)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
@@ -205,13 +219,13 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Padded rows [P, ...] -> packed rows [T, ...]; slots beyond a document's end get zero gradient."""
+    """Padded rows [P, ...] -> query rows [R, ...]; slots beyond a document's end get zero gradient."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, slot_of_token: Tensor) -> Tensor:
-        ctx.save_for_backward(slot_of_token)
+    def forward(ctx: Any, rows: Tensor, slot_of_query: Tensor) -> Tensor:
+        ctx.save_for_backward(slot_of_query)
         ctx.n_slots = rows.shape[0]
-        return rows.index_select(0, slot_of_token)
+        return rows.index_select(0, slot_of_query)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -220,27 +234,32 @@ class _Unpad(torch.autograd.Function):
 
 
 def packed_attention(
-    q_1THC: Tensor, k_1TKC: Tensor, v_1TKC: Tensor, layout: PackedLayout, *, scaling: float, dropout: float = 0.0
+    q_1RHC: Tensor, k_1TKC: Tensor, v_1TKC: Tensor, layout: PackedLayout, *, scaling: float, dropout: float = 0.0
 ) -> Tensor:
-    """Causal attention within each document of a packed row, and to what it continues; returns [1, T, H, C]."""
+    """Causal attention within each document of a packed row, and to what it continues; returns [1, R, H, C]."""
     sizes = [rectangle.documents * rectangle.length for rectangle in layout.rectangles]
-    q, k, v = (
-        _Pad.apply(x.squeeze(0), layout.token_of_slot_P, layout.slot_of_token_T).split(sizes)
-        for x in (q_1THC, k_1TKC, v_1TKC)
-    )
+
+    def padded(row_1RXC: Tensor) -> tuple[Tensor, ...]:
+        return _Pad.apply(row_1RXC.squeeze(0), layout.query_of_slot_P, layout.slot_of_query_R).split(sizes)
+
+    plain = layout.rectangles[0].key_tokens is None  # of one layout, all are plain or none is
+    q = padded(q_1RHC)
+    k, v = (padded(k_1TKC), padded(v_1TKC)) if plain else ((k_1TKC,) * len(sizes), (v_1TKC,) * len(sizes))
     outputs = []
-    for i, rectangle in enumerate(layout.rectangles):
+    for q_P, k_P, v_P, rectangle in zip(q, k, v, layout.rectangles, strict=True):
         shape = (rectangle.documents, rectangle.length)
-        q_NLHC, k_NSKC, v_NSKC = (x[i].unflatten(0, shape) for x in (q, k, v))
-        if rectangle.context_tokens is not None:
-            k_NSKC = _with_context(k_NSKC, k_1TKC, rectangle)
-            v_NSKC = _with_context(v_NSKC, v_1TKC, rectangle)
+        if rectangle.key_tokens is None:
+            k_NSKC, v_NSKC = k_P.unflatten(0, shape), v_P.unflatten(0, shape)
+        else:
+            k_NSKC, v_NSKC = _keys_of(k_P, rectangle), _keys_of(v_P, rectangle)
+        q_NLHC = q_P.unflatten(0, shape)
         outputs.append(causal_attention(q_NLHC, k_NSKC, v_NSKC, rectangle.mask, scaling, dropout).flatten(0, 1))
-    return _Unpad.apply(torch.cat(outputs), layout.slot_of_token_T).unsqueeze(0)
+    return _Unpad.apply(torch.cat(outputs), layout.slot_of_query_R).unsqueeze(0)
 
 
-def _with_context(own_NLKC: Tensor, row_1TKC: Tensor, rectangle: Rectangle) -> Tensor:
-    """Keys or values of the prefixes to the left of the documents' own: [N, A + L, K, C]."""
-    assert rectangle.context_tokens is not None
-    context = row_1TKC.squeeze(0).index_select(0, rectangle.context_tokens)
-    return torch.cat((context.unflatten(0, (rectangle.documents, rectangle.context)), own_NLKC), dim=1)
+def _keys_of(row_1TKC: Tensor, rectangle: Rectangle) -> Tensor:
+    """Keys or values of a rectangle's key slots, [N, S, K, C]."""
+    assert rectangle.key_tokens is not None
+    # As rows of one dimension: the gradient's sum over slots is then a third faster.
+    slots = row_1TKC.squeeze(0).flatten(1).index_select(0, rectangle.key_tokens)
+    return slots.view(rectangle.documents, -1, *row_1TKC.shape[2:])

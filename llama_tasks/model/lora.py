@@ -22,13 +22,17 @@ from .products import add_times, is_plain, linear, times, times_transposed
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What each layer gives for x [..., D]."""
-    # Evaluation keeps peft's own order of sums, so that it gives what any reader of the adapter gets, bit for bit.
-    if type(layers[0]) is nn.Linear or not layers[0].training or torch.is_autocast_enabled(x.device.type):
+    # Evaluation of whole texts keeps peft's own order of sums, so that it gives what any reader of the adapter gets, bit for bit.
+    decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
+    ours = decodes or layers[0].training
+    if type(layers[0]) is nn.Linear or not ours or torch.is_autocast_enabled(x.device.type):
         return tuple(linear(x, layer) for layer in layers)
     plain = [_plain_lora(layer, x.dtype) for layer in layers]
     if any(found is None for found in plain):
         return tuple(linear(x, layer) for layer in layers)
     parts = [part for part in plain if part is not None]
+    if decodes:
+        return _products(x.flatten(0, -2), parts, x.shape)[0]
     factors = [factor for part in parts for factor in (part.a, part.b)]
     return _Project.apply(x, parts, *factors)
 
@@ -60,7 +64,7 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
     base = layer.base_layer
     if layer.lora_variant.get(name) or layer.lora_bias.get(name) or getattr(layer, "fan_in_fan_out", False):
         return None
-    if not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) != 0.0:
+    if layer.training and not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) != 0.0:
         return None
     if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, base, a, b)):
         return None
@@ -82,6 +86,17 @@ def _frozen_weight(base: Any, dtype: torch.dtype) -> Callable[[], Tensor] | None
     return lambda: dequantize_4bit(base.weight.data, state)
 
 
+def _products(x_TD: Tensor, parts: Sequence[_Part], shape: torch.Size) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What each layer gives, in the shape [..., F] of the input [..., D], and u = x A^T [T, R] of all of them."""
+    u_TR = times_transposed(x_TD, torch.cat([part.a for part in parts]).to(x_TD.dtype))
+    outputs = []
+    for part, u_Tr in zip(parts, u_TR.split([part.a.shape[0] for part in parts], dim=1), strict=True):
+        y_TF = times_transposed(x_TD, part.weight(), part.bias)
+        y_TF.addmm_(u_Tr, part.b.to(x_TD.dtype).T, alpha=part.scale)
+        outputs.append(y_TF.view(*shape[:-1], -1))
+    return tuple(outputs), u_TR
+
+
 class _Project(torch.autograd.Function):
     """All layers at once. T rows of x, D wide; layer i has width F_i and rank r_i, the ranks together are R.
 
@@ -91,17 +106,10 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: Sequence[_Part], *factors: Tensor) -> tuple[Tensor, ...]:
         x_TD = x.reshape(-1, x.shape[-1])
-        a_RD = torch.cat([part.a for part in parts]).to(x.dtype)
-        ranks = [part.a.shape[0] for part in parts]
-        u_TR = times_transposed(x_TD, a_RD)
-        outputs = []
-        for part, u_Tr in zip(parts, u_TR.split(ranks, dim=1), strict=True):
-            y_TF = times_transposed(x_TD, part.weight(), part.bias)
-            y_TF.addmm_(u_Tr, part.b.to(x.dtype).T, alpha=part.scale)
-            outputs.append(y_TF.view(*x.shape[:-1], -1))
+        outputs, u_TR = _products(x_TD, parts, x.shape)
         ctx.save_for_backward(x_TD, u_TR, *factors)
-        ctx.parts, ctx.ranks, ctx.shape = parts, ranks, x.shape
-        return tuple(outputs)
+        ctx.parts, ctx.ranks, ctx.shape = parts, [part.a.shape[0] for part in parts], x.shape
+        return outputs
 
     @staticmethod
     @once_differentiable

@@ -5,6 +5,7 @@ Shapes: N positions that carry a target, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .attention_packed import Documents
 from .products import is_plain, times, times_transposed
 
 IGNORED = -100  # label of a token that carries no loss
@@ -21,14 +23,56 @@ LOGITS_PER_CHUNK = {"cpu": 2**22, "other": 2**25}
 ROWS_PER_CHUNK = 128  # at least: with fewer, reading the head's weight takes longer than the product
 
 
-def sum_of_losses(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """Sum over positions of the cross-entropy of `head(hidden)` in nats, float32 []; never holds all logits."""
+@dataclass(frozen=True)
+class Targets:
+    """The tokens that carry loss, and where each is predicted.
+
+    Attributes:
+        ids: int64 [N].
+        places: int64 [N], whose hidden state predicts each, counted over the rows of the batch end to end.
+        weights: float32 [N], or None: each counts once.
+    """
+
+    ids: Tensor
+    places: Tensor
+    weights: Tensor | None
+
+    @classmethod
+    def read(
+        cls,
+        labels_BT: Tensor,
+        cu_seq_lens: Tensor | None = None,
+        prefix_documents: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Targets:
+        """From labels at their own tokens; a token is predicted by the one before it in its document's text."""
+        labels = labels_BT.flatten()
+        if cu_seq_lens is None:
+            first = torch.arange(labels.numel(), device=labels.device) % labels_BT.shape[1] == 0
+            at = ((labels != IGNORED) & ~first).nonzero()[:, 0]
+            places = at - 1
+        else:
+            documents = Documents.read(cu_seq_lens, prefix_documents, labels_BT.shape[1])
+            before = documents.predecessors().to(labels.device)
+            at = ((labels != IGNORED) & (before >= 0)).nonzero()[:, 0]
+            places = before[at]
+        return cls(labels[at], places, None if weights is None else weights.flatten()[at].float())
+
+    @property
+    def total(self) -> Tensor | int:
+        """What the sum of losses is divided by for their mean."""
+        return len(self.ids) if self.weights is None else self.weights.sum()
+
+
+def sum_of_losses(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None) -> Tensor:
+    """Sum over positions of the (weighted) cross-entropy of `head(hidden)` in nats, float32 []; never holds all logits."""
     rows = rows_per_chunk(head, hidden_ND.device)
     if is_plain(head) and head.bias is None and not torch.is_autocast_enabled(hidden_ND.device.type):
-        return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, rows)
+        return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, weights_N, rows)
+    weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights_N is None else weights_N
     if len(targets_N) <= rows:
-        return _loss(head, hidden_ND, targets_N)
-    chunks = zip(hidden_ND.split(rows), targets_N.split(rows), strict=True)
+        return _loss(head, hidden_ND, targets_N, weights_N)
+    chunks = zip(hidden_ND.split(rows), targets_N.split(rows), weights_N.split(rows), strict=True)
     return torch.stack([checkpoint(_loss, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
@@ -38,18 +82,20 @@ def rows_per_chunk(head: nn.Module, device: torch.device) -> int:
     return max(ROWS_PER_CHUNK, logits // int(getattr(head, "out_features", 2**15)))
 
 
-def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-    return F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum")
+def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    return (weights_N * F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="none")).sum()
 
 
 class _HeadAndLoss(torch.autograd.Function):
-    """loss = sum_n (log sum_v exp z_nv - z_n,target),  z = h W^T,  dz = softmax(z) - onehot(target),  dh = dz W,  dW = dz^T h.
+    """loss = sum_n c_n (log sum_v exp z_nv - z_n,target),  z = h W^T;  dz = c (softmax(z) - onehot),  dh = dz W,  dW = dz^T h.
 
     The gradient is made while the logits are at hand, so neither they nor a second product of them are needed later.
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, rows: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor | None, rows: int
+    ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
@@ -60,11 +106,15 @@ class _HeadAndLoss(torch.autograd.Function):
             largest, at_target = logits.amax(1, keepdim=True), logits.gather(1, targets)
             grad = logits.sub_(largest).exp_()  # one buffer for logits, exponentials and gradient
             sums = grad.sum(1, keepdim=True)
-            total += (sums.log() + largest - at_target).sum()
+            losses, counts = sums.log() + largest - at_target, None
+            if counts_N is not None:
+                counts = counts_N[start : start + rows, None]
+                losses = losses * counts
+            total += losses.sum()
             if not (wants_hidden or wants_weight):
                 continue
             grad = grad.div_(sums).scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand_as(targets))
-            grad = grad.to(hidden.dtype)
+            grad = (grad if counts is None else grad.mul_(counts)).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[start : start + rows] = times(grad, weight_VD)
             if grad_weight is not None:
@@ -74,10 +124,10 @@ class _HeadAndLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         hidden = None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype)
-        return hidden, None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype), None, None
+        return hidden, None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype), None, None, None
 
 
 def without_document_starts(labels_BT: Tensor, cu_seq_lens: Tensor | None) -> Tensor:

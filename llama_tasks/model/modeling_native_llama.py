@@ -9,6 +9,7 @@ Shapes, as suffixes of names:
     B rows of the batch   T tokens of a row      D hidden size   F width of the MLP   V vocabulary
     H query heads         K key/value heads      C channels of a head
     S keys seen (cached ones and T)              N positions that carry a target
+    R tokens whose output is read (R = T but in the last layer of training)
 """
 
 from __future__ import annotations
@@ -33,9 +34,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_attention
 from .configuration_native_llama import NativeLlamaConfig
+from .decoding import Slots
 from .lora import project
-from .loss import IGNORED, sum_of_losses, without_document_starts
+from .loss import Targets, sum_of_losses, without_document_starts
 from .products import linear
+
+READS_AT_MOST = 0.75  # of a packed row's tokens; beyond, a last layer of its own layout saves nothing
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -74,6 +78,8 @@ class NativeLlamaRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        if x_BTD.dtype == torch.float32 and not torch.is_grad_enabled():
+            return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.eps)  # the same bits in one call
         return _RMSNorm.apply(x_BTD, self.weight, self.eps)
 
     def extra_repr(self) -> str:
@@ -170,19 +176,34 @@ class NativeLlamaAttention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         packed_layout: PackedLayout | None = None,
+        reads: Tensor | None = None,
+        slots: Slots | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Output [B, T, D], and the weights [B, H, T, S] where the implementation gives them."""
-        heads = (*x_BTD.shape[:-1], -1, self.head_dim)
-        q_BTX, k_BTX, v_BTX = project(x_BTD, self.q_proj, self.k_proj, self.v_proj)
-        q_BTHC = rotate(q_BTX.view(heads), *position_embeddings)
-        k_BTKC = rotate(k_BTX.view(heads), *position_embeddings)
-        v_BTKC = v_BTX.view(heads)
+        """Output [B, T, D], and the weights [B, H, T, S] where the implementation gives them.
+
+        Of a packed row, `reads` [R] names the tokens whose output is wanted, as `packed_layout` has them; it is [1, R, D].
+        `slots` is the memory of `decoding`: a packed row is written there, a row of single tokens attends to it.
+        """
+        heads = (-1, self.head_dim)
+        if reads is None:
+            q_BTX, k_BTX, v_BTX = project(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+            q_BTHC = rotate(q_BTX.unflatten(-1, heads), *position_embeddings)
+        else:
+            (q_BTX,) = project(x_BTD.index_select(1, reads), self.q_proj)
+            k_BTX, v_BTX = project(x_BTD, self.k_proj, self.v_proj)
+            q_BTHC = rotate(q_BTX.unflatten(-1, heads), *(x.index_select(1, reads) for x in position_embeddings))
+        k_BTKC = rotate(k_BTX.unflatten(-1, heads), *position_embeddings)
+        v_BTKC = v_BTX.unflatten(-1, heads)
         dropout = (self.config.attention_dropout or 0.0) if self.training else 0.0
 
         weights = None
+        if slots is not None:
+            slots.write(self.layer_idx, k_BTKC, v_BTKC)
         if packed_layout is not None:
             out_BTHC = packed_attention(q_BTHC, k_BTKC, v_BTKC, packed_layout, scaling=self.scaling, dropout=dropout)
+        elif slots is not None:
+            out_BTHC = slots.attend(self.layer_idx, q_BTHC, self.scaling)
         else:
             q_BHTC, k_BKSC, v_BKSC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
             if past_key_values is not None:
@@ -193,7 +214,7 @@ class NativeLlamaAttention(nn.Module):
             out_BTHC, weights = attend(
                 self, q_BHTC, k_BKSC, v_BKSC, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
             )
-        (out_BTD,) = project(out_BTHC.reshape(*x_BTD.shape[:-1], -1), self.o_proj)
+        (out_BTD,) = project(out_BTHC.flatten(2), self.o_proj)
         return out_BTD, weights
 
 
@@ -223,10 +244,10 @@ class NativeLlamaDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        """[B, T, D] to [B, T, D]; the keywords are the attention's."""
-        attended_BTD, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = hidden_states + attended_BTD
+    def forward(self, hidden_states: Tensor, reads: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """[B, T, D] to [B, T, D], or to [1, R, D] where only `reads` [R] are wanted; the keywords are the attention's."""
+        attended_BTD, _ = self.self_attn(self.input_layernorm(hidden_states), reads=reads, **kwargs)
+        hidden_states = (hidden_states if reads is None else hidden_states.index_select(1, reads)) + attended_BTD
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -274,6 +295,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         use_cache: bool | None = None,
         cu_seq_lens_q: Tensor | None = None,
         prefix_documents: Tensor | None = None,
+        reads: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Hidden states [B, T, D] of `input_ids` [B, T] or `inputs_embeds` [B, T, D].
@@ -281,7 +303,8 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         A packed row [1, T] names its documents by `cu_seq_lens_q` int [n_docs + 1], or by `position_ids` that restart
         (without `attention_mask`). Its documents never see each other. With `cu_seq_lens_q` there is no cache, and
         `attention_mask` is not read; `prefix_documents` int [n_docs] may then name for each document an earlier one
-        that it continues (or -1), so that a text which several others begin with is computed once.
+        that it continues (or -1), so that a text which several others begin with is computed once. `reads` int [R],
+        rising, names the tokens whose hidden states are wanted: [1, R, D]; the last layer computes only those.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
@@ -296,8 +319,8 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
             documents = Documents.read(cu_seq_lens_q, prefix_documents, inputs_embeds.shape[1])
             position_ids, attention = self._see_documents(inputs_embeds, position_ids, cu_seq_lens_q, documents)
         else:
-            if prefix_documents is not None:
-                raise ValueError("prefix_documents says which documents of cu_seq_lens_q go on; give that too.")
+            if prefix_documents is not None or reads is not None:
+                raise ValueError("prefix_documents and reads speak of the documents of cu_seq_lens_q; give that too.")
             if position_ids is None:
                 seen = past_key_values.get_seq_length() if past_key_values is not None else 0
                 position_ids = torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
@@ -309,7 +332,11 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
 
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
-        for layer in self.layers[: self.config.num_hidden_layers]:
+        layers = self.layers[: self.config.num_hidden_layers]
+        for layer in layers:
+            if reads is not None and layer is layers[-1] and "packed_layout" in attention:
+                layout = PackedLayout.build(documents, inputs_embeds.device, reads)
+                attention = {"packed_layout": layout, "reads": reads}
             hidden_states = layer(
                 hidden_states,
                 position_embeddings=position_embeddings,
@@ -319,6 +346,8 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
                 **attention,
                 **kwargs,
             )
+        if reads is not None and "reads" not in attention:  # the attention at hand knows no reads
+            hidden_states = hidden_states.index_select(1, reads)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
     def _see_documents(
@@ -370,14 +399,27 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
+        loss_weights: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V], and with `labels` [B, T] the loss.
 
         Labels stand at their own tokens and are shifted here; -100 carries no loss. The loss is the sum over targets
         divided by `num_items_in_batch`, or their mean when that is not given. With `labels` and `skip_logits` (or
-        `prefix_documents`) the head runs only where there is a target, a chunk at a time, and `logits` is None.
+        `prefix_documents`) the head runs only where there is a target, a chunk at a time, and `logits` is None; then
+        `loss_weights` float [B, T] may weigh the targets (their sum takes the place of the number of targets).
         """
+        packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
+        targets = places = None
+        if labels is not None and (skip_logits or packed[1] is not None):
+            targets = Targets.read(labels, *packed, weights=loss_weights)
+            places = targets.places
+        elif loss_weights is not None:
+            raise ValueError("loss_weights need skip_logits=True: only then is the loss computed here.")
+        elif packed[0] is not None and isinstance(logits_to_keep, Tensor):
+            places = logits_to_keep
+        if places is not None and self._reads_few(places, packed[0], kwargs):
+            kwargs["reads"], places = places.unique(return_inverse=True)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -388,11 +430,17 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         hidden_states, logits, loss = outputs.last_hidden_state, None, None
-        packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
-        if labels is not None and (skip_logits or packed[1] is not None):
-            loss = self.loss_on_targets(hidden_states, labels, kwargs.get("num_items_in_batch"), *packed)
+        if places is not None:
+            hidden_ND = hidden_states.flatten(0, 1).index_select(0, places)
+        if targets is not None:
+            total = sum_of_losses(self.lm_head, hidden_ND, targets.ids, targets.weights)
+            count = kwargs.get("num_items_in_batch")
+            count = torch.as_tensor(targets.total if count is None else count, device=total.device)
+            loss = total / (count if loss_weights is not None else count.clamp(min=1))
+        elif places is not None:
+            logits = self.project_to_vocabulary(hidden_ND[None])
         else:
-            logits = linear(slice_logits_to_keep(hidden_states, logits_to_keep), self.lm_head)
+            logits = self.project_to_vocabulary(slice_logits_to_keep(hidden_states, logits_to_keep))
             if labels is not None:
                 labels = without_document_starts(labels, packed[0])
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -404,24 +452,12 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def loss_on_targets(
-        self,
-        hidden_BTD: Tensor,
-        labels_BT: Tensor,
-        num_items_in_batch: Tensor | int | None,
-        cu_seq_lens: Tensor | None = None,
-        prefix_documents: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of `forward`, with logits at targets only; without any target zero, and still differentiable."""
-        labels_BT = labels_BT.to(hidden_BTD.device)
-        if cu_seq_lens is None:
-            keep_BT = F.pad(labels_BT, (0, 1), value=IGNORED)[:, 1:] != IGNORED
-            hidden_ND, targets_N = hidden_BTD[keep_BT], labels_BT[:, 1:][keep_BT[:, :-1]]
-        else:
-            documents = Documents.read(cu_seq_lens, prefix_documents, labels_BT.shape[1])
-            before_T = documents.predecessors().to(labels_BT.device)
-            at_N = ((labels_BT[0] != IGNORED) & (before_T >= 0)).nonzero()[:, 0]
-            hidden_ND, targets_N = hidden_BTD[0].index_select(0, before_T[at_N]), labels_BT[0, at_N]
-        total = sum_of_losses(self.lm_head, hidden_ND, targets_N)
-        count = len(targets_N) if num_items_in_batch is None else num_items_in_batch
-        return total / torch.as_tensor(count, device=total.device).clamp(min=1)
+    def project_to_vocabulary(self, hidden_BTD: Tensor) -> Tensor:
+        """Logits [B, T, V]."""
+        return linear(hidden_BTD, self.lm_head)
+
+    def _reads_few(self, places: Tensor, cu_seq_lens: Tensor | None, kwargs: dict[str, Any]) -> bool:
+        """Whether the last layer need not be computed whole: a packed row, few of its tokens read, and none recorded."""
+        if cu_seq_lens is None or kwargs.get("output_hidden_states", self.config.output_hidden_states):
+            return False
+        return 0 < len(places) <= READS_AT_MOST * int(cu_seq_lens[-1])

@@ -1,8 +1,9 @@
-"""Matrix products in float32 through oneDNN, where that is the faster one of torch's two libraries.
+"""Matrix products in float32, by the faster of the ways that torch offers on the processor.
 
 torch takes MKL for float32 products on CPUs, and MKL leaves AVX-512 unused on processors that are not Intel's: on an AMD EPYC
-oneDNN was 2.1 to 2.3 times as fast (110 and 240 GFLOP/s on one core). The order of sums differs, so results differ in the last
-bits. Which library is taken depends on the processor alone, never on a measurement, so runs repeat themselves.
+oneDNN was 2.1 to 2.3 times as fast (110 and 240 GFLOP/s on one core). Where an AMD processor has no AVX-512, MKL stays, but for
+two to sixteen rows (decoding) the product turned over, W x^T, took half the time of x W^T. The order of sums differs, so results
+differ in the last bits. Which way is taken depends on the processor alone, never on a measurement, so runs repeat themselves.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+FEW_ROWS = 16
+
 
 def times_transposed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [M, D] times weight [F, D] turned over, plus bias [F]: [M, F]. Has no gradient of its own."""
     if _by_onednn(x):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
+    if _by_turning(x):
+        product = (weight @ x.flatten(0, -2).T).T.view(*x.shape[:-1], -1)
+        return product if bias is None else product + bias
     return nn.functional.linear(x, weight, bias)
 
 
@@ -38,11 +44,13 @@ def linear(x: Tensor, layer: Any) -> Tensor:
 
     Evaluation of whole texts stays with torch's own choice, and so gives the bits that transformers' LLaMA gives.
     """
-    if not _by_onednn(x) or not is_plain(layer) or torch.is_autocast_enabled("cpu"):
+    decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
+    learns = layer.training and torch.is_grad_enabled()
+    if not (_by_onednn(x) and (learns or decodes)) and not (decodes and _by_turning(x)):
         return layer(x)
-    if torch.is_grad_enabled():
-        return _Linear.apply(x, layer.weight, layer.bias) if layer.training else layer(x)
-    return times_transposed(x, layer.weight, layer.bias) if x.shape[-2] == 1 else layer(x)
+    if not is_plain(layer) or torch.is_autocast_enabled("cpu"):
+        return layer(x)
+    return _Linear.apply(x, layer.weight, layer.bias) if learns else times_transposed(x, layer.weight, layer.bias)
 
 
 def is_plain(layer: Any) -> bool:
@@ -72,13 +80,41 @@ class _Linear(torch.autograd.Function):
 
 
 def _by_onednn(x: Tensor) -> bool:
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling() or not _onednn_is_faster():
+    return _onednn_is_faster() and _is_float32_on_cpu(x)
+
+
+def _by_turning(x: Tensor) -> bool:
+    return _turning_is_faster() and _is_float32_on_cpu(x) and 2 <= x.numel() // x.shape[-1] <= FEW_ROWS
+
+
+def _is_float32_on_cpu(x: Tensor) -> bool:
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     return type(x) is Tensor and x.numel() > 0
 
 
 @cache
 def _onednn_is_faster() -> bool:
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent in older versions of torch
-    amd = str(capabilities.get("cpu_name", "")).startswith("AMD") and bool(capabilities.get("avx512_f"))
-    return amd and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return (
+        _is_amd()
+        and _has_avx512()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+@cache
+def _turning_is_faster() -> bool:
+    return _is_amd() and not _has_avx512() and torch.backends.mkl.is_available()
+
+
+def _is_amd() -> bool:
+    return str(_capabilities().get("cpu_name", "")).startswith("AMD")
+
+
+def _has_avx512() -> bool:
+    return bool(_capabilities().get("avx512_f"))
+
+
+def _capabilities() -> dict[str, Any]:
+    return getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.12

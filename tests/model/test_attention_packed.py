@@ -129,8 +129,8 @@ def test_a_packed_row_takes_no_cache(pair: Any) -> None:
 def test_layout_is_the_picture_of_its_docstring() -> None:
     layout = PackedLayout.build(Documents.read(torch.tensor([0, 3, 4, 8, 9]), None, 9), torch.device("cpu"))
     assert layout.rectangles == (Rectangle(2, 1), Rectangle(2, 4))
-    assert layout.token_of_slot_P.tolist() == [3, 8, 0, 1, 2, 2, 4, 5, 6, 7]
-    assert layout.slot_of_token_T.tolist() == [2, 3, 4, 0, 6, 7, 8, 9, 1]
+    assert layout.query_of_slot_P.tolist() == [3, 8, 0, 1, 2, 2, 4, 5, 6, 7]
+    assert layout.slot_of_query_R.tolist() == [2, 3, 4, 0, 6, 7, 8, 9, 1]
 
 
 def test_empty_documents_are_passed_over(pair: Any) -> None:

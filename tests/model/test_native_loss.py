@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llama_tasks.model import loss
+from llama_tasks.model import loss, modeling_native_llama
 
 
 def batch(rows: int = 2, length: int = 13) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,3 +107,76 @@ def test_cross_entropy_is_float32_under_a_bfloat16_model(pair: Any) -> None:
     got = native(ids, labels=labels, skip_logits=True).loss
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_weights_count_a_target_more_or_less(pair: Any, monkeypatch: pytest.MonkeyPatch, hooked: bool) -> None:
+    """Weight 2 is the loss of a target that stands there twice, weight 0 of one that does not."""
+    reference, native = pair
+    monkeypatch.setattr(loss, "rows_per_chunk", lambda *_: 3)
+    if hooked:
+        native.lm_head.register_forward_hook(lambda module, inputs, output: output)
+    ids, labels = batch()
+    weights = torch.tensor([1.0, 2.0, 0.0, 0.5])[torch.arange(ids.numel()) % 4].view(ids.shape)
+    losses = torch.nn.functional.cross_entropy(
+        reference(ids).logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none"
+    )
+    counted = weights[:, 1:] * (labels[:, 1:] != -100)
+    expected = (losses * counted).sum() / counted.sum()
+    got = native(ids, labels=labels, skip_logits=True, loss_weights=weights).loss
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    expected.backward()
+    got.backward()
+    torch.testing.assert_close(gradients(native), gradients(reference), atol=1e-6, rtol=1e-4)
+    with pytest.raises(ValueError, match="skip_logits"):
+        native(ids, labels=labels, loss_weights=weights)
+
+
+class _LastLayer:
+    """Rows that the last layer's MLP saw."""
+
+    def __init__(self, model: Any) -> None:
+        self.rows: list[int] = []
+        model.model.layers[-1].mlp.register_forward_hook(lambda module, inputs, out: self.rows.append(out.shape[1]))
+
+
+PACKED = {"cu_seq_lens_q": torch.tensor([0, 5, 9, 13, 13, 20], dtype=torch.int32)}
+CONTINUED = {**PACKED, "prefix_documents": torch.tensor([-1, 0, 0, -1, 2])}
+
+
+@pytest.mark.parametrize("packed", [PACKED, CONTINUED], ids=["apart", "continued"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_last_layer_is_computed_where_a_loss_is_read(
+    make_pair: Any, monkeypatch: pytest.MonkeyPatch, packed: dict[str, Any], checkpointing: bool
+) -> None:
+    _, native = make_pair(num_hidden_layers=3)
+    native.train()
+    if checkpointing:
+        native.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids, _ = batch(rows=1, length=20)
+    labels = torch.full_like(ids, -100)
+    at = [4, 5, 8, 9, 12, 19]  # ends of documents and beginnings of continuations among them
+    labels[0, at] = ids[0, at]
+    seen = _LastLayer(native)
+    few = native(ids, labels=labels, skip_logits=True, use_cache=False, **packed).loss
+    few.backward()
+    found = gradients(native)
+    assert 0 < seen.rows[0] <= len(at)
+    monkeypatch.setattr(modeling_native_llama, "READS_AT_MOST", 0.0)
+    whole = native(ids, labels=labels, skip_logits=True, use_cache=False, **packed).loss
+    whole.backward()
+    assert seen.rows[-1] == 20
+    torch.testing.assert_close(few, whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(found, gradients(native), atol=1e-6, rtol=1e-4)
+
+
+def test_reads_give_the_hidden_states_of_those_tokens(make_pair: Any) -> None:
+    reads = torch.tensor([0, 3, 6, 19])
+    ids, _ = batch(rows=1, length=20)
+    for attn in ("sdpa", "eager"):
+        _, native = make_pair(attn=attn)
+        whole = native.model(ids, use_cache=False, **CONTINUED).last_hidden_state
+        few = native.model(ids, use_cache=False, reads=reads, **CONTINUED).last_hidden_state
+        torch.testing.assert_close(few, whole[:, reads], atol=1e-5, rtol=0)
+        with pytest.raises(ValueError, match="cu_seq_lens_q"):
+            native.model(ids, reads=reads)

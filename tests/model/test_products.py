@@ -104,3 +104,15 @@ def test_a_model_trains_alike(monkeypatch: pytest.MonkeyPatch, pair: Any) -> Non
         model(ids, labels=ids).loss.backward()
     expected = {name: p.grad for name, p in reference.named_parameters()}
     torch.testing.assert_close({n: p.grad for n, p in native.named_parameters()}, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 16, 17])
+def test_few_rows_turned_over_are_the_same_product(monkeypatch: pytest.MonkeyPatch, rows: int, bias: bool) -> None:
+    layer, x = nn.Linear(9, 7, bias=bias), torch.randn(rows, 1, 9)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
+    monkeypatch.setattr(products, "_turning_is_faster", lambda: True)
+    with torch.no_grad():
+        assert products._by_turning(x) == (2 <= rows <= 16)
+        torch.testing.assert_close(products.linear(x, layer), layer(x), atol=1e-6, rtol=1e-5)
+        assert torch.equal(products.linear(x.view(1, rows, 9), layer), layer(x.view(1, rows, 9)))
