@@ -35,7 +35,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def generate(model: Any, input_ids: torch.Tensor, count: int, cache: str) -> torch.Tensor:
-    """`count` new tokens [1, count], greedily; nothing ends them earlier. transformers has no `slots`: its cache is dynamic then."""
+    """`count` new tokens [1, count], greedily; nothing ends them earlier. For `slots`, transformers takes its dynamic cache."""
     if cache == "slots" and isinstance(model, NativeLlamaForCausalLM):
         return by_slots(model, input_ids, count)
     made = model.generate(
