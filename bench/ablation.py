@@ -99,11 +99,8 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
     "norm with its gradient": [(modeling.NativeLlamaRMSNorm, "forward", plain_norm)],
     PREFIXES: [],
 }
-# These need another one beside them, so alone they are nothing.
-RESTS_ON = {
-    "last layer where a loss is read": "logits at targets only",
-    "head, loss and gradient in one": "logits at targets only",
-}
+# These do something only where logits are at targets, so alone they are nothing.
+NOT_ALONE = ("last layer where a loss is read", "head, loss and gradient in one")
 
 
 def applies(name: str, workload: str, dtype: str) -> bool:
@@ -130,7 +127,7 @@ def settings(workload: str, dtype: str) -> dict[str, frozenset[str]]:
     everything = frozenset(names)
     made = {ALL: frozenset(), NONE: everything}
     made |= {f"without {name}": frozenset([name]) for name in names}
-    return made | {f"alone {name}": everything - {name} for name in names if name not in RESTS_ON}
+    return made | {f"alone {name}": everything - {name} for name in names if name not in NOT_ALONE}
 
 
 def measure(shape: str, workload: str, dtype: str, total: int, batch: int, steps: int, rounds: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def test_ablation_row(model: str) -> None:
     row = ablation.measure("tiny", "5q", "fp32", 3000, 256, steps=1, rounds=1)
     names = {name for name in ablation.PLAIN if ablation.applies(name, "5q", "fp32")}
     assert set(row["gains"]) == names >= {"shared prefixes", "documents apart in attention", "logits at targets only"}
-    assert all({"last", "alone"} == set(gain) for name, gain in row["gains"].items() if name not in ablation.RESTS_ON)
+    assert all({"last", "alone"} == set(gain) for name, gain in row["gains"].items() if name not in ablation.NOT_ALONE)
     assert 0 < row["roofline"]["share_square"] < 1
     assert tables.ablation([{**row, "measured": "now", "with": {}}]).count("\n| ") == len(names) + 2
 
