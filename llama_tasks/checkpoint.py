@@ -1,119 +1,137 @@
-"""Atomic save, exact resume.
+"""Exact resume: the state of a training on the disk.
 
-A checkpoint is written to a staging folder, flushed to the disk, given a manifest with the SHA-256 of every file, and
-renamed; so a folder named `step-N` is either whole or absent. Tensors are safetensors, everything else is JSON: no
-pickle is written or read.
+A checkpoint `step-N` holds all that the rest of the run depends on: trained weights, optimizer, schedule, random state of
+every process, position in the data. It is written, flushed, hashed and renamed by `files`, so it is whole or absent; a
+damaged one is found by its manifest and never used. Tensors are safetensors, everything else is JSON: no pickle is
+written or read.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from llama_tasks import files
 from llama_tasks.errors import RunError
 from llama_tasks.train import Training
 
-_MANIFEST = "manifest.json"
+FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+Tensors = dict[str, torch.Tensor]
 
 
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` only when the block ends well; an older `target` is replaced."""
-    staging = target.with_name(f".{target.name}.{os.getpid()}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        for path in staging.rglob("*"):
-            if path.is_file():
-                _flush(path)
-        _flush(staging)
-        if target.exists():
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            target.rename(old)
-            staging.rename(target)
-            shutil.rmtree(old)
-        else:
-            staging.rename(target)
-        _flush(target.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def save(
+    folder: Path, training: Training, extra: dict[str, Any], random: Tensors | None = None, needs: Sequence[str] = ()
+) -> Path:
+    """Write `folder/step-N` and read it back.
 
+    Args:
+        extra: JSON of the caller's, which `restore` returns.
+        random: what `random_states` gave; left out: this process's alone.
+        needs: folders beside it (the best weights so far) that it is worth nothing without.
 
-def save(folder: Path, training: Training, extra: dict[str, Any]) -> Path:
-    """Write `folder/step-N`: trained weights, optimizer, schedule, random state, position, and `extra` (JSON).
-
-    Returns its path. Raises OSError where the disk refuses; checkpoints before it stay as they are.
+    Returns its path. Raises OSError where the disk refuses, and RunError where it gives back something else than was
+    written; checkpoints before it stay as they are.
     """
     target = folder / f"step-{training.step}"
     tensors, scalars = _optimizer_state(training.optimizer)
-    with staged(target) as staging:
-        save_file(trained_weights(training), staging / "weights.safetensors")
-        save_file(tensors, staging / "optimizer.safetensors")
-        save_file(_random_state(), staging / "random.safetensors")
-        state = {"step": training.step, "tokens_seen": training.tokens_seen, "optimizer": scalars,
-                 "scheduler": training.scheduler.state_dict(), "extra": extra}  # fmt: skip
-        (staging / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-        _write_manifest(staging)
+    state = {"step": training.step, "tokens_seen": training.tokens_seen, "optimizer": scalars,
+             "scheduler": training.scheduler.state_dict(), "needs": list(needs), "extra": extra}  # fmt: skip
+    parts = {"weights": trained_weights(training), "optimizer": tensors, "random": random or random_states()}
+    with files.staged(target) as staging:
+        for name, part in parts.items():
+            files.write(staging / f"{name}.safetensors", partial(_write_tensors, tensors=part))
+        text = json.dumps(state, indent=1)
+        files.write(staging / "state.json", lambda path: path.write_text(text, encoding="utf-8"))
+        files.write_manifest(staging)
+    files.verify(target, FILES)
     return target
 
 
 def restore(path: Path, training: Training) -> dict[str, Any]:
     """Bring `training` to the state of the checkpoint; returns its `extra`. Raises RunError for a damaged one."""
     verify(path)
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = _state(path)
     load_trained_weights(training, load_file(path / "weights.safetensors"))
     _load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     training.scheduler.load_state_dict(state["scheduler"])
-    _set_random_state(load_file(path / "random.safetensors"))
+    set_random_state(load_file(path / "random.safetensors"), training.accelerator.process_index)
     training.step, training.tokens_seen = state["step"], state["tokens_seen"]
     return state["extra"]
 
 
+def find(folder: Path, tell: Callable[[str], None]) -> Path | None:
+    """The checkpoint with the highest step (never the latest by clock) that is whole, or None where there is none at all.
+
+    Every damaged one above it is named to `tell` and set aside as `damaged-step-N`.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    damage: list[str] = []
+    for path in reversed(_by_step(folder)):
+        try:
+            verify(path)
+        except RunError as error:
+            damage.append(str(error))
+            continue
+        for text in damage:
+            tell(f"{text} Going on from {path.name} instead, which is whole.")
+        for later in _by_step(folder):
+            if _step(later) > _step(path):
+                _set_aside(later)
+        return path
+    if damage:
+        raise RunError(
+            f"No checkpoint in {folder} is whole: {' '.join(damage)} Put the damaged files back from a copy, or begin again "
+            "with --overwrite."
+        )
+    return None
+
+
 def newest(folder: Path) -> Path | None:
-    """The checkpoint with the highest step (never the latest by clock), or None."""
-    found = {int(path.name[5:]): path for path in folder.glob("step-*") if path.name[5:].isdigit()}
-    return found[max(found)] if found else None
+    """The checkpoint with the highest step, whole or not, or None."""
+    found = _by_step(folder)
+    return found[-1] if found else None
 
 
 def keep_newest(folder: Path, count: int) -> None:
-    """Remove checkpoints older than the newest `count`; call it after a newer one is on the disk."""
-    found = sorted((int(path.name[5:]), path) for path in folder.glob("step-*") if path.name[5:].isdigit())
-    for _, path in found[:-count]:
-        shutil.rmtree(path)
+    """Remove checkpoints older than the newest `count`, and best weights that none of these needs.
+
+    `save` has verified the newest one before; nothing older goes earlier.
+    """
+    found = _by_step(folder)
+    for path in found[:-count]:
+        files.remove(path)
+    needed = {name for path in found[-count:] for name in _needs(path)}
+    for path in sorted(folder.glob("best-*")):
+        if path.name not in needed:
+            files.remove(path)
 
 
 def verify(path: Path) -> None:
-    """Raise RunError unless every file of the checkpoint has the hash that its manifest names."""
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise RunError(
-            f"{path} has no readable {_MANIFEST}, so it cannot be trusted; remove the folder and resume again."
-        ) from None
-    for name, digest in manifest.items():
-        if not (path / name).is_file() or _sha256(path / name) != digest:
-            raise RunError(
-                f"{path / name} is damaged (its SHA-256 is not that of the manifest); remove {path} and resume again."
-            )
+    """Raise RunError, which names the file, unless the checkpoint and what it needs are as they were written."""
+    files.verify(path, FILES)
+    for name in _needs(path):
+        files.verify(path.parent / name)
 
 
-def trained_weights(training: Training) -> dict[str, torch.Tensor]:
+def trained_weights(training: Training) -> Tensors:
     """The weights that training changes, by parameter name, on the CPU."""
     model = training.accelerator.unwrap_model(training.model)
     return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def load_trained_weights(training: Training, weights: dict[str, torch.Tensor]) -> None:
+def load_trained_weights(training: Training, weights: Tensors) -> None:
     """Put weights of `trained_weights` back. Raises RunError where names or shapes differ from the recipe's model."""
     parameters = {
         n: p for n, p in training.accelerator.unwrap_model(training.model).named_parameters() if p.requires_grad
@@ -127,37 +145,81 @@ def load_trained_weights(training: Training, weights: dict[str, torch.Tensor]) -
             parameters[name].copy_(weight)
 
 
-def save_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write trained weights alone (the best so far), whole or not at all."""
-    with staged(folder) as staging:
-        save_file(weights, staging / "weights.safetensors")
-        _write_manifest(staging)
+def save_weights(folder: Path, weights: Tensors) -> None:
+    """Write trained weights alone (the best so far), whole or not at all. Raises OSError where the disk refuses."""
+    with files.staged(folder) as staging:
+        files.write(staging / "weights.safetensors", partial(_write_tensors, tensors=weights))
+        files.write_manifest(staging)
 
 
-def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+def load_weights(folder: Path) -> Tensors:
     """Read what `save_weights` wrote. Raises RunError where it is damaged."""
-    verify(folder)
+    files.verify(folder, ["weights.safetensors"])
     return load_file(folder / "weights.safetensors")
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a killed save left behind (staging folders; they were never taken for checkpoints)."""
-    for path in folder.glob(".*.staging"):
-        shutil.rmtree(path, ignore_errors=True)
+def size_of(training: Training) -> tuple[int, int]:
+    """Bytes of one checkpoint and of the trained weights alone, as AdamW's two moments make them."""
+    weights = sum(w.numel() * w.element_size() for w in trained_weights(training).values())
+    return 3 * weights, weights
 
 
-def _random_state() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+def random_states(gather: bool = False) -> Tensors:
+    """The random state of this process, or of all (every one must call then): `R.cpu`, `R.cuda` of process R."""
+    mine = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        mine["cuda"] = torch.cuda.get_rng_state()
+    everyone = gather_object([mine]) if gather else [mine]
+    return {f"{rank}.{kind}": state for rank, states in enumerate(everyone) for kind, state in states.items()}
 
 
-def _set_random_state(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+def set_random_state(states: Tensors, rank: int = 0) -> None:
+    """Put the state of process `rank` back; one that was not there when it was saved takes the first one's."""
+    rank = rank if f"{rank}.cpu" in states else 0
+    torch.set_rng_state(states[f"{rank}.cpu"])
+    if f"{rank}.cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[f"{rank}.cuda"])
 
 
-def _optimizer_state(optimizer: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _by_step(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
+
+
+def _set_aside(path: Path) -> None:
+    aside = path.with_name(f"damaged-{path.name}")
+    if aside.exists():
+        files.remove(aside)
+    files.rename(path, aside)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    return json.loads((path / "state.json").read_text(encoding="utf-8"))
+
+
+def _needs(path: Path) -> list[str]:
+    """What a checkpoint needs beside it; nothing where it cannot be read, for then it is worth nothing."""
+    try:
+        return list(_state(path)["needs"])
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _write_tensors(path: Path, tensors: Tensors) -> None:
+    """`save_file`, whose own error hides the operating system's number of a refusal. Raises OSError."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        refused = re.search(r"os error (\d+)", str(error))
+        if refused is None:
+            raise
+        raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from None
+
+
+def _optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
     state = optimizer.state_dict()
     tensors = {
         f"{i}.{name}": value.cpu().contiguous() for i, slot in state["state"].items() for name, value in slot.items()
@@ -165,27 +227,9 @@ def _optimizer_state(optimizer: Any) -> tuple[dict[str, torch.Tensor], dict[str,
     return tensors, {"param_groups": state["param_groups"]}
 
 
-def _load_optimizer_state(optimizer: Any, tensors: dict[str, torch.Tensor], scalars: dict[str, Any]) -> None:
-    slots: dict[int, dict[str, torch.Tensor]] = {}
+def _load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, Any]) -> None:
+    slots: dict[int, Tensors] = {}
     for name, value in tensors.items():
         index, slot = name.split(".", 1)
         slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": slots, "param_groups": scalars["param_groups"]})
-
-
-def _write_manifest(folder: Path) -> None:
-    hashes = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    (folder / _MANIFEST).write_text(json.dumps(hashes, indent=1), encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks.errors import LlamaTasksError
+from llama_tasks.interrupt import STOPPED, terminable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,15 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 good, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM)."""
     args = _parse(argv)
     try:
-        return _COMMANDS[args.command](args) or 0
+        with terminable():
+            return _COMMANDS[args.command](args) or 0
     except LlamaTasksError as error:
         _complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("Stopped. A run that had begun goes on with --resume; nothing of it is lost.")
+        _complain(STOPPED)
         return 130
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ not in ("MemoryError", "OutOfMemoryError") and "can't allocate memory" not in str(
+            error
+        ):
             raise
         _complain(
             "The device's memory is full. Halve train.tokens_per_batch (or eval.tokens_per_batch) and double "

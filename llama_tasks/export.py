@@ -19,9 +19,9 @@ from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
-from llama_tasks.checkpoint import staged
 from llama_tasks.checks import OPTIONAL
 from llama_tasks.errors import ModelError, RunError
+from llama_tasks.files import staged
 from llama_tasks.gate import TOLERANCE
 from llama_tasks.prompts import PromptContract
 from llama_tasks.rundir import RunDirectory, write_json

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise
+from llama_tasks import adapters, checkpoint, evaluation, files, preflight, rundir, score, supervise
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
+from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.prompts import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.recipe import Recipe
@@ -41,6 +44,7 @@ def finetune(
     began = time.perf_counter()
     accelerator = make_accelerator(recipe)
     console = console or Console(quiet=not accelerator.is_main_process)
+    say = partial(console.print, highlight=False, markup=False)
     run = rundir.RunDirectory(Path(recipe.output or f"runs/{recipe.task}"))
     if accelerator.is_main_process:
         rundir.claim(run.path, resume, overwrite)
@@ -54,15 +58,21 @@ def finetune(
     model = adapters.attach(base, recipe.adapter, recipe.base)
     training = Training(model, dataset.train.tokens, recipe.train, accelerator, float(recipe.train.learning_rate))
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
-    keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite)
-    supervise.train(run, recipe, dataset, training, keeper, console, began)
-    contract, expected = save_trained(run, recipe, dataset, training, keeper)
-    if not accelerator.is_main_process:
-        return {}
-    del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
-    reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
-    adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
-    return evaluation.evaluate(run, recipe, dataset, reloaded, lambda text: console.print(text, highlight=False))
+    with locked(run.path) if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            rundir.claim(run.path, resume, overwrite, mine=True)  # another run may have ended in it since
+            preflight.check_space(run.path, training)
+        if recipe.train.preflight:
+            preflight.preflight(run.path, recipe, dataset, training)
+        keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite, say)
+        supervise.train(run, recipe, dataset, training, keeper, console, began)
+        contract, expected = save_trained(run, recipe, dataset, training, keeper)
+        if not accelerator.is_main_process:
+            return {}
+        del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
+        reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
+        adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
+        return evaluation.evaluate(run, recipe, dataset, reloaded, say)
 
 
 def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
@@ -161,7 +171,7 @@ def save_trained(
     contract = make_contract(recipe, dataset)
     model = training.accelerator.unwrap_model(training.model)
     if training.accelerator.is_main_process:
-        with checkpoint.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
+        with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
             adapters.save_trained(model, staging, recipe.base)
             dataset.encoder.tokenizer.save_pretrained(staging)
             contract.save(staging)

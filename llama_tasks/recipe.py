@@ -129,6 +129,10 @@ class TrainConfig:
     """Optimizer steps between lines of log.jsonl."""
     report_to: list[str] = field(default_factory=list)
     """Trackers by accelerate's names (tensorboard, wandb, trackio, ...) that get what log.jsonl gets."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A NaN or infinite loss or gradient stops the run with the step's rows; `skip` leaves the step out, counts and names it."""
+    preflight: bool = True
+    """Before step 1, run the longest batch, one evaluation and one save, so that too little memory shows at once."""
     seed: int = 42
     """Seed of everything random."""
 

@@ -15,7 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from llama_tasks import files
 from llama_tasks.errors import RunError
+from llama_tasks.files import write_text
+from llama_tasks.lock import LOCK_FILE, refuse_if_held
 from llama_tasks.recipe import Recipe, dump, load_recipe
 
 _LIBRARIES = (
@@ -54,10 +57,10 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def create(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Make the directory with the resolved recipe and the environment."""
+        """Make the directory with the environment and the resolved recipe; the recipe is what makes it a run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "recipe.yaml", dump(recipe))
         write_json(self.path / "environment.json", environment)
+        write_text(self.path / "recipe.yaml", dump(recipe))
 
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises RunError where this is no run directory."""
@@ -86,18 +89,21 @@ class RunDirectory:
         write_jsonl(self.log_file, kept)
 
 
-def claim(path: Path, resume: bool, overwrite: bool) -> RunDirectory:
-    """Decide whether a run may use this directory; nothing is written or removed yet.
+def claim(path: Path, resume: bool, overwrite: bool, mine: bool = False) -> RunDirectory:
+    """Decide whether a run may use this directory (`mine`: whose lock it holds); nothing is written or removed yet.
 
     Raises:
-        RunError: it exists and neither --resume nor --overwrite was said, or it is not a run directory.
+        RunError: it exists and neither --resume nor --overwrite was said, it is not a run directory, it cannot be
+            written, or another run works in it.
     """
     run = RunDirectory(path)
     if resume and overwrite:
         raise RunError("--resume and --overwrite exclude each other.")
     if path.exists() and not path.is_dir():
         raise RunError(f"{path} is a file; name another output.")
-    occupied = path.is_dir() and any(path.iterdir())
+    if not mine:
+        refuse_if_held(path)
+    occupied = path.is_dir() and not _never_began(path)
     is_run = all((path / name).is_file() for name in ("recipe.yaml", "environment.json"))
     if (occupied and not is_run) or path.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise RunError(f"{path} exists and is no run directory; name another one with output=DIR.")
@@ -114,9 +120,21 @@ def claim(path: Path, resume: bool, overwrite: bool) -> RunDirectory:
 
 
 def clear(run: RunDirectory) -> None:
-    """Remove an older run (asked for by --overwrite), just before the new one begins."""
-    if run.path.exists():
-        shutil.rmtree(run.path)
+    """Remove an older run (asked for by --overwrite), just before the new one begins.
+
+    Recipe and environment stay until new ones replace them, so that a kill in between leaves a run directory.
+    """
+    for path in run.path.iterdir() if run.path.exists() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in ("recipe.yaml", "environment.json", LOCK_FILE):
+            path.unlink()
+
+
+def _never_began(path: Path) -> bool:
+    """Whether a directory is empty but for what a run leaves that was killed before its recipe was written."""
+    names = {entry.name for entry in path.iterdir() if not files.is_leftover(entry.name)}
+    return names <= ({LOCK_FILE, "environment.json"} if LOCK_FILE in names else set())
 
 
 def environment(data: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -130,17 +148,6 @@ def environment(data: dict[str, Any], seed: int) -> dict[str, Any]:
         "seed": seed,
         "data": data,
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, rundir
+from llama_tasks import adapters, checkpoint, evaluation, files, rundir
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.interrupt import Interrupted, Interrupts
+from llama_tasks.preflight import full
 from llama_tasks.progress import Meter
 from llama_tasks.recipe import Recipe
+from llama_tasks.resume import refuse_changes
 from llama_tasks.score import score_text
 from llama_tasks.train import NonFiniteLoss, StepReport, Training
 
@@ -27,6 +32,10 @@ class Keeper:
     best_step: int = 0
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
     seconds_before: float = 0.0
+    evaluated: int = 0
+    """The last step whose evaluation is done."""
+    skipped: int = 0
+    """Steps left out because their loss or gradient was not finite."""
 
     def offer(self, value: float, step: int, training: Training, lower_is_better: bool) -> bool:
         """Keep the weights where `value` is better than all before."""
@@ -47,25 +56,14 @@ def train(
     began: float,
 ) -> None:
     """Drive the loop: log, evaluate on the validation split, keep the best weights, save resumable checkpoints."""
-    config = recipe.train
-    evaluate_at = {round(training.total_steps * (i + 1) / config.eval_times) for i in range(config.eval_times)}
     main = training.accelerator.is_main_process
     training.accelerator.init_trackers("trackers")
     with Interrupts() as interrupts, Meter(console, training.total_steps, training.step) as meter:
+        watch = Watch(run, recipe, dataset, training, keeper, meter, interrupts, began)
         try:
+            watch.validate_if_due()  # a stop may have come between a step and its evaluation
             for report in training.run():
-                meter.update(report)
-                if main and (report.step % config.logging_steps == 0 or report.step in (1, training.total_steps)):
-                    run.log(_log_line(report))
-                    training.accelerator.log(_numbers(_log_line(report)), step=report.step)
-                if report.step in evaluate_at:
-                    _validate(run, recipe, dataset, training, keeper, meter)
-                signum = _signal_of_any(training, interrupts.signum)
-                if signum or report.step % config.save_steps == 0 or report.step == report.total_steps:
-                    _save(run, training, keeper, began, main)
-                if signum:
-                    raise Interrupted(f"Stopped at step {report.step} of {report.total_steps}, and saved. Go on with --resume "
-                                      "(make: RESUME=1).", signum)  # fmt: skip
+                watch.after(report)
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
@@ -78,11 +76,21 @@ def train(
 
 
 def begin(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, resume: bool, overwrite: bool
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    resume: bool,
+    overwrite: bool,
+    tell: Callable[[str], None],
 ) -> Keeper:
-    """Make the run directory, or bring everything to the state of the newest checkpoint."""
+    """Make the run directory, or bring everything to the state of the newest checkpoint that is whole.
+
+    Raises:
+        RunError: the recipe or the rows are others than the run began with, or no checkpoint is whole.
+    """
     if resume:
-        return _resume(run, recipe, dataset, training)
+        return _resume(run, recipe, dataset, training, tell)
     if training.accelerator.is_main_process:
         if overwrite:
             rundir.clear(run)
@@ -92,65 +100,145 @@ def begin(
     return Keeper()
 
 
-def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training) -> Keeper:
-    before = run.recipe()
-    changed = [
-        part
-        for part in ("task", "base", "data", "prompt", "adapter", "train")
-        if getattr(before, part) != getattr(recipe, part)
-    ]
-    if changed:
-        raise RunError(
-            f"{run.path} was made with another recipe (changed: {', '.join(changed)}); resume with the same one, "
-            "or use --overwrite."
-        )
+def _resume(
+    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, tell: Callable[[str], None]
+) -> Keeper:
+    refuse_changes(run.path, run.recipe(), recipe)
     moved = [name for name, about in run.environment()["data"].items() if about != dataset.fingerprints[name]]
     if moved:
         raise RunError(
             f"The {' and '.join(moved)} rows have changed since {run.path} began; use --overwrite, or put them back."
         )
+    if training.accelerator.is_main_process:
+        files.sweep(run.path)
+        files.sweep(run.checkpoints)
+        checkpoint.find(run.checkpoints, tell)  # sets damaged ones aside, before every process takes the newest
+    training.accelerator.wait_for_everyone()
     newest = checkpoint.newest(run.checkpoints)
     if newest is None:
-        raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
-    checkpoint.sweep(run.checkpoints)
+        tell(f"{run.path} was stopped before its first checkpoint; beginning at step 1.")
+        run.rewind_log(0)
+        return Keeper()
     extra = checkpoint.restore(newest, training)
     run.rewind_log(training.step)
-    keeper = Keeper(extra["best_value"], extra["best_step"], {}, extra["seconds"])
+    keeper = Keeper(extra["best_value"], extra["best_step"], {}, extra["seconds"], extra["evaluated"], extra["skipped"])
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
     return keeper
 
 
-def _signal_of_any(training: Training, signum: int | None) -> int:
-    """The signal that any process received, so that all of them stop after the same step; 0 for none."""
-    if training.accelerator.num_processes == 1:
-        return signum or 0
-    received = torch.tensor(signum or 0, device=training.accelerator.device)
-    return int(training.accelerator.gather(received).max())
+@dataclass
+class Watch:
+    """What is done after every optimizer step."""
 
+    run: rundir.RunDirectory
+    recipe: Recipe
+    dataset: Dataset
+    training: Training
+    keeper: Keeper
+    meter: Meter
+    interrupts: Interrupts
+    began: float
 
-def _save(run: rundir.RunDirectory, training: Training, keeper: Keeper, began: float, main: bool) -> None:
-    if main:
-        extra = {"best_value": keeper.best_value, "best_step": keeper.best_step,
-                 "seconds": keeper.seconds_before + time.perf_counter() - began}  # fmt: skip
-        checkpoint.save(run.checkpoints, training, extra)
-        checkpoint.keep_newest(run.checkpoints, 2)
-    training.accelerator.wait_for_everyone()
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.training.accelerator.is_main_process
 
+    def after(self, report: StepReport) -> None:
+        """Log, evaluate where it is time, save where it is time or a signal came. Raises Interrupted after such a save."""
+        config, step = self.recipe.train, report.step
+        self.meter.update(report)
+        if self.main and (step % config.logging_steps == 0 or step in (1, report.total_steps)):
+            self.run.log(_log_line(report))
+            self.training.accelerator.log(_numbers(_log_line(report)), step=step)
+        if report.skipped:
+            self._tell_skipped(report)
+        self.validate_if_due()
+        signum = self._signal_of_any()
+        if signum or step % config.save_steps == 0 or step == report.total_steps:
+            self.save()
+        if signum:
+            raise Interrupted(
+                f"Stopped at step {step} of {report.total_steps}, and saved. Go on with --resume (make: RESUME=1).",
+                signum,
+            )
 
-def _validate(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, keeper: Keeper, meter: Meter
-) -> None:
-    """Measure the validation split; better weights than before are kept, in memory and on the disk."""
-    name, value = _measure(recipe, dataset, training.accelerator.unwrap_model(training.model))
-    better = keeper.offer(value, training.step, training, lower_is_better=name == "loss")
-    if training.accelerator.is_main_process:
-        run.log({"event": "evaluation", "step": training.step, "metric": name, "value": value,
-                 "n": len(dataset.prompts["validation"])})  # fmt: skip
-        training.accelerator.log({f"validation_{name}": value}, step=training.step)
-        if better:
-            checkpoint.save_weights(run.checkpoints / f"best-{training.step}", keeper.weights)
-    meter.say(f"step {training.step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
+    def validate_if_due(self) -> None:
+        """Measure the validation split where the step is one of `eval_times`; better weights than before are kept, in memory
+        and on the disk. A signal does not wait for its end: a resumed run measures again."""
+        step, times = self.training.step, self.recipe.train.eval_times
+        due = {round(self.training.total_steps * (i + 1) / times) for i in range(times)}
+        if step not in due or self.keeper.evaluated >= step:
+            return
+        model = self.training.accelerator.unwrap_model(self.training.model)
+        try:
+            with self.interrupts.at_once():
+                name, value = _measure(self.recipe, self.dataset, model)
+        except Interrupted:
+            self.training.model.train()
+            return
+        self.keeper.evaluated = step
+        self._keep(name, value)
+
+    def save(self) -> None:
+        """Write a checkpoint, then remove older ones. Raises RunError where the disk is full."""
+        keeper = self.keeper
+        random = checkpoint.random_states(gather=self.training.accelerator.num_processes > 1)
+        if self.main:
+            extra = {"best_value": keeper.best_value, "best_step": keeper.best_step, "evaluated": keeper.evaluated,
+                     "skipped": keeper.skipped,
+                     "seconds": keeper.seconds_before + time.perf_counter() - self.began}  # fmt: skip
+            needs = [] if keeper.best_value is None else [f"best-{keeper.best_step}"]
+            with self._disk():
+                checkpoint.save(self.run.checkpoints, self.training, extra, random, needs)
+                checkpoint.keep_newest(self.run.checkpoints, 2)
+        self.training.accelerator.wait_for_everyone()
+
+    def _keep(self, name: str, value: float) -> None:
+        step = self.training.step
+        better = self.keeper.offer(value, step, self.training, lower_is_better=name == "loss")
+        if self.main:
+            self.run.log({"event": "evaluation", "step": step, "metric": name, "value": value,
+                          "n": len(self.dataset.prompts["validation"])})  # fmt: skip
+            self.training.accelerator.log({f"validation_{name}": value}, step=step)
+            if better:
+                with self._disk():
+                    checkpoint.save_weights(self.run.checkpoints / f"best-{step}", self.keeper.weights)
+        self.meter.say(f"step {step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
+
+    def _tell_skipped(self, report: StepReport) -> None:
+        self.keeper.skipped += 1
+        rows = ", ".join(report.skipped[:8]) + (" ..." if len(report.skipped) > 8 else "")
+        self.meter.say(
+            f"step {report.step} left out (loss {report.loss}), {self.keeper.skipped} so far; its rows: {rows}",
+            markup=False,
+        )
+        if self.main:
+            self.run.log(
+                {"event": "skipped", "step": report.step, "loss": str(report.loss), "rows": list(report.skipped)}
+            )
+
+    def _signal_of_any(self) -> int:
+        """The signal that any process received, so that all of them stop after the same step; 0 for none."""
+        signum, accelerator = self.interrupts.signum or 0, self.training.accelerator
+        if accelerator.num_processes == 1:
+            return signum
+        return int(accelerator.gather(torch.tensor(signum, device=accelerator.device)).max())
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Say in one sentence that the disk is full, and what stands."""
+        try:
+            yield
+        except OSError as error:
+            if not files.is_full(error):
+                raise
+            last = checkpoint.newest(self.run.checkpoints)
+            raise RunError(
+                f"{full(self.run.checkpoints, self.training)} Last good checkpoint: {last or 'none'}; free some space and go on "
+                "with --resume."
+            ) from None
 
 
 def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
@@ -166,10 +254,15 @@ def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:
-    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": round(report.loss, 5),
-            "learning_rate": report.learning_rate, "grad_norm": round(report.grad_norm, 4),
+    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": _finite(report.loss, 5),
+            "learning_rate": report.learning_rate, "grad_norm": _finite(report.grad_norm, 4),
             "tokens_per_second": round(report.tokens_per_second, 1)}  # fmt: skip
 
 
+def _finite(value: float, digits: int) -> float | None:
+    """Rounded for the log; None for what JSON does not know, in a step that was left out."""
+    return round(value, digits) if math.isfinite(value) else None
+
+
 def _numbers(entry: dict[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in entry.items() if key not in ("event", "step")}
+    return {key: value for key, value in entry.items() if key not in ("event", "step") and value is not None}

@@ -7,6 +7,7 @@ and all processes; so batch size, accumulation, packing and world size do not ch
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -22,6 +23,8 @@ from llama_tasks.packing import Batch, Family, collate, find_families, plan_step
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.tokens import IGNORE, Tokens
 
+SKIPS = 10  # steps in a row without a finite loss: then it is not a matter of some rows
+
 
 class NonFiniteLoss(LlamaTasksError):
     """The loss or the gradient is NaN or infinite; training on would only spread it."""
@@ -29,7 +32,8 @@ class NonFiniteLoss(LlamaTasksError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimizer step. `loss` is nats per target token; `tokens` and `targets` are over all processes."""
+    """One optimizer step. `loss` is nats per target token; `tokens` and `targets` are over all processes; `skipped` are the
+    ids of its rows where it changed nothing, because loss or gradient was not finite."""
 
     step: int
     total_steps: int
@@ -40,6 +44,7 @@ class StepReport:
     tokens: int
     targets: int
     seconds: float
+    skipped: tuple[str, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -64,8 +69,7 @@ class Training:
                 f"train.num_train_epochs={config.num_train_epochs} is less than one optimizer step; nothing would be trained."
             )
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.enable_input_require_grads()
+            _checkpoint_gradients(model)
         trainable = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             trainable, lr=learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
@@ -82,6 +86,7 @@ class Training:
             ) from None
         self.step = 0
         self.tokens_seen = 0
+        self._skips = 0  # steps in a row that were left out
 
     @property
     def total_steps(self) -> int:
@@ -93,6 +98,17 @@ class Training:
         self.model.train()
         while self.step < self.total_steps:
             yield self._optimizer_step(self.steps[self.step])
+
+    def rehearse(self, batch: Batch) -> None:
+        """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
+        self.model.train()
+        self._accumulate([batch] * self.accelerator.num_processes, max(batch.num_targets, 1))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def checkpoint_gradients(self) -> None:
+        """Recompute activations in the backward pass from now on."""
+        _checkpoint_gradients(self.accelerator.unwrap_model(self.model))
 
     def _plan(self) -> Iterator[tuple[float, list[list[int]]]]:
         """(epoch, batches of indices of families) for every optimizer step, over all processes."""
@@ -118,9 +134,10 @@ class Training:
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
         loss = self._accumulate(batches, targets)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        self._check_finite(loss, float(norm), batches)
+        skipped = self._skipped(loss, float(norm), batches)
         learning_rate = self.scheduler.get_last_lr()[0]
-        self.optimizer.step()
+        if not skipped:
+            self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -135,6 +152,7 @@ class Training:
             tokens,
             targets,
             time.perf_counter() - began,
+            skipped,
         )
 
     def _accumulate(self, batches: Sequence[Batch], targets: int) -> float:
@@ -157,13 +175,33 @@ class Training:
             total += loss.detach()
         return float(self.accelerator.reduce(total, reduction="sum"))
 
-    def _check_finite(self, loss: float, norm: float, batches: Sequence[Batch]) -> None:
-        if not (torch.isfinite(torch.tensor([loss, norm])).all()):
-            rows = [name for batch in batches for name in batch.ids]
-            raise NonFiniteLoss(
-                f"Step {self.step + 1}: the loss is {loss} and the gradient norm {norm}. Rows of this step: {', '.join(rows[:8])}"
-                f"{' …' if len(rows) > 8 else ''}. Begin again with --overwrite and a lower train.learning_rate."
-            )
+    def _skipped(self, loss: float, norm: float, batches: Sequence[Batch]) -> tuple[str, ...]:
+        """The step's rows where its loss or gradient is not finite and `on_nonfinite` says skip, else none.
+
+        Raises:
+            NonFiniteLoss: it says stop; or skipping does not help, because the weights themselves are not finite or
+                `SKIPS` steps in a row were skipped.
+        """
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._skips = 0
+            return ()
+        rows = tuple(name for batch in batches for name in batch.ids)
+        self._skips += 1
+        if self.config.on_nonfinite == "skip" and self._skips < SKIPS and self._weights_are_finite():
+            return rows
+        raise NonFiniteLoss(
+            f"Step {self.step + 1}: the loss is {loss} and the gradient norm {norm}. Rows of this step: {', '.join(rows[:8])}"
+            f"{f' and {len(rows) - 8} more' if len(rows) > 8 else ''}. Look at these rows and begin again with --overwrite and a "
+            "lower train.learning_rate; train.on_nonfinite=skip leaves such steps out."
+        )
+
+    def _weights_are_finite(self) -> bool:
+        return all(bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad)
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
 
 
 def _warmup(config: TrainConfig, total: int) -> int:

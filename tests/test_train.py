@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from llama_tasks import adapters, checkpoint
+from llama_tasks import adapters, checkpoint, files
 from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.recipe import BaseConfig, TrainConfig
 from llama_tasks.tokens import Tokens
@@ -152,7 +152,7 @@ def test_newest_goes_by_step_and_a_torn_save_leaves_nothing(tmp_path: Path) -> N
     assert (checkpoint.newest(tmp_path) or tmp_path).name == "step-10"
     checkpoint.keep_newest(tmp_path, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9"]
-    with pytest.raises(RuntimeError, match="pulled the plug"), checkpoint.staged(tmp_path / "step-11") as staging:
+    with pytest.raises(RuntimeError, match="pulled the plug"), files.staged(tmp_path / "step-11") as staging:
         (staging / "weights.safetensors").write_bytes(b"half")
         raise RuntimeError("pulled the plug")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9"]

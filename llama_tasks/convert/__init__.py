@@ -15,8 +15,8 @@ from pathlib import Path
 
 from transformers import GenerationConfig, LlamaConfig
 
-from llama_tasks.checkpoint import staged
 from llama_tasks.errors import ModelError
+from llama_tasks.files import staged
 from llama_tasks.rundir import write_json
 
 from .check import Agreement, compare

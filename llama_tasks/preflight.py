@@ -1,0 +1,178 @@
+"""Before step 1: the heaviest batch forward and backward, an optimizer step, one evaluation, one save. What does not fit
+memory or disk shows now, not after hours, and the setting that fits is looked for.
+
+Nothing of it stays: weights, optimizer and random state are put back, so that a run with it equals one without, byte for byte.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llama_tasks import checkpoint, evaluation, files
+from llama_tasks.dataset import Dataset
+from llama_tasks.errors import RunError
+from llama_tasks.packing import Batch, Family, collate
+from llama_tasks.recipe import Recipe
+from llama_tasks.score import score_text
+from llama_tasks.tokens import Tokens
+from llama_tasks.train import Training
+
+SPARE = 1.05  # a checkpoint's own tables and the page rounding of its files
+KEPT = 3  # checkpoints on the disk at once: two, and the one that is being written
+
+
+class OutOfMemory(RunError):
+    """The recipe does not fit the memory of the device."""
+
+
+def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training) -> None:
+    """Try what the run will need, with `folder` for the save.
+
+    Raises:
+        OutOfMemory: with the setting that fits. RunError: too little space on the disk.
+    """
+    tokens, size = dataset.train.tokens, recipe.train.tokens_per_batch
+    with _undisturbed(training):
+        if not _fits(lambda: training.rehearse(heaviest(tokens, size))):
+            raise OutOfMemory(_training_advice(recipe, tokens, training))
+        if not _fits(lambda: evaluate(recipe, dataset, training, recipe.eval.tokens_per_batch)):
+            raise OutOfMemory(_evaluation_advice(recipe, dataset, training))
+        if training.accelerator.is_main_process:
+            _save(folder, training)
+
+
+def check_space(folder: Path, training: Training) -> None:
+    """Raise RunError where the disk has no room for the checkpoints of the run, those that it holds already counted in."""
+    whole, weights = checkpoint.size_of(training)
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    needed = int(SPARE * (KEPT * whole + 2 * weights)) - held
+    free = files.free_bytes(folder)
+    if free < needed:
+        raise RunError(
+            f"{folder} needs {files.readable(needed)} for checkpoints, and {files.readable(free)} are free; free some space, "
+            "or name another place with output=DIR."
+        )
+
+
+def heaviest(tokens: Sequence[Tokens], tokens_per_batch: int) -> Batch:
+    """The longest examples as one batch, as many as it holds: no batch of the run needs more memory."""
+    chosen: list[Tokens] = []
+    room = tokens_per_batch
+    for item in sorted(tokens, key=lambda item: -len(item.input_ids)):
+        if not chosen or len(item.input_ids) <= room:
+            chosen.append(item)
+            room -= len(item.input_ids)
+    return collate([Family((item,)) for item in chosen])
+
+
+def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_batch: int) -> None:
+    """Answer the longest validation prompts, one batch of them."""
+    model = training.accelerator.unwrap_model(training.model)
+    prompts = dataset.prompts["validation"]
+    if recipe.eval.scoring == "perplexity":
+        longest = max(dataset.encoder.blocks(prompts).tokens, key=lambda item: len(item.input_ids))
+        score_text(model, [longest], 1, tokens_per_batch)
+        return
+    lengths = [len(ids) for ids in dataset.encoder.prompt_ids(prompts)]
+    order = sorted(range(len(prompts)), key=lambda i: -lengths[i])
+    count = max(1, tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
+    suite = replace(recipe.eval, tokens_per_batch=tokens_per_batch)
+    evaluation.predict(model, dataset, [prompts[i] for i in order[:count]], suite)
+
+
+def _save(folder: Path, training: Training) -> None:
+    """One save into a scratch folder, which goes again. Raises RunError where the disk refuses."""
+    scratch = folder / f".preflight.{training.accelerator.process_index}.gone"
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        checkpoint.save(scratch, training, {})
+    except OSError as error:
+        if files.is_full(error):
+            raise RunError(full(folder, training)) from None
+        raise
+    finally:
+        if scratch.exists():
+            files.remove(scratch)
+
+
+def full(folder: Path, training: Training) -> str:
+    """The sentence for a disk without room for one more checkpoint."""
+    needed, _ = checkpoint.size_of(training)
+    return (
+        f"There is no room for a checkpoint in {folder}: it needs {files.readable(SPARE * needed)}, and "
+        f"{files.readable(files.free_bytes(folder))} are free."
+    )
+
+
+@contextmanager
+def _undisturbed(training: Training) -> Iterator[None]:
+    """Put weights, optimizer, gradients and random state back as they were."""
+    states = checkpoint.random_states()
+    weights = {name: weight.clone() for name, weight in checkpoint.trained_weights(training).items()}
+    try:
+        yield
+    finally:
+        checkpoint.load_trained_weights(training, weights)
+        training.optimizer.zero_grad(set_to_none=True)
+        training.optimizer.optimizer.state.clear()
+        checkpoint.set_random_state(states)
+        training.model.train()
+
+
+def _fits(attempt: Callable[[], Any]) -> bool:
+    """Whether it runs without exhausting the memory, which is free again afterwards."""
+    try:
+        attempt()
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return True
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was exhausted, on a GPU or (where torch raises a bare RuntimeError) on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Training) -> str:
+    """Try smaller batches, then gradient checkpointing, and say the first that fits."""
+    config = recipe.train
+    longest = max(len(item.input_ids) for item in tokens)
+    began = f"The longest batch ({config.tokens_per_batch:,} tokens) does not fit the memory"
+    for checkpointing in (config.gradient_checkpointing, True):
+        if checkpointing:
+            training.checkpoint_gradients()
+        halvings = 0 if checkpointing and not config.gradient_checkpointing else 1
+        while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
+            size = config.tokens_per_batch >> halvings
+            if _fits(lambda size=size: training.rehearse(heaviest(tokens, size))):  # type: ignore[misc]
+                keys = [f"train.tokens_per_batch={size}",
+                        f"train.gradient_accumulation_steps={config.gradient_accumulation_steps << halvings}"]  # fmt: skip
+                keys = (keys if halvings else []) + (["train.gradient_checkpointing=true"] if checkpointing else [])
+                return f"{began}. Tried, and it fits: {' '.join(keys)}."
+            halvings += 1
+    return (
+        f"{began}, and the longest example alone ({longest:,} tokens, with gradient checkpointing) does not either. Lower "
+        "prompt.max_length, use base.quantization=nf4, or choose a smaller base."
+    )
+
+
+def _evaluation_advice(recipe: Recipe, dataset: Dataset, training: Training) -> str:
+    size = recipe.eval.tokens_per_batch
+    began = f"One evaluation of the longest rows (eval.tokens_per_batch={size}) does not fit the memory"
+    while (size := size // 2) >= recipe.eval.max_new_tokens:
+        if _fits(lambda: evaluate(recipe, dataset, training, size)):
+            return f"{began}. Tried, and it fits: eval.tokens_per_batch={size}."
+    return f"{began}, nor does one row alone. Lower eval.max_new_tokens or prompt.max_length, or use base.quantization=nf4."
