@@ -1,0 +1,99 @@
+"""A process that has imported everything and forks a run for every line it reads, so that a run starts in no time.
+
+A line is JSON: {"job": folder, "argv": [...], "cwd": ..., "fault": {...}}. The run's output goes to `out` and `err` in the
+job's folder, its process id to `pid`, and its exit code (negative: the signal that ended it) to `status`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from operations import Operations
+
+
+def main() -> None:
+    """Fork for every line of stdin, with a process between that waits for the end."""
+    import torch
+
+    import llama_tasks.finetune  # noqa: F401 - what a run needs, once
+    from llama_tasks import cli
+
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if os.fork() == 0:
+            wait_for(json.loads(line), cli.main)
+
+
+def wait_for(request: dict[str, Any], command: Any) -> None:
+    """Start the run and write what became of it."""
+    job = Path(request["job"])
+    pid = os.fork()
+    if pid == 0:
+        run(request, command)
+    put(job / "pid", pid)
+    _, status = os.waitpid(pid, 0)
+    put(job / "status", os.waitstatus_to_exitcode(status))
+    os._exit(0)
+
+
+def run(request: dict[str, Any], command: Any) -> None:
+    """The run itself, with its fault."""
+    code = 70
+    try:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(Path(request["job"]) / name, os.O_WRONLY | os.O_CREAT), number)
+        os.chdir(request["cwd"])
+        prepare(request.get("fault", {}))
+        code = command(request["argv"])
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def prepare(fault: dict[str, Any]) -> None:
+    """Arrange what shall go wrong in this process."""
+    if "mount" in fault:
+        mount(*fault["mount"])
+    if "memory" in fault:  # bytes of address space beyond what the process has now, as `ulimit -v` would say
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + fault["memory"],) * 2)
+    if "file_size" in fault:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"],) * 2)
+    if "operation" in fault:
+        Operations(fault["operation"], fault["how"]).install()
+
+
+def mount(place: str, kind: str, options: str, flags: int = 0) -> None:
+    """Mount a file system that this process alone sees."""
+    system = ctypes.CDLL(None, use_errno=True)
+    private = 0x4000 | 0x40000  # MS_REC | MS_PRIVATE
+    calls = [
+        lambda: system.unshare(0x20000),  # CLONE_NEWNS
+        lambda: system.mount(b"none", b"/", None, private, None),
+        lambda: system.mount(place.encode() if kind == "bind" else b"none", place.encode(),
+                             None if kind == "bind" else kind.encode(), flags, options.encode()),
+    ]  # fmt: skip
+    for call in calls:
+        if call():
+            raise OSError(ctypes.get_errno(), "mount")
+
+
+def put(path: Path, value: int) -> None:
+    """Write a number whole or not at all."""
+    path.with_suffix(".tmp").write_text(str(value))
+    path.with_suffix(".tmp").rename(path)
+
+
+if __name__ == "__main__":
+    main()
