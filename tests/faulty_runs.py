@@ -66,7 +66,13 @@ class Zygote:
         self.folder = folder
         self.jobs = 0
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
-        environment = {**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+        environment = {
+            **os.environ,
+            **threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": str(ROOT),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         environment.pop("LLAMA_TASKS_COMMAND", None)
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "tests/zygote.py")], env=environment, cwd=folder, text=True,
@@ -120,4 +126,6 @@ def make_workplace(folder: Path, base: Path | None = None, rows: list[dict] | No
 
 def result(run: Path) -> tuple[bytes, bytes]:
     """What training left: the adapter's weights and the predictions."""
-    return (run / "adapter/adapter_model.safetensors").read_bytes(), (run / "eval/adapter/predictions.jsonl").read_bytes()
+    return (run / "adapter/adapter_model.safetensors").read_bytes(), (
+        run / "eval/adapter/predictions.jsonl"
+    ).read_bytes()

@@ -53,7 +53,9 @@ def refused(run: Run, *words: str, code: int = 2) -> str:
     return run.error
 
 
-def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
+def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes]
+) -> None:
     began = time.monotonic()
     zygote.run("finetune", "mine.yaml", "output=timed", cwd=place)
     seconds = time.monotonic() - began
@@ -73,3 +75,165 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(zygote: Zygote, p
     last = go_on(zygote, place, f"killed{finished}")
     assert last.wait() == 0, last.error
     assert result(place / f"killed{finished}") == whole
+
+
+def test_killed_at_an_operation_of_a_whole_run(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
+    """Every operation of the whole run, in strides: the run's own files, best weights, checkpoints, adapter."""
+    for fatal in range(1, 200, int(os.environ.get("LLAMA_TASKS_STRIDE", "37"))):
+        output = f"operation{fatal}"
+        run = go_on(zygote, place, output, operation=fatal, how="kill")
+        if run.wait() == 0:
+            break
+        assert run.wait() == -signal.SIGKILL
+        again = go_on(zygote, place, output)
+        assert again.wait() == 0, again.error
+        assert result(place / output) == whole
+        assert not [path.name for path in (place / output).rglob(".*")]
+    assert fatal > 37
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_at_random_moments(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], number: signal.Signals
+) -> None:
+    moments = random.Random(int(number))
+    output = f"signal{number}"
+    stops = 0
+    while (run := go_on(zygote, place, output)) and stops < 3:
+        time.sleep(moments.uniform(0.2, 1.5))
+        run.send(number)
+        if run.wait() == 0:
+            break
+        refused(run, "--resume", code=128 + number)
+        stops += 1
+    assert stops
+    assert run.wait() == 0, run.error
+    assert result(place / output) == whole
+
+
+def test_a_signal_while_training_saves_and_a_second_one_leaves_now(zygote: Zygote, place: Path) -> None:
+    run = zygote.start("finetune", "mine.yaml", "output=stopped", "train.max_steps=100000", cwd=place)
+    wait_for(place / "stopped/log.jsonl")
+    run.send(signal.SIGTERM)
+    error = refused(run, "and saved", code=143)
+    step = int(error.split("Stopped at step ")[1].split()[0])
+    assert (checkpoint.newest(place / "stopped/checkpoints") or place).name == f"step-{step}"
+
+    run = zygote.start("finetune", "mine.yaml", "output=twice", "train.max_steps=100000", cwd=place, slow_steps=30)
+    wait_for(place / "twice/log.jsonl")
+    began = time.monotonic()
+    run.send(signal.SIGINT)
+    time.sleep(0.3)
+    run.send(signal.SIGTERM)
+    refused(run, "Stopped at once", code=143)
+    assert time.monotonic() - began < 15
+
+
+def test_two_runs_in_one_directory(zygote: Zygote, place: Path) -> None:
+    first = zygote.start("finetune", "mine.yaml", "output=shared", "train.max_steps=100000", cwd=place)
+    wait_for(place / "shared/log.jsonl")
+    for how in ("--resume", "--overwrite"):
+        second = zygote.run("finetune", "mine.yaml", "output=shared", how, "train.max_steps=100000", cwd=place)
+        refused(second, "is in use", f"process {first.pid} on ", "output=DIR")
+    first.send(signal.SIGKILL)
+    first.wait()
+    assert (place / "shared/run.lock").exists()  # stale: its process is gone
+    again = zygote.start("finetune", "mine.yaml", "output=shared", "--resume", "train.max_steps=100000", cwd=place)
+    while "step " not in again.output and not again.ended:
+        time.sleep(0.02)
+    again.send(signal.SIGINT)
+    refused(again, "and saved", code=130)
+    assert not (place / "shared/run.lock").exists()
+
+
+def needs_mount(run: Run) -> None:
+    """Skip where this user may not mount."""
+    if "OSError: [Errno 1]" in run.error and "mount" in run.error:
+        pytest.skip("this user may not mount a file system")
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
+    """The disk fills while the run goes on: room was there before, so the check before training says nothing."""
+    run = zygote.run("finetune", "mine.yaml", "output=full", cwd=place, fill_after_checkpoint=3)
+    error = refused(run, "There is no room for a checkpoint", "needs", "are free", "--resume")
+    kept = checkpoint.find(place / "full/checkpoints", print)
+    assert kept is not None
+    assert f"Last good checkpoint: {Path('full/checkpoints') / kept.name}" in error
+    again = go_on(zygote, place, "full")
+    assert again.wait() == 0, again.error
+    assert result(place / "full") == whole
+
+
+def test_a_small_disk_is_seen_before_training(zygote: Zygote, place: Path) -> None:
+    (place / "small").mkdir()
+    disk = [str(place / "small"), "tmpfs", "size=100k"]
+    run = zygote.run("finetune", "mine.yaml", "output=small/run", cwd=place, mount=disk)
+    needs_mount(run)
+    refused(run, "small/run needs", "are free", "output=DIR")
+
+
+def test_a_disk_that_fills_for_real(zygote: Zygote, place: Path) -> None:
+    """A small tmpfs: the check before training passes, the disk is full a while later."""
+    (place / "tmpfs").mkdir()
+    disk = [str(place / "tmpfs"), "tmpfs", "size=2m"]
+    run = zygote.run(
+        "finetune", "mine.yaml", "output=tmpfs/run", "train.max_steps=100000", cwd=place, mount=disk, hog=8
+    )
+    needs_mount(run)
+    refused(run, "There is no room for a checkpoint", "Last good checkpoint: tmpfs/run/checkpoints/step-")
+
+
+def test_a_read_only_directory_is_refused_before_training(zygote: Zygote, place: Path) -> None:
+    (place / "readonly").mkdir()
+    run = zygote.run(
+        "finetune", "mine.yaml", "output=readonly/run", cwd=place, mount=[str(place / "readonly"), "tmpfs", "", 1]
+    )
+    needs_mount(run)
+    refused(run, "readonly/run cannot be written")
+
+
+def test_too_little_memory_is_met_before_step_1(zygote: Zygote, place: Path) -> None:
+    """`ulimit -v`: the longest batch does not fit; the proposed setting does."""
+    rows = "rows.jsonl"
+    limits = {"memory": 150 << 20}
+    big = ["finetune", "mine.yaml", "train.tokens_per_batch=65536", f"data.train={rows}", "base.config=null"]
+    run = zygote.run(*big, "output=memory", cwd=place, **limits)
+    error = refused(run, "does not fit the memory", "Tried, and it fits: train.tokens_per_batch=")
+    assert not (place / "memory").exists()
+    proposed = error.rstrip(".\n").split("it fits: ")[1].split()
+    done = zygote.run(*big, *proposed, "output=memory", cwd=place, **limits)
+    assert done.wait() == 0, done.error
+
+
+def test_the_preflight_changes_nothing(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
+    without = zygote.run("finetune", "mine.yaml", "output=unchecked", "train.preflight=false", cwd=place)
+    assert without.wait() == 0, without.error
+    assert result(place / "unchecked") == whole
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("train.seed", "train.seed=7"),
+        ("train.tokens_per_batch", "train.tokens_per_batch=128"),
+        ("adapter.r", "adapter.r=2"),
+        ("train.metric_for_best_model", "eval.metrics=[rouge1]"),
+        ("eval.max_new_tokens", "eval.max_new_tokens=5"),
+        ("prompt.max_length", "prompt.max_length=200"),
+    ],
+)
+def test_a_change_that_matters_is_named_with_both_values(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], key: str, change: str
+) -> None:
+    run = zygote.run("finetune", "mine.yaml", "output=whole", "--resume", change, cwd=place)
+    refused(run, "was made with another recipe", f"{key} was ", " and is now ")
+
+
+def test_a_change_that_does_not_matter_resumes(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
+    free = ["train.save_steps=4", "train.logging_steps=2", "eval.n_resamples=10", "train.on_nonfinite=skip",
+            "train.gradient_checkpointing=true", "eval.metrics=[rougeL, rouge1]"]  # fmt: skip
+    first = zygote.run("finetune", "mine.yaml", "output=freely", cwd=place, operation=60, how="kill")
+    assert first.wait() == -signal.SIGKILL
+    run = zygote.run("finetune", "mine.yaml", "output=freely", "--resume", *free, cwd=place)
+    assert run.wait() == 0, run.error
+    assert result(place / "freely")[0] == whole[0]

@@ -6,11 +6,13 @@ job's folder, its process id to `pid`, and its exit code (negative: the signal t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import resource
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,57 @@ def prepare(fault: dict[str, Any]) -> None:
     if "memory" in fault:  # bytes of address space beyond what the process has now, as `ulimit -v` would say
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + fault["memory"],) * 2)
-    if "file_size" in fault:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (fault["file_size"],) * 2)
+    if "slow_steps" in fault:
+        slow_down(fault["slow_steps"])
+    if "fill_after_checkpoint" in fault:
+        fill(after=fault["fill_after_checkpoint"])
+    if "hog" in fault:
+        fill(after=fault["hog"], really=True)
     if "operation" in fault:
         Operations(fault["operation"], fault["how"]).install()
+
+
+def slow_down(seconds: float) -> None:
+    """Steps after the third take so long."""
+    from llama_tasks.train import Training
+
+    step = Training._optimizer_step
+
+    def slow(self: Any, *planned: Any) -> Any:
+        time.sleep(seconds if self.step >= 3 else 0)
+        return step(self, *planned)
+
+    Training._optimizer_step = slow  # type: ignore[method-assign]
+
+
+def fill(after: int, really: bool = False) -> None:
+    """So many renames to a checkpoint's name go well; then the disk is full: another program takes all that is free, or
+    (where the disk is everybody's) writing refuses."""
+    from llama_tasks import files
+
+    rename, write = files.rename, files.write
+    saved: list[Path] = []
+
+    def counted(old: Path, new: Path) -> None:
+        rename(old, new)
+        if new.name.startswith("step-") and len(saved) < after:
+            saved.append(new)
+            if really and len(saved) == after:
+                take_all(new.parents[2] / "hog")
+
+    def refusing(path: Path, how: Any) -> None:
+        if len(saved) >= after and not really:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # SIGXFSZ is ignored by Python: EFBIG
+        write(path, how)
+
+    files.rename, files.write = counted, refusing
+
+
+def take_all(path: Path) -> None:
+    """Write until nothing more goes."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def mount(place: str, kind: str, options: str, flags: int = 0) -> None:
