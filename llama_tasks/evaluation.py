@@ -88,11 +88,12 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
     """The trained model of a run, loaded afresh from the disk.
 
     Raises:
-        RunError: training has not ended. ModelError: the prompt contract differs from tokenizer or recipe.
+        RunError: training has not ended. ModelError: weights are damaged, or the prompt contract differs from tokenizer or recipe.
     """
     from accelerate import Accelerator
 
     from llama_tasks.adapters import load_tokenizer, load_trained
+    from llama_tasks.integrity import check_base, check_trained
     from llama_tasks.prompts import PromptContract
 
     if not run.adapter.is_dir():
@@ -106,6 +107,8 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
             f"{run.adapter} was trained with another {' and '.join(changed)} than asked for now; an adapter answers only the "
             "prompts it was trained on."
         )
+    check_trained(run.path, run.adapter)
+    check_base(recipe.base, run.environment().get("base"))
     return load_trained(recipe.base, run.adapter, Accelerator().device)
 
 

@@ -23,6 +23,7 @@ from llama_tasks.checks import OPTIONAL
 from llama_tasks.errors import ModelError, RunError
 from llama_tasks.files import staged
 from llama_tasks.gate import TOLERANCE
+from llama_tasks.integrity import check_trained
 from llama_tasks.prompts import PromptContract
 from llama_tasks.rundir import RunDirectory, write_json
 
@@ -91,6 +92,7 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
         raise RunError(f"{output} exists; nothing was changed. Name another folder.")
     if not (adapter / "adapter_model.safetensors").is_file():
         raise RunError(f"{run_dir} has no adapter to merge.")
+    check_trained(run_dir, adapter)
     if dtype not in DTYPES:
         raise ModelError(f"There is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
     recorded = RunDirectory(run_dir).recipe().base

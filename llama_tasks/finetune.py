@@ -16,7 +16,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, preflight, rundir, score, supervise
+from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
@@ -53,6 +53,9 @@ def finetune(
     recipe = pin_all(recipe, run if resume else None)
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     evaluation.rehearse(dataset, recipe.eval)
+    same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
+    known = run.environment().get("base") if same else None
+    weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
@@ -64,7 +67,7 @@ def finetune(
             preflight.check_space(run.path, training)
         if recipe.train.preflight:
             preflight.preflight(run.path, recipe, dataset, training)
-        keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite, say)
+        keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite, say, weights)
         supervise.train(run, recipe, dataset, training, keeper, console, began)
         contract, expected = save_trained(run, recipe, dataset, training, keeper)
         if not accelerator.is_main_process:
@@ -175,6 +178,7 @@ def save_trained(
             adapters.save_trained(model, staging, recipe.base)
             dataset.encoder.tokenizer.save_pretrained(staging)
             contract.save(staging)
+        rundir.write_json(run.path / integrity.TRAINED, integrity.check(run.adapter, {}, "save it again"))
     return contract, adapters.sample_logits(model, contract.sample["input_ids"])
 
 

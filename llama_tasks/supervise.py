@@ -83,6 +83,7 @@ def begin(
     resume: bool,
     overwrite: bool,
     tell: Callable[[str], None],
+    base_sha256: dict[str, str],
 ) -> Keeper:
     """Make the run directory, or bring everything to the state of the newest checkpoint that is whole.
 
@@ -95,7 +96,7 @@ def begin(
         if overwrite:
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
-        run.create(recipe, {**environment, "command": rundir.command_line()})
+        run.create(recipe, {**environment, "base": base_sha256, "command": rundir.command_line()})
     training.accelerator.wait_for_everyone()
     return Keeper()
 

@@ -237,3 +237,37 @@ def test_a_change_that_does_not_matter_resumes(zygote: Zygote, place: Path, whol
     run = zygote.run("finetune", "mine.yaml", "output=freely", "--resume", *free, cwd=place)
     assert run.wait() == 0, run.error
     assert result(place / "freely")[0] == whole[0]
+
+
+CUTS = {"0 bytes": 0, "8 bytes": 8, "half": 0.5, "-1 byte": -1, "one bit": None}
+
+
+def damaged(path: Path, cut: float | None) -> bytes:
+    """Cut a file short, or flip one bit of it; returns what it held."""
+    whole = path.read_bytes()
+    if cut is None:
+        path.write_bytes(whole[:-5] + bytes([whole[-5] ^ 4]) + whole[-4:])
+    else:
+        path.write_bytes(whole[: int(len(whole) * cut)] if 0 < cut < 1 else whole[:cut])
+    return whole
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_damaged_weights_are_named(zygote: Zygote, place: Path, whole: tuple[bytes, bytes], cut: str) -> None:
+    """The trained adapter and the base, at `evaluate` and at `--resume`."""
+    adapter, base = place / "whole/adapter/adapter_model.safetensors", place / "base/model.safetensors"
+    for path, argv in ((adapter, ["evaluate", "whole"]), (base, ["evaluate", "whole"]),
+                       (base, ["finetune", "mine.yaml", "output=whole", "--resume"])):  # fmt: skip
+        before = damaged(path, CUTS[cut])
+        run = zygote.run(*argv, cwd=place)
+        path.write_bytes(before)
+        refused(run, str(path.relative_to(place)), "damaged", "again")
+
+
+def test_a_base_cut_short_is_named_before_a_run_begins(zygote: Zygote, place: Path) -> None:
+    base = place / "base/model.safetensors"
+    before = damaged(base, -1)
+    run = zygote.run("finetune", "mine.yaml", "output=new", cwd=place)
+    base.write_bytes(before)
+    refused(run, "base/model.safetensors is cut short", "copy the base again")
+    assert not (place / "new").exists()

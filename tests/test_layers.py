@@ -11,10 +11,10 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("files",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokenizer",), ("tokens",),
-    ("packing",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",),
-    ("significance",), ("report",), ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",),
-    ("hub_client",), ("export", "hub"), ("evaluation",), ("preflight",), ("resume",), ("supervise",),
+    ("errors",), ("files",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokenizer",), ("integrity",),
+    ("tokens",), ("packing",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
+    ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",),
+    ("card",), ("hub_client",), ("export", "hub"), ("evaluation",), ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
