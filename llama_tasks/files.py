@@ -89,13 +89,14 @@ def remove(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed saves left in a folder; a target whose replacement was cut short between two renames comes back."""
-    for path in sorted(folder.glob(".*")):
+    """Remove what killed saves left in a folder, however deep in it; a target whose replacement was cut short between two
+    renames comes back."""
+    for path in sorted(folder.rglob(".*")):
         found = _LEFTOVER.fullmatch(path.name)
-        if found is None:
+        if found is None or not path.exists():
             continue
-        if found["kind"] == "old" and not (folder / found["name"]).exists():
-            rename(path, folder / found["name"])
+        if found["kind"] == "old" and not path.with_name(found["name"]).exists():
+            rename(path, path.with_name(found["name"]))
         elif path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -112,7 +112,6 @@ def _resume(
         )
     if training.accelerator.is_main_process:
         files.sweep(run.path)
-        files.sweep(run.checkpoints)
         checkpoint.find(run.checkpoints, tell)  # sets damaged ones aside, before every process takes the newest
     training.accelerator.wait_for_everyone()
     newest = checkpoint.newest(run.checkpoints)

@@ -136,8 +136,9 @@ class Training:
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         skipped = self._skipped(loss, float(norm), batches)
         learning_rate = self.scheduler.get_last_lr()[0]
-        if not skipped:
-            self.optimizer.step()
+        if skipped:
+            self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes neither weights nor moments
+        self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1

@@ -56,7 +56,7 @@ class Run:
     @property
     def output(self) -> str:
         """What it wrote on stdout."""
-        return (self.job / "out").read_text()
+        return wait_for(self.job / "out")
 
 
 class Zygote:

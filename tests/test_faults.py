@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from faulty_runs import Run, Zygote, make_workplace, result, wait_for
+from tiny import make_rows
 
 from llama_tasks import checkpoint
 
@@ -194,9 +195,19 @@ def test_a_read_only_directory_is_refused_before_training(zygote: Zygote, place:
 
 def test_too_little_memory_is_met_before_step_1(zygote: Zygote, place: Path) -> None:
     """`ulimit -v`: the longest batch does not fit; the proposed setting does."""
-    rows = "rows.jsonl"
-    limits = {"memory": 150 << 20}
-    big = ["finetune", "mine.yaml", "train.tokens_per_batch=65536", f"data.train={rows}", "base.config=null"]
+    rows = [
+        {"document": f"{n} " + "pears and apples " * 40, "summary": f"{n} pears.", "lang": "en"} for n in range(900)
+    ]
+    make_rows(place / "many.jsonl", rows)
+    limits = {"memory": 500 << 20}
+    big = [
+        "finetune",
+        "mine.yaml",
+        "data.train=many.jsonl",
+        "train.tokens_per_batch=65536",
+        "train.max_steps=2",
+        "prompt.allow=[leak]",
+    ]
     run = zygote.run(*big, "output=memory", cwd=place, **limits)
     error = refused(run, "does not fit the memory", "Tried, and it fits: train.tokens_per_batch=")
     assert not (place / "memory").exists()

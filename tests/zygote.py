@@ -81,13 +81,13 @@ def prepare(fault: dict[str, Any]) -> None:
 
 
 def slow_down(seconds: float) -> None:
-    """Steps after the third take so long."""
+    """Steps after the first take so long."""
     from llama_tasks.train import Training
 
     step = Training._optimizer_step
 
     def slow(self: Any, *planned: Any) -> Any:
-        time.sleep(seconds if self.step >= 3 else 0)
+        time.sleep(seconds if self.step else 0)
         return step(self, *planned)
 
     Training._optimizer_step = slow  # type: ignore[method-assign]
