@@ -241,4 +241,5 @@ def test_resume_refuses_another_recipe(workplace: Path, capsys: pytest.CaptureFi
     assert main(["finetune", "mine.yaml", "train.max_steps=5"]) == 0
     capsys.readouterr()
     message = fails(capsys, "finetune", "mine.yaml", "--resume", "train.max_steps=5", "train.learning_rate=1e-4")
-    assert "was made with another recipe (changed: train)" in message
+    assert "was made with another recipe: train.learning_rate was " in message
+    assert " and is now 0.0001" in message

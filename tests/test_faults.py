@@ -113,14 +113,14 @@ def test_signals_at_random_moments(
 
 
 def test_a_signal_while_training_saves_and_a_second_one_leaves_now(zygote: Zygote, place: Path) -> None:
-    run = zygote.start("finetune", "mine.yaml", "output=stopped", "train.max_steps=100000", cwd=place)
+    run = zygote.start("finetune", "mine.yaml", "output=stopped", "train.max_steps=3000", cwd=place)
     wait_for(place / "stopped/log.jsonl")
     run.send(signal.SIGTERM)
     error = refused(run, "and saved", code=143)
     step = int(error.split("Stopped at step ")[1].split()[0])
     assert (checkpoint.newest(place / "stopped/checkpoints") or place).name == f"step-{step}"
 
-    run = zygote.start("finetune", "mine.yaml", "output=twice", "train.max_steps=100000", cwd=place, slow_steps=30)
+    run = zygote.start("finetune", "mine.yaml", "output=twice", "train.max_steps=3000", cwd=place, slow_steps=30)
     wait_for(place / "twice/log.jsonl")
     began = time.monotonic()
     run.send(signal.SIGINT)
@@ -131,16 +131,17 @@ def test_a_signal_while_training_saves_and_a_second_one_leaves_now(zygote: Zygot
 
 
 def test_two_runs_in_one_directory(zygote: Zygote, place: Path) -> None:
-    first = zygote.start("finetune", "mine.yaml", "output=shared", "train.max_steps=100000", cwd=place)
+    first = zygote.start("finetune", "mine.yaml", "output=shared", "train.max_steps=3000", cwd=place)
     wait_for(place / "shared/log.jsonl")
     for how in ("--resume", "--overwrite"):
-        second = zygote.run("finetune", "mine.yaml", "output=shared", how, "train.max_steps=100000", cwd=place)
+        second = zygote.run("finetune", "mine.yaml", "output=shared", how, "train.max_steps=3000", cwd=place)
         refused(second, "is in use", f"process {first.pid} on ", "output=DIR")
     first.send(signal.SIGKILL)
     first.wait()
     assert (place / "shared/run.lock").exists()  # stale: its process is gone
-    again = zygote.start("finetune", "mine.yaml", "output=shared", "--resume", "train.max_steps=100000", cwd=place)
-    while "step " not in again.output and not again.ended:
+    kept = checkpoint.newest(place / "shared/checkpoints")
+    again = zygote.start("finetune", "mine.yaml", "output=shared", "--resume", "train.max_steps=3000", cwd=place)
+    while checkpoint.newest(place / "shared/checkpoints") == kept and not again.ended:
         time.sleep(0.02)
     again.send(signal.SIGINT)
     refused(again, "and saved", code=130)
@@ -178,7 +179,7 @@ def test_a_disk_that_fills_for_real(zygote: Zygote, place: Path) -> None:
     (place / "tmpfs").mkdir()
     disk = [str(place / "tmpfs"), "tmpfs", "size=2m"]
     run = zygote.run(
-        "finetune", "mine.yaml", "output=tmpfs/run", "train.max_steps=100000", cwd=place, mount=disk, hog=8
+        "finetune", "mine.yaml", "output=tmpfs/run", "train.max_steps=3000", cwd=place, mount=disk, hog=8
     )
     needs_mount(run)
     refused(run, "There is no room for a checkpoint", "Last good checkpoint: tmpfs/run/checkpoints/step-")
