@@ -178,9 +178,7 @@ def test_a_disk_that_fills_for_real(zygote: Zygote, place: Path) -> None:
     """A small tmpfs: the check before training passes, the disk is full a while later."""
     (place / "tmpfs").mkdir()
     disk = [str(place / "tmpfs"), "tmpfs", "size=2m"]
-    run = zygote.run(
-        "finetune", "mine.yaml", "output=tmpfs/run", "train.max_steps=3000", cwd=place, mount=disk, hog=8
-    )
+    run = zygote.run("finetune", "mine.yaml", "output=tmpfs/run", "train.max_steps=3000", cwd=place, mount=disk, hog=8)
     needs_mount(run)
     refused(run, "There is no room for a checkpoint", "Last good checkpoint: tmpfs/run/checkpoints/step-")
 
