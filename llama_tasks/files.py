@@ -116,7 +116,7 @@ def sha256(path: Path) -> str:
 
 def write_manifest(folder: Path) -> None:
     """Write the SHA-256 of every file of a folder into it."""
-    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    hashes = {path.name: sha256(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     write(folder / MANIFEST, lambda place: place.write_text(json.dumps(hashes, indent=1), encoding="utf-8"))
 
 
