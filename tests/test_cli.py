@@ -81,7 +81,7 @@ def test_help_and_version_answer_without_torch() -> None:
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
         (
             ["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"],
-            "4-bit base cannot be trained whole",
+            "quantised base cannot be trained whole",
         ),
         (["finetune", "mine.yaml", "task=translate"], "needs the column 'source'"),
         (
