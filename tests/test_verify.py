@@ -36,9 +36,7 @@ def test_it_holds_on_the_embedded_base_in_every_precision() -> None:
 
 @pytest.mark.parametrize("model", ["stories260K", "babyllama-tok105-1M"])
 def test_it_holds_on_real_checkpoints(shared: Callable[[str], Path], model: str) -> None:
-    certificate = verify.verify(str(shared(f"models/{model}/hf")))
-    assert certificate.ok
-    assert {line.precision for line in certificate.lines} == set(verify.PRECISIONS)
+    assert verify.verify(str(shared(f"models/{model}/hf")), precisions=["float32"]).ok
 
 
 def test_a_wrong_model_is_found(
