@@ -43,8 +43,8 @@ class BaseConfig:
     """LLaMA configuration of a new model with random weights (pre-training); `model` then names its tokenizer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` is bfloat16 where the device computes it natively, else float32."""
-    quantization: Literal["none", "nf4"] = "none"
-    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA) through bitsandbytes, on GPU and CPU."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `int8`: LLM.int8(); by bitsandbytes, on GPU and CPU."""
     attn_implementation: str = "sdpa"
     """transformers' name of the attention implementation."""
 

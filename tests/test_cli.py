@@ -93,7 +93,7 @@ def test_an_unknown_recipe_is_said_at_once(tmp_path: Path) -> None:
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
         (
             ["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"],
-            "4-bit base cannot be trained whole",
+            "quantised base cannot be trained whole",
         ),
         (["finetune", "mine.yaml", "task=translate"], "needs the column 'source'"),
         (
