@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics, report, significance
-from llama_tasks.errors import ModelError, RecipeError, RunError
+from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.metrics import Metric
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
@@ -93,19 +93,11 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
     from accelerate import Accelerator
 
     from llama_tasks.adapters import load_tokenizer, load_trained
-    from llama_tasks.prompts import PromptContract
+    from llama_tasks.contract import PromptContract
 
     if not run.adapter.is_dir():
         raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
-    contract = PromptContract.load(run.adapter)
-    contract.check(load_tokenizer(recipe.base), run.adapter)
-    asked = {"task": recipe.task, "template": recipe.prompt.template, "labels": recipe.data.labels or []}
-    changed = [key for key, value in asked.items() if value != getattr(contract, key)]
-    if changed:
-        raise ModelError(
-            f"{run.adapter} was trained with another {' and '.join(changed)} than asked for now; an adapter answers only the "
-            "prompts it was trained on."
-        )
+    PromptContract.load(run.adapter).check(load_tokenizer(recipe.base), run.adapter, recipe)
     return load_trained(recipe.base, run.adapter, Accelerator().device)
 
 

@@ -15,10 +15,10 @@ from accelerate.utils import set_seed
 from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise
+from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
-from llama_tasks.prompts import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import pin
 from llama_tasks.train import Training
@@ -54,9 +54,10 @@ def finetune(
     model = adapters.attach(base, recipe.adapter, recipe.base)
     training = Training(model, dataset.train.tokens, recipe.train, accelerator, float(recipe.train.learning_rate))
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
-    keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite)
+    contract = make_contract(recipe, dataset)
+    keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite)
     supervise.train(run, recipe, dataset, training, keeper, console, began)
-    contract, expected = save_trained(run, recipe, dataset, training, keeper)
+    expected = save_trained(run, recipe, dataset, training, keeper, contract)
     if not accelerator.is_main_process:
         return {}
     del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
@@ -152,20 +153,24 @@ def learn_to_stop(recipe: Recipe, base: Any, dataset: Dataset) -> dict[str, Any]
 
 
 def save_trained(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, keeper: supervise.Keeper
-) -> tuple[PromptContract, torch.Tensor]:
-    """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract; returns the contract
-    and the trained model's logits on its sample."""
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    keeper: supervise.Keeper,
+    contract: PromptContract,
+) -> torch.Tensor:
+    """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract; returns the trained
+    model's logits on the contract's sample."""
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
-    contract = make_contract(recipe, dataset)
     model = training.accelerator.unwrap_model(training.model)
     if training.accelerator.is_main_process:
         with checkpoint.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
             adapters.save_trained(model, staging, recipe.base)
             dataset.encoder.tokenizer.save_pretrained(staging)
             contract.save(staging)
-    return contract, adapters.sample_logits(model, contract.sample["input_ids"])
+    return adapters.sample_logits(model, contract.sample["input_ids"])
 
 
 def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:

@@ -1,4 +1,4 @@
-"""Example -> Prompt: the only place where templates live, and the prompt contract that travels with an adapter.
+"""Example -> Prompt: the only place where templates live.
 
 A template is plain text with {fields}; it holds no special token (BOS and EOS are added as ids by `tokens`), so what a
 user's text contains is never special either.
@@ -6,22 +6,14 @@ user's text contains is never special either.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
-from llama_tasks.errors import ModelError, RecipeError
+from llama_tasks.errors import RecipeError
 from llama_tasks.recipe import did_you_mean
 from llama_tasks.tasks.base import Example, Task
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-CONTRACT_FILE = "prompt_contract.json"
 UNSPACED = ("ja", "km", "lo", "my", "th", "zh")  # written without spaces between words
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -96,65 +88,3 @@ class Renderer:
         if template and self.task.main_field not in _FIELD.findall(template):
             raise RecipeError(f"The prompt template must name {{{self.task.main_field}}}: {template!r}")
         return Prompt(example, template, self.task.main_field)
-
-
-@dataclass(frozen=True)
-class PromptContract:
-    """What an adapter was trained with; everything that loads the adapter checks it."""
-
-    task: str
-    template: dict[str, str]
-    template_sha256: str
-    tokenizer_sha256: str
-    special_ids: dict[str, int | None]
-    max_length: int
-    labels: list[str] = field(default_factory=list)
-    sample: dict[str, Any] = field(default_factory=dict)
-    decoding: dict[str, Any] = field(default_factory=dict)
-    format: int = 1
-
-    def save(self, folder: Path) -> None:
-        """Write `prompt_contract.json` into the folder."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=2, sort_keys=True)
-        (folder / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> PromptContract:
-        """Read the contract. Raises ModelError where it is missing or broken."""
-        path = folder / CONTRACT_FILE
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise ModelError(f"{folder} has no {CONTRACT_FILE}: it was not trained by llama-tasks.") from None
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{path} is broken ({error}).") from None
-
-    def check(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        """Raise ModelError, naming the difference, unless tokenizer and templates are those of the training."""
-        if hash_of(self.template) != self.template_sha256:
-            raise ModelError(f"{folder / CONTRACT_FILE}: the template was changed after training (its hash differs).")
-        found = special_ids(tokenizer)
-        if found != self.special_ids:
-            raise ModelError(
-                f"{folder}: trained with special tokens {self.special_ids}, but the tokenizer has {found}."
-            )
-        if tokenizer_sha256(tokenizer) != self.tokenizer_sha256:
-            raise ModelError(
-                f"{folder}: trained with another tokenizer (SHA-256 {self.tokenizer_sha256[:12]}…); use the one in the folder."
-            )
-
-
-def hash_of(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
-    """Ids of BOS, EOS and padding."""
-    return {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-
-
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what decides token ids: vocabulary, merges, normaliser, pre-tokeniser (not padding, not truncation)."""
-    tree = json.loads(tokenizer.backend_tokenizer.to_str())
-    return hash_of({key: value for key, value in tree.items() if key not in ("padding", "truncation")})

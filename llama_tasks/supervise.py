@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, rundir
+from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.interrupt import Interrupted, Interrupts
@@ -78,9 +79,20 @@ def train(
 
 
 def begin(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, resume: bool, overwrite: bool
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    contract: PromptContract,
+    resume: bool,
+    overwrite: bool,
 ) -> Keeper:
-    """Make the run directory, or bring everything to the state of the newest checkpoint."""
+    """Make the run directory, or bring everything to the state of the newest checkpoint.
+
+    Raises:
+        ModelError: the checkpoints were made with another template, tokenizer or label set. RunError: another recipe,
+        other rows, nothing to resume from.
+    """
     if resume:
         return _resume(run, recipe, dataset, training)
     if training.accelerator.is_main_process:
@@ -88,11 +100,17 @@ def begin(
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
         run.create(recipe, {**environment, "command": rundir.command_line()})
+        run.checkpoints.mkdir()
+        contract.save(run.checkpoints)
     training.accelerator.wait_for_everyone()
     return Keeper()
 
 
 def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training) -> Keeper:
+    newest = checkpoint.newest(run.checkpoints)
+    if newest is None:
+        raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
+    PromptContract.load(run.checkpoints).check(dataset.encoder.tokenizer, run.checkpoints, recipe)
     before = run.recipe()
     changed = [
         part
@@ -109,9 +127,6 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
         raise RunError(
             f"The {' and '.join(moved)} rows have changed since {run.path} began; use --overwrite, or put them back."
         )
-    newest = checkpoint.newest(run.checkpoints)
-    if newest is None:
-        raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
     checkpoint.sweep(run.checkpoints)
     extra = checkpoint.restore(newest, training)
     run.rewind_log(training.step)

@@ -7,8 +7,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llama_tasks import tasks
+from llama_tasks.contract import tokenizer_sha256
 from llama_tasks.errors import DataError, ModelError, RecipeError
-from llama_tasks.prompts import Prompt, Renderer, render, tokenizer_sha256
+from llama_tasks.prompts import Prompt, Renderer, render
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder, Tokens, audit, audit_leaks, stop_on
