@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import tasks
+from llama_tasks.audit import Audit, Finding, stop_on
 from llama_tasks.errors import DataError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import Split, load_splits, read_file, rename
 from llama_tasks.tasks import Task
-from llama_tasks.tokens import Encoded, Encoder, audit, audit_leaks, stop_on
+from llama_tasks.tokens import Encoded, Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +32,7 @@ class Dataset:
         prompts: split name -> rendered examples, every row.
         train: the training split as tokens.
         fingerprints: split name -> rows, source, SHA-256.
+        findings: of the audit: what is allowed by the recipe, and what is only told.
     """
 
     task: Task
@@ -39,6 +42,7 @@ class Dataset:
     prompts: dict[str, list[Prompt]]
     train: Encoded
     fingerprints: dict[str, dict[str, Any]]
+    findings: list[Finding] = field(default_factory=list)
 
 
 def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -55,12 +59,25 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     train = encoder.blocks(prompts["train"]) if is_text else encoder.encode(prompts["train"])
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
-    findings = [] if is_text else audit(encoder, prompts["train"], train.tokens)
-    for name in () if is_text else ("validation", "test"):
-        findings += audit_leaks(prompts["train"], prompts[name], name)
-    stop_on(findings, recipe.prompt.allow)
+    audit = Audit(encoder, is_text)
+    for name in splits:
+        audit.add(name, prompts[name], train.tokens if name == "train" else ())
+    findings = audit.report().findings
+    stop_on(findings, recipe.prompt.allow, named_by(splits))
     fingerprints = {name: split.describe() for name, split in splits.items()}
-    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints)
+    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings)
+
+
+def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
+    """id of a row -> the id with file and line: `test:17 (my.jsonl:18)`."""
+
+    def where(name: str) -> str:
+        split, _, index = name.partition(":")
+        rows = splits[split].rows if split in splits else []
+        row = next((rows[i] for i in [int(index)] if i < len(rows)), None) if index.isdigit() else None
+        return f"{name} ({row.where})" if row is not None and row.id == name else name
+
+    return where
 
 
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:

@@ -211,6 +211,8 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    for finding in dataset.findings:
+        console.print(f"note: {finding}", highlight=False, markup=False)
     if learns_to_stop:
         console.print(
             "this base has never learned to end a text: the row that scores EOS is trained too "

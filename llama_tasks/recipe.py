@@ -87,8 +87,8 @@ class PromptConfig:
     """Most tokens of prompt and response together."""
     on_too_long: Literal["error", "drop", "truncate_prompt"] = "error"
     """What happens to a longer example; the response is never cut."""
-    allow: list[str] = field(default_factory=list)
-    """Findings of the audit that shall not stop the run: target_roundtrip, leak."""
+    allow: list[Literal["target_roundtrip", "leak", "empty_field"]] = field(default_factory=list)
+    """Findings of the audit that shall not stop the run: target_roundtrip, leak, empty_field."""
 
 
 @dataclass(frozen=True)

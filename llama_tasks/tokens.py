@@ -4,12 +4,12 @@
     <s>  Sum  mar  ize …  :  \\n  |  A   dog  barks  </s>
     -100 -100 -100 -100  … -100   |  A   dog  barks  </s>     <- labels: EOS always carries loss
 
-The same function serves training, evaluation and prediction. The audit below is a stop, not a warning.
+The same function serves training, evaluation and prediction; `audit` checks what comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -166,76 +166,3 @@ def _too_long(too_long: list[tuple[str, int]], total: int, limit: int) -> str:
         f"with {longest}. Raise prompt.max_length, or say prompt.on_too_long=truncate_prompt (shortens the text, never "
         "the answer) or prompt.on_too_long=drop."
     )
-
-
-# --- the audit ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong with training data: which rule, how many rows, which ones, and the switch that allows it."""
-
-    rule: str
-    rows: list[str]
-    total: int
-    explanation: str
-    switch: str | None = None
-
-    def __str__(self) -> str:
-        allow = f" To go on all the same: prompt.allow=[{self.switch}]." if self.switch else ""
-        return f"{self.explanation}: {self.total} rows, first {', '.join(self.rows)}.{allow}"
-
-
-def audit(encoder: Encoder, prompts: Sequence[Prompt], tokens: Sequence[Tokens]) -> list[Finding]:
-    """Check what the model will learn from: a target in every example, EOS inside the loss, at most one BOS at the
-    start, targets that decode back to their text."""
-    texts = {prompt.example.id: prompt.response for prompt in prompts}
-    problems: dict[str, list[str]] = {}
-    for item in tokens:
-        for rule in _problems(encoder, item, texts.get(item.id)):
-            problems.setdefault(rule, []).append(item.id)
-    return [_finding(rule, rows) for rule, rows in problems.items()]
-
-
-def audit_leaks(train: Sequence[Prompt], test: Sequence[Prompt], split: str) -> list[Finding]:
-    """Rows of the test (or validation) split whose prompt stands in the training split."""
-    seen = {prompt.text for prompt in train}
-    rows = [prompt.example.id for prompt in test if prompt.text in seen]
-    return (
-        [Finding("leak", rows[:5], len(rows), f"rows of the {split} split are in the training split", "leak")]
-        if rows
-        else []
-    )
-
-
-def stop_on(findings: Sequence[Finding], allow: Sequence[str]) -> None:
-    """Raise DataError with every finding that the recipe does not allow."""
-    stops = [str(finding) for finding in findings if finding.switch not in allow]
-    if stops:
-        raise DataError("The audit of the training data stops this run. " + " ".join(stops))
-
-
-def _problems(encoder: Encoder, item: Tokens, text: str | None) -> Iterator[str]:
-    targets = item.input_ids[item.prompt_length :]
-    if len(targets) < 2:
-        yield "no_target"
-    if text is not None and targets[-1:] != encoder.eos:
-        yield "no_eos"
-    if encoder.bos and (item.input_ids[:1] != encoder.bos or encoder.bos[0] in item.input_ids[1:-1]):
-        yield "bos"
-    if (
-        text is not None
-        and encoder.tokenizer.decode(targets[:-1], clean_up_tokenization_spaces=False).strip() != text.strip()
-    ):
-        yield "target_roundtrip"
-
-
-def _finding(rule: str, rows: list[str]) -> Finding:
-    explanation, switch = {
-        "no_target": ("examples without a token to learn", None),
-        "no_eos": ("examples whose loss does not end with EOS", None),
-        "bos": ("examples without exactly one BOS at the start", None),
-        "target_roundtrip": ("targets that the tokenizer cannot write (unknown characters, or its normalisation changes them)",
-                             "target_roundtrip"),
-    }[rule]  # fmt: skip
-    return Finding(rule, rows[:5], len(rows), explanation, switch)

@@ -1,4 +1,4 @@
-"""Prompt and response as ids, golden pictures of the mask, and the audit. Tokenizers are trained in the test."""
+"""Prompt and response as ids, golden pictures of the mask. Tokenizers are trained in the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llama_tasks.errors import DataError, ModelError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer, render
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
-from llama_tasks.tokens import IGNORE, Encoder, Tokens, audit, audit_leaks, stop_on
+from llama_tasks.tokens import IGNORE, Encoder
 
 TEXT = [
     "Summarize the text. The quick brown fox jumps. Label: Summary: Kurze Zusammenfassung für alle. 你好世界，今天天气很好。概括"
@@ -177,36 +177,6 @@ def test_tokenizer_without_eos_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no EOS"):
         Encoder(tokenizer, PromptConfig())
-
-
-def test_audit_finds_each_fault() -> None:
-    encoder = Encoder(llama2_style(), PromptConfig())
-    good = prompt("A fox.", "A fox.")
-    item = encoder.encode([good]).tokens[0]
-    assert audit(encoder, [good], [item]) == []
-    broken = {
-        "no_eos": Tokens(item.id, item.input_ids[:-1], item.prompt_length),
-        "no_target": Tokens(item.id, item.input_ids, len(item.input_ids) - 1),
-        "bos": Tokens(item.id, encoder.bos + item.input_ids, item.prompt_length + 1),
-        "target_roundtrip": Tokens(item.id, [*item.input_ids[:-1], 300, item.input_ids[-1]], item.prompt_length),
-    }
-    for rule, tokens in broken.items():
-        findings = audit(encoder, [good], [tokens])
-        assert rule in [finding.rule for finding in findings]
-        with pytest.raises(DataError, match="train:0"):
-            stop_on(findings, [])
-
-
-def test_audit_stops_on_leaks_unless_allowed() -> None:
-    train, test = (
-        [prompt("A fox.", "Fox.")],
-        [prompt("A fox.", "Another.", name="test:0"), prompt("A dog.", "Dog.", name="test:1")],
-    )
-    findings = audit_leaks(train, test, "test")
-    assert (findings[0].total, findings[0].rows) == (1, ["test:0"])
-    with pytest.raises(DataError, match="prompt.allow"):
-        stop_on(findings, [])
-    stop_on(findings, ["leak"])
 
 
 def test_templates() -> None:

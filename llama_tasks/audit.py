@@ -1,0 +1,242 @@
+"""The audit: what would ruin a training is found before it begins, named by row, and stops it.
+
+    audit = Audit(encoder)
+    audit.add("train", prompts, encoder.encode(prompts).tokens)   # in pieces, as often as you like
+    audit.add("test", prompts)
+    stop_on(audit.report().findings, recipe.prompt.allow)
+
+Rows pass once. Of each row its id, three hashes and two lengths stay (about 60 bytes), and the texts of a sample in which near
+duplicates are looked for; so a million rows are audited in the memory of a few.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from llama_tasks.errors import DataError
+from llama_tasks.overlap import Hashed, Match, compare, duplicates, near_groups, two_answers
+from llama_tasks.prompts import Prompt
+from llama_tasks.sources import SPLITS
+from llama_tasks.tokens import IGNORE, Encoder, Tokens
+
+NAMED = 5  # rows that a finding names
+PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
+
+#: rule: (what is wrong, the word for `prompt.allow`; None: nothing allows it)
+RULES: dict[str, tuple[str, str | None]] = {
+    "no_target": ("examples without a token to learn", None),
+    "no_eos": ("examples whose loss does not end with EOS", None),
+    "bos": ("examples without exactly one BOS at the start", None),
+    "target_cut": ("targets whose tokens are not those of the whole text", None),
+    "target_roundtrip": ("targets that the tokenizer cannot write (unknown characters, or its normalisation changes them)",
+                         "target_roundtrip"),
+    "label": ("answers outside the label set", None),
+    "empty_field": ("rows with a field that is empty or all whitespace", "empty_field"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with the data: which rule, how many rows, which ones, and the switch that allows it.
+
+    Attributes:
+        stops: whether a training stops on it; otherwise it is only told.
+    """
+
+    rule: str
+    rows: list[str]
+    total: int
+    explanation: str
+    switch: str | None = None
+    stops: bool = True
+
+    def __str__(self) -> str:
+        allow = f" To go on all the same: prompt.allow=[{self.switch}]." if self.switch else ""
+        rows = "row" if self.total == 1 else "rows"
+        return f"{self.explanation}: {self.total:,} {rows}, first {', '.join(self.rows)}.{allow}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the audit found.
+
+    Attributes:
+        findings: those that stop first.
+        overlaps: (split, other split, how) -> rows of the other split that the first one holds.
+        repeats: how (exact, normalised, near) -> training rows that repeat an earlier one.
+        contradictions: pairs of training rows with one input and different targets.
+        lengths: tokens of prompt and response (EOS included) of each training example.
+        labels, languages: split -> how often each occurs.
+        near_rows: split -> rows among which near duplicates were looked for.
+    """
+
+    findings: list[Finding]
+    rows: dict[str, int]
+    overlaps: dict[tuple[str, str, str], Match]
+    repeats: dict[str, Match]
+    contradictions: Match
+    lengths: tuple[array[int], array[int]]
+    labels: dict[str, Counter[str]]
+    languages: dict[str, Counter[str]]
+    near_rows: dict[str, int]
+
+    def told(self) -> list[Finding]:
+        """The findings that do not stop a training."""
+        return [finding for finding in self.findings if not finding.stops]
+
+
+@dataclass
+class _Seen:
+    """What stays of the rows of one split."""
+
+    hashed: Hashed
+    labels: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+
+
+class Audit:
+    """Gathers rows of all splits, in pieces, and says what is wrong with them.
+
+    is_text: plain text (pre-training): every token is a target, blocks need no EOS, and repeats are told, not refused.
+    """
+
+    def __init__(self, encoder: Encoder, is_text: bool = False) -> None:
+        self.encoder = encoder
+        self.is_text = is_text
+        self._seen = {name: _Seen(Hashed()) for name in SPLITS}
+        self._problems: dict[str, list[str]] = {}
+        self._totals: Counter[str] = Counter()
+        self._lengths = (array("I"), array("I"))
+
+    def add(self, split: str, prompts: Sequence[Prompt], tokens: Sequence[Tokens] = ()) -> None:
+        """Take rows of a split, and (of training rows) the tokens that were made of them."""
+        seen = self._seen[split]
+        for prompt in prompts:
+            example = prompt.example
+            seen.hashed.add(example.id, prompt.text or prompt.response, example.target, tuple(_inputs(prompt)))
+            seen.languages[example.lang] += 1
+            if example.choices:
+                seen.labels[example.target] += 1
+                if example.target not in example.choices:
+                    self._note("label", example.id)
+            if any(not text.strip() for text in example.fields.values()):
+                self._note("empty_field", example.id)
+        for item in tokens:
+            self._lengths[0].append(item.prompt_length)
+            self._lengths[1].append(len(item.input_ids) - item.prompt_length)
+        if not self.is_text:
+            self._check_tokens(prompts, tokens)
+
+    def report(self) -> Report:
+        """Compare the splits and sum up."""
+        hashed = {name: seen.hashed for name, seen in self._seen.items()}
+        near = near_groups(hashed)
+        overlaps = compare(hashed, near, PAIRS)
+        repeats = duplicates(hashed["train"], near["train"])
+        contradictions = two_answers(hashed["train"])
+        labels = {name: seen.labels for name, seen in self._seen.items()}
+        findings = [_finding(rule, rows, self._totals[rule]) for rule, rows in self._problems.items()]
+        findings += [*_leaks(overlaps, not self.is_text), *_repeats(repeats, contradictions), *_unseen(labels)]
+        return Report(
+            sorted(findings, key=lambda finding: not finding.stops),
+            {name: len(rows) for name, rows in hashed.items()},
+            overlaps,
+            repeats,
+            contradictions,
+            self._lengths,
+            labels,
+            {name: seen.languages for name, seen in self._seen.items()},
+            {name: len(rows) for name, rows in near.items()},
+        )
+
+    def _check_tokens(self, prompts: Sequence[Prompt], tokens: Sequence[Tokens]) -> None:
+        texts = {prompt.example.id: prompt.response for prompt in prompts}
+        targets = [[label for label in item.labels if label != IGNORE] for item in tokens]
+        decoded = self.encoder.tokenizer.backend_tokenizer.decode_batch(
+            [ids[:-1] for ids in targets], skip_special_tokens=False
+        )
+        for item, ids, text in zip(tokens, targets, decoded, strict=True):
+            for rule in self._broken(item, ids, text, texts[item.id]):
+                self._note(rule, item.id)
+
+    def _broken(self, item: Tokens, targets: list[int], decoded: str, text: str) -> Iterator[str]:
+        if len(targets) < 2:
+            yield "no_target"
+        if targets[-1:] != self.encoder.eos:
+            yield "no_eos"
+        bos = self.encoder.bos
+        if bos and (item.input_ids[:1] != bos or bos[0] in item.input_ids[1:-1]):
+            yield "bos"
+        if decoded.strip() != text.strip():
+            whole = self.encoder.response_ids([text])[0]
+            yield "target_roundtrip" if targets[:-1] == whole else "target_cut"
+
+    def _note(self, rule: str, row: str) -> None:
+        self._totals[rule] += 1
+        rows = self._problems.setdefault(rule, [])
+        if len(rows) < NAMED:
+            rows.append(row)
+
+
+def stop_on(findings: Sequence[Finding], allow: Sequence[str], where: Callable[[str], str] = str) -> None:
+    """Raise DataError with every finding that stops and that the recipe does not allow.
+
+    where: id of a row -> how to name it (with its file and line).
+    """
+    stops = [finding for finding in findings if finding.stops and finding.switch not in allow]
+    if stops:
+        named = [str(Finding(**{**vars(finding), "rows": [where(row) for row in finding.rows]})) for finding in stops]
+        raise DataError("The audit of the training data stops this run. " + " ".join(named))
+
+
+def _inputs(prompt: Prompt) -> Iterator[str]:
+    """The texts of a row that make its input: what the template shows, without the label set and names of languages."""
+    shown = {k: v for k, v in prompt.example.fields.items() if f"{{{k}}}" in prompt.template}
+    texts = [text for key, text in shown.items() if key != "labels" and not key.endswith(("lang", "language"))]
+    yield from texts or [prompt.response]
+
+
+def _finding(rule: str, rows: list[str], total: int) -> Finding:
+    explanation, switch = RULES[rule]
+    return Finding(rule, rows, total, explanation, switch)
+
+
+def _leaks(overlaps: dict[tuple[str, str, str], Match], stops: bool) -> Iterator[Finding]:
+    """Rows that are scored and also trained on stop the run, where they are equal to the letter or but for case, width,
+    spaces and punctuation; near ones, and rows of both validation and test, are told."""
+    how = {"exact": "", "normalised": " but for case, width, spaces and punctuation", "near": " nearly"}
+    for (split, other, kind), match in overlaps.items():
+        if match.total:
+            told = f"rows of the {other} split are in the {split if split != 'train' else 'training'} split{how[kind]}"
+            hard = stops and split == "train" and kind != "near"
+            rows = [row for _, row in match.pairs[:NAMED]]
+            yield Finding("leak", rows, match.total, told, "leak" if hard else None, hard)
+
+
+def _repeats(repeats: dict[str, Match], contradictions: Match) -> Iterator[Finding]:
+    how = {"exact": "to the letter", "normalised": "but for case, width, spaces and punctuation", "near": "nearly"}
+    for kind, match in repeats.items():
+        if match.total:
+            rows = [row for _, row in match.pairs[:NAMED]]
+            yield Finding(
+                "duplicate", rows, match.total, f"training rows that repeat an earlier one {how[kind]}", stops=False
+            )
+    if contradictions.total:
+        rows = [f"{a} and {b}" for a, b in contradictions.pairs[:NAMED]]
+        told = "training rows with the input of an earlier one and another target"
+        yield Finding("contradiction", rows, contradictions.total, told, stops=False)
+
+
+def _unseen(labels: dict[str, Counter[str]]) -> Iterator[Finding]:
+    """Labels that are scored and never trained."""
+    for split in ("validation", "test"):
+        unseen = sorted(set(labels[split]) - set(labels["train"]))
+        if unseen:
+            total = sum(labels[split][label] for label in unseen)
+            shown = [repr(label) for label in unseen[:NAMED]]
+            yield Finding(
+                "unseen_label", shown, total, f"labels of the {split} split without a training row", stops=False
+            )
