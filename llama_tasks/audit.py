@@ -44,6 +44,7 @@ class Finding:
 
     Attributes:
         stops: whether a training stops on it; otherwise it is only told.
+        how: exact, normalised or near, where rows are compared.
     """
 
     rule: str
@@ -52,6 +53,7 @@ class Finding:
     explanation: str
     switch: str | None = None
     stops: bool = True
+    how: str = ""
 
     def __str__(self) -> str:
         allow = f" To go on all the same: prompt.allow=[{self.switch}]." if self.switch else ""
@@ -213,7 +215,7 @@ def _leaks(overlaps: dict[tuple[str, str, str], Match], stops: bool) -> Iterator
             told = f"rows of the {other} split are in the {split if split != 'train' else 'training'} split{how[kind]}"
             hard = stops and split == "train" and kind != "near"
             rows = [row for _, row in match.pairs[:NAMED]]
-            yield Finding("leak", rows, match.total, told, "leak" if hard else None, hard)
+            yield Finding("leak", rows, match.total, told, "leak" if hard else None, hard, kind)
 
 
 def _repeats(repeats: dict[str, Match], contradictions: Match) -> Iterator[Finding]:
@@ -221,9 +223,8 @@ def _repeats(repeats: dict[str, Match], contradictions: Match) -> Iterator[Findi
     for kind, match in repeats.items():
         if match.total:
             rows = [row for _, row in match.pairs[:NAMED]]
-            yield Finding(
-                "duplicate", rows, match.total, f"training rows that repeat an earlier one {how[kind]}", stops=False
-            )
+            told = f"training rows that repeat an earlier one {how[kind]}"
+            yield Finding("duplicate", rows, match.total, told, stops=False, how=kind)
     if contradictions.total:
         rows = [f"{a} and {b}" for a, b in contradictions.pairs[:NAMED]]
         told = "training rows with the input of an earlier one and another target"
