@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_tasks import tasks
 from llama_tasks.audit import Audit, Finding, stop_on
+from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
@@ -82,8 +83,9 @@ def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
 
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits, with their task and (classification) label set. Raises DataError."""
-    main_field = tasks.create(recipe.task).main_field
-    splits = load_splits(recipe.data, recipe.task, main_field, SPLIT_SEED)
+    asked = tasks.create(recipe.task)
+    splits = load_splits(recipe.data, recipe.task, asked.main_field, SPLIT_SEED)
+    splits = clean_splits(splits, recipe.clean, asked.columns, asked.target_column)
     labels: list[str] = []
     if recipe.task == "classify":
         labels = recipe.data.labels or tasks.labels_of(splits["train"].rows)
@@ -107,7 +109,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     task = tasks.create(recipe.task, labels)
     blank = labels[0] if labels else task.blank_target
     data = replace(recipe.data, train=[str(source)], validation=None, test=None)
-    rows = rename(read_file(source), data, "predict")
+    rows = clean_texts(rename(read_file(source), data, "predict"), recipe.clean)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in filled]

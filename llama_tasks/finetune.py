@@ -15,6 +15,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise
+from llama_tasks.clean import told
 from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
@@ -211,6 +212,9 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    for name, about in dataset.fingerprints.items():
+        if "cleaning" in about:
+            console.print(f"cleaned {name}: {told(about['cleaning'])}", highlight=False, markup=False)
     for finding in dataset.findings:
         console.print(f"note: {finding}", highlight=False, markup=False)
     if learns_to_stop:

@@ -75,7 +75,7 @@ def near_groups(rows: Mapping[str, Hashed]) -> dict[str, Near]:
     """Split -> index of a row -> its group, for the rows among which near duplicates are looked for; rows of one group, in
     whichever split, have near texts in every field. (Five questions on one passage are no near duplicates.)"""
     samples = {name: sorted(part.sample) for name, part in rows.items()}
-    keys = iter(_keys([fields for sample in samples.values() for _, fields in sample]))
+    keys = iter(near_keys([fields for sample in samples.values() for _, fields in sample]))
     return {name: {index: next(keys) for index, _ in sample} for name, sample in samples.items()}
 
 
@@ -137,13 +137,13 @@ def _repeated(hashes: _Hashes) -> dict[int, int]:
     return dict(zip(again.tolist(), first[inverse[again]].tolist(), strict=True))
 
 
-def _keys(texts: Sequence[tuple[str, ...]]) -> list[tuple[int, ...]]:
-    """For each row (its texts) the near-duplicate group of every text."""
+def near_keys(texts: Sequence[tuple[str, ...]], threshold: float = NEAR_THRESHOLD) -> list[tuple[int, ...]]:
+    """For each row (its texts) the near-duplicate group of every text; rows with one key are near duplicates."""
     columns = []
     for k in range(max(map(len, texts), default=0)):
         column = [fields[k] if k < len(fields) else "" for fields in texts]
         unique = {text: i for i, text in enumerate(dict.fromkeys(column))}
-        groups = near_duplicate_groups(unique, NEAR_THRESHOLD)
+        groups = near_duplicate_groups(unique, threshold)
         columns.append([groups[unique[text]] for text in column])
     return list(zip(*columns, strict=True))
 

@@ -78,6 +78,32 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class CleanConfig:
+    """What is changed in rows, or left out, before they become examples; nothing unless asked."""
+
+    splits: list[Literal["train", "validation", "test"]] = field(default_factory=lambda: ["train"])  # type: ignore[arg-type]
+    """Splits that are cleaned; rows that are scored stay as they are unless you name their split."""
+    html_unescape: bool = False
+    """`&amp;` becomes `&`."""
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    """Unicode normalisation; NFKC also folds full-width letters and ligatures."""
+    control_characters: Literal["keep", "remove", "error"] = "keep"
+    """Controls but tab and line ends, byte-order marks in a text, directional overrides."""
+    redact: list[Literal["email", "phone", "url", "ip_address", "credit_card"]] = field(default_factory=list)
+    """Kinds of personal data that are replaced by `[EMAIL]`, `[PHONE]` and so on."""
+    hook: str | None = None
+    """`FILE.py:FUNCTION` of your own, which gets every text of a row and returns the text to use."""
+    min_length: dict[str, int] = field(default_factory=dict)
+    """Field: rows whose text there has fewer characters are left out."""
+    max_length: dict[str, int] = field(default_factory=dict)
+    """Field: rows whose text there has more characters are left out."""
+    exact_duplicates: bool = False
+    """Leave out rows whose fields all equal those of an earlier row."""
+    near_duplicates: float | None = None
+    """Leave out rows whose input is as similar to that of an earlier row (Jaccard, such as 0.8)."""
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """How an example becomes text and tokens."""
 
@@ -161,6 +187,7 @@ class Recipe:
     """The task."""
     base: BaseConfig = field(default_factory=BaseConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     adapter: dict[str, Any] | None = field(default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32})
     """Any field of peft's configuration classes by peft's own name; `null` trains all weights."""

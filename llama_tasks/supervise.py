@@ -114,7 +114,7 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
     before = run.recipe()
     changed = [
         part
-        for part in ("task", "base", "data", "prompt", "adapter", "train")
+        for part in ("task", "base", "data", "clean", "prompt", "adapter", "train")
         if getattr(before, part) != getattr(recipe, part)
     ]
     if changed:

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from llama_tasks.clean import told
 from llama_tasks.inspection.gather import Inspection, Seen
 from llama_tasks.report import plain, shorten
 
@@ -21,7 +22,7 @@ _IDS = 16  # ids shown of either side
 
 def terminal(found: Inspection) -> RenderableType:
     """Sources, lengths, labels, findings, and the first examples with their mask."""
-    parts: list[RenderableType] = [Text(), _sources(found), Text(), _lengths(found)]
+    parts: list[RenderableType] = [Text(), _sources(found), *_cleaning(found), Text(), _lengths(found)]
     if any(found.report.labels["train"]):
         parts += [Text(), _labels(found)]
     parts += [Text(), *_findings(found)]
@@ -54,6 +55,19 @@ def _sources(found: Inspection) -> Table:
             Text(name), f"{found.report.rows[name]:,}", Text(about["sha256"][:12]), Text(plain(about["source"]))
         )
     return table
+
+
+def _cleaning(found: Inspection) -> Iterator[Text]:
+    """What cleaning did, with the first rows of each step; and that the other splits stay as they are."""
+    cleaned = {name: about["cleaning"] for name, about in found.sources.items() if "cleaning" in about}
+    for name, cleaning in cleaned.items():
+        yield Text(f"\ncleaned {name} ({cleaning['rows_before']:,} rows before): {told(cleaning)}")
+        for step in cleaning.values():
+            if isinstance(step, dict):
+                yield from (Text(f"  {shorten(plain(line), 200)}", "dim") for line in step["first"])
+    others = [name for name in found.sources if name not in cleaned]
+    if cleaned and others:
+        yield Text(f"{' and '.join(others)} rows stay as they are (clean.splits)", "dim")
 
 
 def _lengths(found: Inspection) -> Table:
@@ -91,14 +105,16 @@ def _labels(found: Inspection) -> Table:
 
 def _findings(found: Inspection) -> Iterator[Text]:
     stops = found.stops
-    if not stops:
-        yield Text("audit: a training may start. Every example has its target and EOS in the loss, one BOS at most, no cut target, "
-                   "and no row that is scored.", "green")  # fmt: skip
+    if not any(finding.stops for finding in found.report.findings):
+        yield Text("audit: a training may start. Every example has its target and EOS in the loss, one BOS at most, no cut target; "
+                   "no scored row is trained on to the letter or once normalised.", "green")  # fmt: skip
+    elif not stops:
+        yield Text("audit: a training may start, with what prompt.allow allows.", "yellow")
     for finding in found.report.findings:
         mark, style = ("✗", "bold red") if finding in stops else ("•", "yellow")
         rows = ", ".join(plain(found.where(row)) for row in finding.rows)
         allow = f" (prompt.allow=[{finding.switch}])" if finding.switch else ""
-        line = f" {finding.total:,} {plain(finding.explanation)}{allow}: {rows}"
+        line = f" {plain(finding.explanation)}{allow}: {finding.total:,}, first {rows}"
         yield Text.assemble((mark, style), line)
     looked, rows_of = found.report.near_rows, found.report.rows
     if any(looked[name] < rows_of[name] for name in looked):

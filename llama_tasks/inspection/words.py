@@ -5,10 +5,12 @@ from __future__ import annotations
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("what the model will see", "模型将看到的内容"),
     "may_start": ("A training may start.", "可以开始训练。"),
+    "with_allowed": ("With what prompt.allow allows.", "prompt.allow 允许了部分问题。"),
     "would_stop": ("A training would stop.", "训练将被中止。"),
     "checked": (
-        "Every example has its target and EOS in the loss, one BOS at most, no cut target; no row that is scored is trained on.",
-        "每个样本都有目标，EOS 计入损失，至多一个 BOS，目标没有被截断；没有评测用的行出现在训练集里。",
+        "Every example has its target and EOS in the loss, one BOS at most, no cut target; no scored row is trained on to the "
+        "letter or once normalised.",
+        "每个样本都有目标，EOS 计入损失，至多一个 BOS，目标没有被截断；训练集里没有与评测行完全相同或规范化后相同的行。",
     ),
     "findings": ("Findings", "审查结果"),
     "none": ("Nothing was found.", "没有发现问题。"),

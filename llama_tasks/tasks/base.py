@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from llama_tasks.errors import DataError
 from llama_tasks.sources import Row
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HAN = re.compile("[\u4e00-\u9fff]")
+
 
 @dataclass(frozen=True)
 class Example:
@@ -79,7 +82,7 @@ def text_of(row: Row, field: str) -> str:
         )
     if not value.strip():
         raise DataError(f"{row.where}: the field {field!r} is empty.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _SURROGATE.search(value):
         raise DataError(f"{row.where}: the field {field!r} holds half a character (a lone surrogate); mend the text.")
     return value
 
@@ -114,6 +117,5 @@ def primary(code: str) -> str:
 
 def guess_lang(text: str) -> str:
     """`zh` where a third or more of the letters are Han characters, else `en`."""
-    letters = [c for c in text if c.isalpha()]
-    han = sum("\u4e00" <= c <= "\u9fff" for c in letters)
-    return "zh" if letters and han * 3 >= len(letters) else "en"
+    letters, han = sum(map(str.isalpha, text)), len(_HAN.findall(text))
+    return "zh" if letters and han * 3 >= letters else "en"
