@@ -46,7 +46,7 @@ def histogram(values: Sequence[int], limit: int | None = None) -> Histogram | No
     left, top, right, bottom = 48, 10, 348, 130  # of a drawing 360 x 164
     ticks = nice_ticks(0, max(float(array.max()), 1.0))
     width = max(1, -(-int(ticks[-1]) // _MOST_BARS))
-    edges = np.arange(0, int(ticks[-1]) + width + 1, width)
+    edges = np.arange(0, max(-(-int(ticks[-1]) // width), int(array.max()) // width + 1) + 1) * width
     counts, _ = np.histogram(array, bins=edges)
     heights = nice_ticks(0, float(counts.max()), 3)
     end = float(edges[-1])
