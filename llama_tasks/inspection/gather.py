@@ -84,7 +84,13 @@ class Inspection:
 
 def gather(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Inspection:
     """Look at the rows of a recipe. Raises DataError for rows that cannot be read or do not fit the task."""
-    task, labels, splits = dataset.read(recipe)
+    return look(recipe, tokenizer, *dataset.read(recipe))
+
+
+def look(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, task: Task, labels: list[str], splits: Mapping[str, Split]
+) -> Inspection:
+    """Look at rows that are read already. `rows` of a split may be any sequence; it is passed through twice."""
     config = recipe.prompt
     renderer = Renderer(task, config.template)
     lenient = replace(config, on_too_long="drop") if config.on_too_long == "error" else config
