@@ -209,22 +209,29 @@ def _finding(rule: str, rows: list[str], total: int) -> Finding:
 def _leaks(overlaps: dict[tuple[str, str, str], Match], stops: bool) -> Iterator[Finding]:
     """Rows that are scored and also trained on stop the run, where they are equal to the letter or but for case, width,
     spaces and punctuation; near ones, and rows of both validation and test, are told."""
-    how = {"exact": "", "normalised": " but for case, width, spaces and punctuation", "near": " nearly"}
     for (split, other, kind), match in overlaps.items():
         if match.total:
-            told = f"rows of the {other} split are in the {split if split != 'train' else 'training'} split{how[kind]}"
+            held = f"the {'training' if split == 'train' else split} split"
+            told = {
+                "exact": f"rows of the {other} split are in {held}",
+                "normalised": f"rows of the {other} split are in {held} but for case, width, spaces and punctuation",
+                "near": f"rows of the {other} split have a near duplicate in {held}",
+            }[kind]
             hard = stops and split == "train" and kind != "near"
             rows = [row for _, row in match.pairs[:NAMED]]
             yield Finding("leak", rows, match.total, told, "leak" if hard else None, hard, kind)
 
 
 def _repeats(repeats: dict[str, Match], contradictions: Match) -> Iterator[Finding]:
-    how = {"exact": "to the letter", "normalised": "but for case, width, spaces and punctuation", "near": "nearly"}
+    how = {
+        "exact": "training rows that repeat an earlier one to the letter",
+        "normalised": "training rows that repeat an earlier one but for case, width, spaces and punctuation",
+        "near": "training rows that are near duplicates of an earlier one",
+    }
     for kind, match in repeats.items():
         if match.total:
             rows = [row for _, row in match.pairs[:NAMED]]
-            told = f"training rows that repeat an earlier one {how[kind]}"
-            yield Finding("duplicate", rows, match.total, told, stops=False, how=kind)
+            yield Finding("duplicate", rows, match.total, how[kind], stops=False, how=kind)
     if contradictions.total:
         rows = [f"{a} and {b}" for a, b in contradictions.pairs[:NAMED]]
         told = "training rows with the input of an earlier one and another target"
