@@ -140,8 +140,12 @@ class Audit:
         repeats = duplicates(hashed["train"], near["train"])
         contradictions = two_answers(hashed["train"])
         labels = {name: seen.labels for name, seen in self._seen.items()}
-        findings = [_finding(rule, rows, self._totals[rule]) for rule, rows in self._problems.items()]
-        findings += [*_leaks(overlaps, not self.is_text), *_repeats(repeats, contradictions), *_unseen(labels)]
+        findings = [
+            *self._broken_rules(),
+            *_leaks(overlaps, not self.is_text),
+            *_repeats(repeats, contradictions),
+            *_unseen(labels),
+        ]
         return Report(
             sorted(findings, key=lambda finding: not finding.stops),
             {name: len(rows) for name, rows in hashed.items()},
@@ -153,6 +157,21 @@ class Audit:
             {name: seen.languages for name, seen in self._seen.items()},
             {name: len(rows) for name, rows in near.items()},
         )
+
+    def check(self, prompts: Sequence[Prompt], tokens: Sequence[Tokens]) -> list[Finding]:
+        """Findings that stop in some training rows of a stream, by themselves and against the other splits, which were taken
+        before; nothing of these rows stays. (Near duplicates and repeats need all rows, and are not looked for.)"""
+        piece = Audit(self.encoder, self.is_text)
+        piece._seen = {**self._seen, "train": _Seen(Hashed())}
+        piece.add("train", prompts, tokens)
+        hashed = {name: seen.hashed for name, seen in piece._seen.items()}
+        overlaps = compare(hashed, {name: {} for name in hashed}, [pair for pair in PAIRS if pair[0] == "train"])
+        return [*piece._broken_rules(), *_leaks(overlaps, not self.is_text)]
+
+    def _broken_rules(self) -> Iterator[Finding]:
+        for rule, rows in self._problems.items():
+            explanation, switch = RULES[rule]
+            yield Finding(rule, rows, self._totals[rule], explanation, switch)
 
     def _check_tokens(self, prompts: Sequence[Prompt], tokens: Sequence[Tokens]) -> None:
         texts = {prompt.example.id: prompt.response for prompt in prompts}
@@ -199,11 +218,6 @@ def _inputs(prompt: Prompt) -> Iterator[str]:
     shown = {k: v for k, v in prompt.example.fields.items() if f"{{{k}}}" in prompt.template}
     texts = [text for key, text in shown.items() if key != "labels" and not key.endswith(("lang", "language"))]
     yield from texts or [prompt.response]
-
-
-def _finding(rule: str, rows: list[str], total: int) -> Finding:
-    explanation, switch = RULES[rule]
-    return Finding(rule, rows, total, explanation, switch)
 
 
 def _leaks(overlaps: dict[tuple[str, str, str], Match], stops: bool) -> Iterator[Finding]:

@@ -164,6 +164,18 @@ def test_pieces_and_order_of_splits_change_nothing(encoder: Encoder) -> None:
     assert audit.report() == whole
 
 
+def test_rows_of_a_stream_are_checked_piece_by_piece(encoder: Encoder) -> None:
+    audit = Audit(encoder)
+    audit.add("test", prompts("test", ("A dog.", "x"), (LEAKS["normalised"], "x")))
+    good = prompts("train", ("A fox.", "Fox."))
+    assert audit.check(good, encoder.encode(good).tokens) == []
+    train = prompts("train", ("A cow.", "Cow."), (TRAIN, "A train."))
+    tokens = encoder.encode(train).tokens
+    findings = audit.check(train, [broken("no_eos", tokens[0], encoder.bos), tokens[1]])
+    assert {(f.rule, f.rows[0], f.stops) for f in findings} >= {("no_eos", "train:0", True), ("leak", "test:1", True)}
+    assert audit.report().rows == {"train": 0, "validation": 0, "test": 2}
+
+
 def test_little_of_a_row_stays(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the sample for near duplicates, a row costs tens of bytes however long it is."""
     monkeypatch.setattr(overlap, "NEAR_ROWS", 100)
