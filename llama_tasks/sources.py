@@ -2,6 +2,16 @@
 
 Local files are read by small readers of our own, because the usual ones change data silently (a date-like string
 becomes a timestamp, a missing field becomes None); every complaint names file, line and what to do.
+
+Data beyond memory is read as a stream (`data.streaming: true`), in flat memory and in an order that depends on seed and epoch
+alone:
+
+    stream_rows(data: DataConfig, task: str, split: str, seed: int, epoch: int = 0, start: Position | None = None,
+                fields: Sequence[str] | None = None) -> Iterator[StreamedRow]
+
+A StreamedRow is a Row with `position: Position`, the place behind it: hand that in as `start` and the same rows follow as if
+there had been no break. A Position is a frozen dataclass of whole numbers (`to_json()`, `Position.from_json()`). Several workers
+each take every n-th row: `itertools.islice(stream_rows(...), worker, None, workers)`.
 """
 
 from __future__ import annotations
