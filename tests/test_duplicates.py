@@ -72,7 +72,11 @@ def test_planted_duplicates_are_found_and_nothing_else() -> None:
 
 def test_one_template_for_all_is_one_group_in_reasonable_time() -> None:
     numbers = range(50, 90)
-    texts = [f"What is the total of {i} and {j}, both added to the number {i * j}?" for i in numbers for j in numbers]
+    texts = [
+        f"Please tell me what the total of {i} and {j} and {i * j} is, when all three are added up."
+        for i in numbers
+        for j in numbers
+    ]
     started = time.process_time()
     assert len(set(near_duplicate_groups(texts, 0.7))) < 50
     assert time.process_time() - started < 20
