@@ -24,7 +24,7 @@ from llama_tasks.errors import RecipeError
 #: The least value of numbers that have one; every number must be finite.
 LEAST = {
     "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.max_row_mb": 1, "data.max_compression_ratio": 1,
-    "data.max_uncompressed_gb": 1, "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1,
+    "data.max_uncompressed_gb": 0, "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1,
     "prompt.max_length": 8,
     "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0, "train.weight_decay": 0, "train.adam_beta2": 0,
     "train.max_grad_norm": 0, "train.tokens_per_batch": 1, "train.gradient_accumulation_steps": 1, "train.eval_times": 1,
@@ -89,7 +89,7 @@ class DataConfig:
     """The longest line or JSON object that is read, in MiB."""
     max_compression_ratio: int = 200
     """A compressed file that unpacks to more than so many times its size is refused (beyond 64 MiB)."""
-    max_uncompressed_gb: int = 64
+    max_uncompressed_gb: float = 64.0
     """The most that a compressed file may unpack to, in GiB."""
     max_train_samples: int | None = None
     """Use a seeded sample of the training rows."""

@@ -21,7 +21,7 @@ def standing_in_context(rows: Iterable[Row], bad: BadRows) -> Iterator[Row]:
         if answer and isinstance(context, str) and answer not in context and _bare(answer) not in _bare(context):
             bad.add(
                 row.where,
-                f"the field 'answers': {answer[:60]!r} does not stand in the context; where answers are free text, set "
+                f"the field 'answers' holds {answer[:60]!r}, which does not stand in the context; where answers are free text, set "
                 "data.free_answers=true",
             )
         else:

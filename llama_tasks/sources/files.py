@@ -111,11 +111,11 @@ class File:
         """Raise DataError for first bytes that are not those of a text in UTF-8."""
         if head.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise self.error("is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8).")
-        if b"\x00" in head[:4]:
-            raise self.error("begins with NUL bytes: it is UTF-16 or no text at all; save it as UTF-8.")
         for magic, what in _MAGIC.items():
             if head.startswith(magic):
                 raise self.error(f"is {what}.")
+        if b"\x00" in head[:4]:
+            raise self.error("begins with NUL bytes: it is UTF-16 or no text at all; save it as UTF-8.")
 
 
 class _Unpacked(io.RawIOBase):

@@ -23,11 +23,7 @@ _NEAR = 16  # characters: an error so near the end of what was read may only mea
 
 
 class Broken(ValueError):
-    """Text that is no JSON; `str(error)` says why, `line` counts from 0 within the text."""
-
-    def __init__(self, why: str, line: int = 0) -> None:
-        super().__init__(why)
-        self.line = line
+    """Text that is no JSON; `str(error)` says why."""
 
 
 def parse(text: str) -> Any:
@@ -35,11 +31,15 @@ def parse(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise Broken(f"{error.msg} at column {error.colno}", error.lineno - 1) from None
+        raise Broken(_why(error)) from None
     except RecursionError:
         raise Broken("nested too deeply") from None
     except ValueError as error:
         raise Broken(str(error)) from None
+
+
+def _why(error: json.JSONDecodeError) -> str:
+    return f"{error.msg.removesuffix(' at')} at column {error.colno}"
 
 
 def excerpt(text: str) -> str:
@@ -62,7 +62,7 @@ def read_lines(file: File, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]
             continue
         lines += 1
         try:
-            text = line.decode("utf-8")
+            text = line.decode("utf-8").rstrip("\r\n")
             value = parse(text)
         except UnicodeDecodeError as error:
             undecodable, first, first_line = undecodable + 1, first or error, first_line or number
@@ -90,10 +90,12 @@ def read_document(file: File, bad: BadRows) -> Iterator[tuple[int, dict[str, Any
         return
     with file.open() as stream:
         text = _Text(file, stream)
-        if text.skip() == "{":
+        in_object = text.skip() == "{"
+        if in_object:
             _enter_data(text)
         if text.skip():
             yield from _items(text, bad)
+            _leave(text, in_object)
 
 
 def _holds_lines(file: File) -> bool:
@@ -128,6 +130,19 @@ def _enter_data(text: _Text) -> None:
     )
 
 
+def _leave(text: _Text, in_object: bool) -> None:
+    """Go to the end of the file, past the keys behind `data`. Raises DataError where anything else stands there."""
+    while in_object and text.skip() == ",":
+        text.take(",")
+        text.value()
+        text.take(":")
+        text.value()
+    if in_object:
+        text.take("}")
+    if text.skip():
+        raise text.error("broken JSON (something stands behind the end of the rows)")
+
+
 def _items(text: _Text, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
     if text.skip() != "[":
         raise text.error("a file of JSON must hold a list of objects [{...}, ...]")
@@ -145,6 +160,7 @@ def _items(text: _Text, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise text.error("broken JSON (a comma before the closing bracket)")
         elif text.skip() != "]":
             raise text.error("broken JSON (',' or ']' is missing after an item)")
+    text.take("]")
 
 
 class _Text:
@@ -168,7 +184,7 @@ class _Text:
     def take(self, character: str) -> None:
         """Pass one character that must come next. Raises DataError."""
         if self.skip() != character:
-            raise self.error(f"broken JSON ({character!r} is missing): {excerpt(self._window[self._at :][:81])}")
+            raise self._broken(f"{character!r} is missing")
         self._advance(self._at + 1)
 
     def value(self) -> Any:
@@ -180,22 +196,28 @@ class _Text:
             except json.JSONDecodeError as error:
                 near = error.msg.startswith("Unterminated") or error.pos >= len(self._window) - _NEAR
                 if not near or not self._more():
-                    why = f"{error.msg} at column {error.colno}"
-                    raise self.error(
-                        f"broken JSON ({why}): {excerpt(self._window[self._at :][:81])}", self._line_at(error.pos)
-                    ) from None
+                    raise self._broken(_why(error), self._line_at(error.pos)) from None
             except RecursionError:
-                raise self.error("broken JSON (nested too deeply)") from None
+                raise self._broken("nested too deeply") from None
             except ValueError as error:
-                raise self.error(f"broken JSON ({error}): {excerpt(self._window[self._at :][:81])}") from None
+                raise self._broken(str(error)) from None
             else:
                 if end < len(self._window) or not self._more():  # a number may go on behind the window
+                    self._check_length(end - self._at)
                     self._advance(end)
                     return value
 
     def error(self, why: str, line: int | None = None) -> DataError:
         """A DataError at the present line."""
         return self.file.error(why + ".", line or self.line)
+
+    def _broken(self, why: str, line: int | None = None) -> DataError:
+        return self.error(f"broken JSON ({why}): {excerpt(self._window[self._at :][:81])}", line)
+
+    def _check_length(self, length: int) -> None:
+        limit = self.file.data.max_row_mb
+        if length > limit * 2**20:
+            raise self.error(f"this value is longer than {limit} MiB; if that is meant, raise data.max_row_mb")
 
     def _line_at(self, position: int) -> int:
         return self.line + self._window.count("\n", self._at, position)
@@ -208,10 +230,7 @@ class _Text:
         if self._ended:
             return False
         rest = self._window[self._at :]
-        if len(rest) > self.file.data.max_row_mb * 2**20:
-            raise self.error(
-                f"this value is longer than {self.file.data.max_row_mb} MiB; if that is meant, raise data.max_row_mb"
-            )
+        self._check_length(len(rest))
         piece = self._stream.read(max(_PIECE, len(rest)))
         try:
             decoded = self._decoder.decode(piece, final=not piece)

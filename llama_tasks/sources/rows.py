@@ -14,6 +14,7 @@ from llama_tasks.errors import DataError
 
 SHOWN = 10  # bad rows that an error or a report spells out; all are counted
 MAY_BE_EMPTY = ("answers", "input")  # an unanswerable question, an instruction without input
+_UNSEEN = " \t\r\n\u00a0\u00ad\u200b\u200c\u200d\u2060\u3000\ufeff"  # no-break, soft-hyphen, zero-width, ideographic
 SKIP_HINT = "Mend them, or set data.on_bad_row=skip to set such rows aside."
 
 
@@ -197,8 +198,8 @@ def _wrong_value(row: Row, fields: Sequence[str]) -> str | None:
     return None
 
 
-def _fault(value: Any) -> str | None:
-    """What is wrong with one value, looked at to its depth; None where nothing is."""
+def _fault(value: Any, inner: bool = False) -> str | None:
+    """What is wrong with one value, looked at to its depth; None where nothing is. A number counts as its text, not in a list."""
     if isinstance(value, str):
         return _fault_of_text(value)
     if isinstance(value, (list, tuple)):
@@ -210,17 +211,17 @@ def _fault(value: Any) -> str | None:
         return "is null; give it a value"
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, which stands for a missing value; give it one"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and not inner:
         return None
     return f"is {kind_of(value)}; it must be text"
 
 
 def _faults(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, str]]:
-    return ((key, why) for key, value in items if (why := _fault(value)))
+    return ((key, why) for key, value in items if (why := _fault(value, inner=True)))
 
 
 def _fault_of_text(text: str) -> str | None:
-    if not text.strip():
+    if not text.strip() or not text.strip(_UNSEEN):
         return "is empty" if not text else "holds only white space"
     if "\x00" in text:
         return "holds a NUL character (U+0000); remove it"
