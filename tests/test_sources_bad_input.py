@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from bad_input import CASES, GOOD, ROWS, jsonl
 from llama_tasks import tasks
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits
+from llama_tasks.sources import load_splits, read_file
 
 FIELDS = {"dialogue": ("messages",), "wizard": ("messages",)}
 
@@ -85,20 +86,20 @@ def test_mixed_labels_are_found_across_files(tmp_path: Path) -> None:
 
 
 def test_limits_are_lifted_by_the_keys_that_the_errors_name(tmp_path: Path) -> None:
-    import gzip
-
     row = b'{"text": "%s", "label": "x"}\n' % (b"a" * 2**20)
-    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(row * 70))
+    packed = tmp_path / "data.jsonl.gz"
+    packed.write_bytes(gzip.compress(row * 66))
     with pytest.raises(DataError, match="unpacks to more than 200 times its size.*raise data.max_compression_ratio"):
-        read(tmp_path, DataConfig(), "classify")
-    assert len(read(tmp_path, DataConfig(max_compression_ratio=2000), "classify").rows) == 70
+        read_file(packed)
+    assert len(read_file(packed, DataConfig(max_compression_ratio=2000))) == 66
     with pytest.raises(
-        DataError, match="unpacks to more than 0.05 GiB; if that is meant, raise data.max_uncompressed_gb"
+        DataError, match="unpacks to more than 0.01 GiB; if that is meant, raise data.max_uncompressed_gb"
     ):
-        read(tmp_path, DataConfig(max_uncompressed_gb=0.05), "classify")
-    (tmp_path / "data.jsonl.gz").unlink()
+        read_file(packed, DataConfig(max_uncompressed_gb=0.01))
     (tmp_path / "data.jsonl").write_bytes(row * 2)
-    assert len(read(tmp_path, DataConfig(max_row_mb=2), "classify").rows) == 2
+    assert len(read_file(tmp_path / "data.jsonl", DataConfig(max_row_mb=2))) == 2
+    with pytest.raises(DataError, match="data.jsonl:1: this line is longer than 1 MiB"):
+        read_file(tmp_path / "data.jsonl", DataConfig(max_row_mb=1))
 
 
 def test_answers_that_need_not_stand_in_the_context(tmp_path: Path) -> None:
