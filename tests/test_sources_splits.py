@@ -24,8 +24,8 @@ def sides(data: DataConfig, seed: int = 3) -> dict[str, list[str]]:
 
 
 def story(i: int) -> str:
-    """A text of its own for each i, 60 letters in words, and the number at its end."""
-    return "".join(random.Random(i).choices("abcdefgh klmnop rstu ", k=60)) + f" in {1000 + i}"
+    """A text of its own for each i, 150 letters in words, and the number at its end."""
+    return "".join(random.Random(i).choices("abcdefgh klmnop rstu ", k=150)) + f" in {1000 + i}"
 
 
 def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
