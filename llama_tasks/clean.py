@@ -7,10 +7,8 @@ not change behind anybody's back.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import importlib.util
-import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from llama_tasks.overlap import near_keys
 from llama_tasks.recipe import CleanConfig, did_you_mean
 from llama_tasks.redact import redact
 from llama_tasks.sources import Row, Split
+from llama_tasks.sources.rows import sha256_of
 
 _FIRST = 3  # examples that a step shows
 _AROUND = 24  # characters shown on either side of a change
@@ -92,7 +91,7 @@ def clean(name: str, split: Split, config: CleanConfig, columns: Sequence[str], 
         raise DataError(f"Cleaning left none of the {done.before} rows of the {name} split: {', '.join(done.steps)}.")
     rows = [replace(row, id=f"{name}:{i}") for i, row in enumerate(rows)]
     about = {"rows_before": done.before, **done.steps}
-    return Cleaned(**{**vars(split), "rows": rows, "sha256": _fingerprint(rows)}, cleaning=about)
+    return Cleaned(**{**vars(split), "rows": rows, "sha256": sha256_of(rows)}, cleaning=about)
 
 
 def clean_texts(rows: Sequence[Row], config: CleanConfig) -> list[Row]:
@@ -255,11 +254,3 @@ def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
                 start = max(0, at - _AROUND)
                 return f"{key} {old[start : at + _AROUND]!r} -> {new[start : at + _AROUND]!r}"
     return ""
-
-
-def _fingerprint(rows: Sequence[Row]) -> str:
-    digest = hashlib.sha256()
-    for row in rows:
-        line = json.dumps(row.values, ensure_ascii=False, sort_keys=True, default=str)
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import Split, load_splits, read_file, rename
+from llama_tasks.sources import Split, load_splits, read_to_predict
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder
 
@@ -83,9 +83,9 @@ def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
 
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits, with their task and (classification) label set. Raises DataError."""
-    asked = tasks.create(recipe.task)
-    splits = load_splits(recipe.data, recipe.task, asked.main_field, SPLIT_SEED)
-    splits = clean_splits(splits, recipe.clean, asked.columns, asked.target_column)
+    task = tasks.create(recipe.task)
+    splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
+    splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
     labels: list[str] = []
     if recipe.task == "classify":
         labels = recipe.data.labels or tasks.labels_of(splits["train"].rows)
@@ -108,8 +108,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     labels = recipe.data.labels or []
     task = tasks.create(recipe.task, labels)
     blank = labels[0] if labels else task.blank_target
-    data = replace(recipe.data, train=[str(source)], validation=None, test=None)
-    rows = clean_texts(rename(read_file(source), data, "predict"), recipe.clean)
+    rows = clean_texts(read_to_predict(source, recipe.data, recipe.task), recipe.clean)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in filled]

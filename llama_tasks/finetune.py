@@ -21,7 +21,8 @@ from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import pin
+from llama_tasks.report import plain
+from llama_tasks.sources import notes, pin
 from llama_tasks.train import Training
 
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -212,11 +213,13 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    for line in notes(dataset.fingerprints):
+        console.print(plain(line), highlight=False, markup=False)
     for name, about in dataset.fingerprints.items():
         if "cleaning" in about:
             console.print(f"cleaned {name}: {told(about['cleaning'])}", highlight=False, markup=False)
     for finding in dataset.findings:
-        console.print(f"note: {finding}", highlight=False, markup=False)
+        console.print(plain(f"note: {finding}"), highlight=False, markup=False)
     if learns_to_stop:
         console.print(
             "this base has never learned to end a text: the row that scores EOS is trained too "

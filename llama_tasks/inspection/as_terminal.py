@@ -13,6 +13,7 @@ from rich.text import Text
 from llama_tasks.clean import told
 from llama_tasks.inspection.gather import Inspection, Seen
 from llama_tasks.report import plain, shorten
+from llama_tasks.sources import notes
 
 _EXAMPLES = 3
 _LABELS = 12
@@ -22,7 +23,8 @@ _IDS = 16  # ids shown of either side
 
 def terminal(found: Inspection) -> RenderableType:
     """Sources, lengths, labels, findings, and the first examples with their mask."""
-    parts: list[RenderableType] = [Text(), _sources(found), *_cleaning(found), Text(), _lengths(found)]
+    set_aside = (Text(plain(line), "yellow") for line in notes(found.sources))
+    parts: list[RenderableType] = [Text(), _sources(found), *set_aside, *_cleaning(found), Text(), _lengths(found)]
     if any(found.report.labels["train"]):
         parts += [Text(), _labels(found)]
     parts += [Text(), *_findings(found)]
