@@ -62,7 +62,7 @@ class ChatFormat:
     def begin(self) -> list[int]:
         """BOS, where the template writes it, else nothing."""
         first = self.segments([("user", "a")], "a")[0][0]
-        return [first] if first == self.tokenizer.bos_token_id else []
+        return [first] if isinstance(first, int) and first == self.tokenizer.bos_token_id else []
 
     @cached_property
     def end(self) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import tasks
-from llama_tasks.errors import DataError
+from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import Split, load_splits, read_file, rename
@@ -50,7 +50,14 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     task, labels, splits = read(recipe)
     renderer = Renderer(task, recipe.prompt.template)
     encoder = Encoder(tokenizer, recipe.prompt)
-    prompts = {name: render_all(task, renderer, split) for name, split in splits.items()}
+    if encoder.chat:
+        renderer.templates["chat"] = encoder.chat.source
+    drawn: set[str] = set()
+    if recipe.prompt.num_fewshot and not renderer.has_fewshot:
+        solved = render_all(task, renderer, splits["train"], training=True)
+        drawn = renderer.draw_fewshot(solved, recipe.prompt.num_fewshot, SPLIT_SEED)
+    prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
+    prompts["train"] = [prompt for prompt in prompts["train"] if prompt.example.id not in drawn]
     is_text = task.name == "text"
     train = encoder.blocks(prompts["train"]) if is_text else encoder.encode(prompts["train"])
     if not train.tokens:
@@ -65,17 +72,24 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits, with their task and (classification) label set. Raises DataError."""
-    main_field = tasks.create(recipe.task).main_field
-    splits = load_splits(recipe.data, recipe.task, main_field, SPLIT_SEED)
+    task = tasks.create(recipe.task, config=recipe.prompt)
+    splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED)
+    train = splits["train"].rows
     labels: list[str] = []
-    if recipe.task == "classify":
-        labels = recipe.data.labels or tasks.labels_of(splits["train"].rows)
-    return tasks.create(recipe.task, labels), labels, splits
+    if task.labelled:
+        labels = recipe.data.labels or tasks.labels_of(train, task.target_column)
+    elif recipe.train.class_weights is not None:
+        raise RecipeError(
+            f"train.class_weights belongs to tasks with labels, and {task.name!r} has none; leave it out."
+        )
+    task = tasks.create(recipe.task, labels, recipe.prompt)
+    task.weights = tasks.class_weights(recipe.train.class_weights, labels, train, task.target_column)
+    return task, labels, splits
 
 
-def render_all(task: Task, renderer: Renderer, split: Split) -> list[Prompt]:
+def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
     """Rows -> Examples -> Prompts, every row of a split."""
-    return [renderer(task.example(row)) for row in split.rows]
+    return [renderer(example) for row in split.rows for example in task.examples(row, training=training)]
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:
@@ -87,7 +101,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     if not source.is_file():
         raise DataError(f"There is no file {str(source)!r}.")
     labels = recipe.data.labels or []
-    task = tasks.create(recipe.task, labels)
+    task = tasks.create(recipe.task, labels, recipe.prompt)
     blank = labels[0] if labels else task.blank_target
     data = replace(recipe.data, train=[str(source)], validation=None, test=None)
     rows = rename(read_file(source), data, "predict")

@@ -116,7 +116,7 @@ class Renderer:
 
     def __init__(self, task: Task, templates: str | Mapping[str, str] | None = None) -> None:
         self.task = task
-        given = {"chat": "tokenizer"} if templates == "chat" else dict(templates or {})
+        given = {"chat": "tokenizer"} if isinstance(templates, str) else dict(templates or {})
         own = {key: text for key, text in given.items() if key.split(".")[0] not in _OF_THE_WHOLE}
         if "default" not in own and len(own) == 1:
             own["default"] = next(iter(own.values()))
@@ -133,20 +133,20 @@ class Renderer:
         fewshot = self.templates.get(f"fewshot.{example.lang}", self.templates.get("fewshot", ""))
         return Prompt(example, template, self.task.main_field, self.templates.get("system", ""), fewshot)
 
+    @property
+    def has_fewshot(self) -> bool:
+        """Whether solved examples stand in the templates: drawn before (a run's own recipe), or written by the user."""
+        return any(key.split(".")[0] == "fewshot" for key in self.templates)
+
     def draw_fewshot(self, prompts: Sequence[Prompt], count: int, seed: int) -> set[str]:
         """Put `count` solved examples of each language before all later prompts of that language; returns their ids.
 
-        Where the templates hold solved examples already (a run's own recipe does), nothing is drawn. An example whose text
-        looks like a field of the template is passed over: it would be filled.
-
         Raises:
-            RecipeError: a language has fewer examples than that.
+            RecipeError: a language has no more examples than that.
         """
-        if not count or any(key.split(".")[0] == "fewshot" for key in self.templates):
-            return set()
         by_lang: dict[str, list[Prompt]] = {}
         for prompt in prompts:
-            by_lang.setdefault(prompt.example.lang, []).append(prompt)
+            by_lang.setdefault(prompt.example.lang, []).append(replace(prompt, system=""))
         drawn: set[str] = set()
         for lang, candidates in sorted(by_lang.items()):
             if len(candidates) <= count:

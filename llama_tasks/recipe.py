@@ -86,7 +86,7 @@ class PromptConfig:
     """How an example becomes text and tokens."""
 
     template: Literal["chat"] | dict[str, str] | None = None
-    """`chat`: the tokenizer's chat template. Language code (or `default`): prompt template with {fields}; left out: the task's own."""
+    """Language code (or `default`): prompt template with {fields}; left out: the task's own. `chat`: the base's chat template."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
     on_too_long: Literal["error", "drop", "truncate_prompt"] = "error"

@@ -191,6 +191,11 @@ class Encoder:
                 result.tokens.append(Tokens(name, self.bos + ids[i : i + size], len(self.bos)))
         return result
 
+    def pieces(self, prompt: Prompt) -> dict[str, list[Piece]]:
+        """`{"prompt_pieces": ...}`, what a chat template makes of a prompt up to its first response, text and special ids
+        apart; nothing without one."""
+        return {"prompt_pieces": self.chat.segments(_messages(prompt), prompt.example.target)[0]} if self.chat else {}
+
     def _plain_pieces(self, prompt: Prompt) -> list[list[Piece]]:
         pieces: list[list[Piece]] = []
         for asked, answer in zip(prompt.segments[::2], prompt.segments[1::2], strict=True):

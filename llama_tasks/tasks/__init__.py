@@ -36,7 +36,9 @@ def create(name: str, labels: Sequence[str] | None = None, config: PromptConfig 
     """
     kind = load_task(Path(name)) if name.endswith(".py") else _BUILT_IN.get(name)
     if kind is None:
-        raise RecipeError(f"There is no task {name!r}; known: {', '.join(_BUILT_IN)}, or a .py file with one of your own.")
+        raise RecipeError(
+            f"There is no task {name!r}; known: {', '.join(_BUILT_IN)}, or a .py file with one of your own."
+        )
     config = config or PromptConfig()
     defaults = {field.name: getattr(PromptConfig(), field.name) for field in dataclasses.fields(PromptConfig)}
     for option in _OPTIONS:

@@ -96,7 +96,7 @@ class Task:
         return max(scores, key=lambda choice: scores[choice])
 
     def failure(self, prediction: str, example: Example) -> str | None:
-        """The name of the way in which an answer fails this task whatever its score is (`not_a_label`), or None."""
+        """The name of the way in which an answer fails this task whatever its score is (`copied`), or None."""
         return None
 
     def check_columns(self, row: Row) -> None:

@@ -49,10 +49,6 @@ class Classify(Task):
         return Example(row.id, fields, label, (label,), lang_of(row, self.main_field), self.labels, variant=variant,
                        weight=self.weights.get(label, 1.0))  # fmt: skip
 
-    def failure(self, prediction: str, example: Example) -> str | None:
-        """`not_a_label`: the model wrote something else."""
-        return None if prediction in self.labels else "not_a_label"
-
     def _listed(self) -> str:
         """The labels as a prompt shows them: in one line, or with what each means a line."""
         meanings = self.config.label_descriptions

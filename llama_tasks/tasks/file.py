@@ -44,7 +44,8 @@ def _load(resolved: str, _changed: int, shown: str) -> type[Task]:
     """Read once for every state of the file: its classes stay the same objects for the whole run."""
     source = Path(resolved).read_text(encoding="utf-8")
     module = _run(source, resolved, shown)
-    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Task) and v.__module__ == module.__name__]  # fmt: skip
+    classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Task)]
+    found = [kind for kind in classes if kind.__module__ == module.__name__]
     if len(found) != 1:
         names = ", ".join(kind.__name__ for kind in found) or "none"
         raise RecipeError(
@@ -62,7 +63,7 @@ def _run(source: str, resolved: str, shown: str) -> ModuleType:
     module.__file__ = resolved
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        exec(compile(source, resolved, "exec"), module.__dict__)  # noqa: S102 - the user's own file
+        exec(compile(source, resolved, "exec"), module.__dict__)
     except SyntaxError as error:
         raise RecipeError(f"{shown}:{error.lineno}: this is not valid Python: {error.msg}.") from None
     except Exception as error:
@@ -81,12 +82,22 @@ def _check(kind: type[Task], source: str, shown: str) -> None:
         if not isinstance(value, wanted):
             line = lines.get(attribute, lines["class"])
             raise RecipeError(f"{shown}:{line}: `{attribute}` must be {about}, not {value!r}.")
-    if kind.main_field not in kind.columns or kind.target_column not in kind.columns:
-        raise RecipeError(f"{here}: `main_field` and `target_column` must be among `columns` {kind.columns}.")
+    if kind.target_column not in kind.columns:
+        raise RecipeError(
+            f"{here}: `target_column` must be one of `columns` {kind.columns}, not {kind.target_column!r}."
+        )
+    if any(f"{{{kind.main_field}}}" not in template for template in kind.templates.values()):
+        raise RecipeError(
+            f"{shown}:{lines.get('templates', lines['class'])}: every template must name `main_field`: {{{kind.main_field}}}."
+        )
     if not kind.templates:
-        raise RecipeError(f"{shown}:{lines.get('templates', lines['class'])}: `templates` is empty; give `default` at least.")
+        raise RecipeError(
+            f"{shown}:{lines.get('templates', lines['class'])}: `templates` is empty; give `default` at least."
+        )
     if kind.example is Task.example:
-        raise RecipeError(f"{here}: the task {kind.__name__} lacks `example(self, row)`, which turns a row into an Example.")
+        raise RecipeError(
+            f"{here}: the task {kind.__name__} lacks `example(self, row)`, which turns a row into an Example."
+        )
     for name, metric in kind.metrics.items():
         if not callable(metric):
             line = lines.get("metrics", lines["class"])
@@ -125,7 +136,9 @@ def naming(shown: str, resolved: str, what: str) -> Iterator[None]:
     except LlamaTasksError:
         raise
     except Exception as error:
-        raise DataError(f"{shown}:{line_of(error, resolved)}: the task's code failed on {what}: {_spell(error)}.") from None
+        raise DataError(
+            f"{shown}:{line_of(error, resolved)}: the task's code failed on {what}: {_spell(error)}."
+        ) from None
 
 
 def line_of(error: BaseException, resolved: str) -> int:
@@ -154,7 +167,13 @@ def _lines(source: str, name: str) -> dict[str, int]:
         if isinstance(node, ast.ClassDef) and node.name == name:
             lines = {"class": node.lineno}
             for item in node.body:
-                targets = item.targets if isinstance(item, ast.Assign) else [item.target] if isinstance(item, ast.AnnAssign) else []
+                targets = (
+                    item.targets
+                    if isinstance(item, ast.Assign)
+                    else [item.target]
+                    if isinstance(item, ast.AnnAssign)
+                    else []
+                )
                 lines |= {target.id: item.lineno for target in targets if isinstance(target, ast.Name)}
             return lines
     return {"class": 1}

@@ -76,13 +76,9 @@ class Summarize(Task):
 
     def _asked(self, row: Row) -> int:
         value = row.values.get("length", self.config.length)
-        try:
-            count = int(value)
-        except (TypeError, ValueError):
-            count = 0
-        if count < 1:
+        if not re.fullmatch(r"[1-9]\d*", str(value)):
             raise DataError(f"{row.where}: the field 'length' must be a whole number above 0, not {value!r}.")
-        return count
+        return int(str(value))
 
 
 def measure(text: str, unit: str) -> int:
