@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tiny import make_rows
 
-from llama_tasks import adapters, dataset, evaluation, metrics, tasks
+from llama_tasks import adapters, cli, dataset, evaluation, metrics, tasks
 from llama_tasks.finetune import finetune
 from llama_tasks.inspection import inspect
 from llama_tasks.recipe import load_recipe
@@ -94,25 +95,25 @@ def test_rankings_name_every_candidate_once(root: Path) -> None:
         assert [row["choices"][item] for item in ranking] == sorted(row["choices"].values(), reverse=True)
 
 
-def test_inspect_predict_and_push_know_the_task(root: Path, tmp_path: Path) -> None:
+def test_inspect_predict_and_push_know_the_task(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The commands of a run, on the task file's copy in the run directory."""
     short = ["train.max_steps=2", "eval.n_resamples=20", "eval.max_new_tokens=4", "train.eval_times=1"]
     recipe = recipe_of(root, "triples", f"output={tmp_path / 'run'}", *short)
     inspect(recipe, Console(quiet=True))
     finetune(recipe, console=Console(quiet=True))
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text(json.dumps({"text": "Anna lives in Oakfield."}) + "\n", encoding="utf-8")
+    make_rows(tmp_path / "rows.jsonl", [{"text": "Anna lives in Oakfield."}])
+    monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "llama_tasks", *arguments], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert cli.main(arguments) == 0
+        return capsys.readouterr().out
 
     command("predict", "run", "--input", "rows.jsonl", "--output", "out.jsonl")
     assert next(read_jsonl(tmp_path / "out.jsonl"))["references"] == []
     assert "triple_f1" in command("evaluate", "run")
+    assert "triple_f1" in command("report", "run")
     card = command("push", "run", "user/name", "--dry-run", "--base-model", "user/base", "--base-revision", "0" * 40)
     assert "would be published" in card
     assert str(tmp_path) not in card

@@ -124,6 +124,11 @@ def _guarded(kind: type[Task], shown: str, resolved: str) -> type[Task]:
             with naming(shown, resolved, f"{len(scores)} choices"):
                 return _is(super().choose(scores), str, kind.choose, shown)
 
+        def failure(self, prediction: str, example: Example) -> str | None:
+            with naming(shown, resolved, f"the prediction {prediction[:60]!r}"):
+                found = super().failure(prediction, example)
+                return found if found is None else _is(found, str, kind.failure, shown)
+
     Guarded.__name__ = Guarded.__qualname__ = kind.__name__
     return Guarded
 
