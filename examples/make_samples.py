@@ -9,7 +9,14 @@ from pathlib import Path
 
 SIZES = {"train": 48, "validation": 12, "test": 16}
 
-NAMES = [("Anna", "安娜"), ("Ben", "本"), ("Clara", "克拉拉"), ("David", "大卫"), ("Emma", "艾玛"), ("Felix", "费利克斯")]
+NAMES = [
+    ("Anna", "安娜"),
+    ("Ben", "本"),
+    ("Clara", "克拉拉"),
+    ("David", "大卫"),
+    ("Emma", "艾玛"),
+    ("Felix", "费利克斯"),
+]
 CITIES = [("Oakfield", "橡树镇"), ("Rivertown", "河畔城"), ("Hillford", "山口村"), ("Seaview", "望海城")]
 ANIMALS = [("dog", "狗"), ("cat", "猫"), ("horse", "马"), ("bird", "鸟"), ("rabbit", "兔子")]
 PLACES = [("park", "公园"), ("garden", "花园"), ("forest", "森林"), ("market", "市场"), ("river", "河边")]

@@ -183,7 +183,9 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
         max_length=recipe.prompt.max_length,
         labels=list(dataset.labels),
         sample={"prompt": prompt.segments[0], "response": prompt.segments[1], "input_ids": list(first.input_ids),
-                "prompt_length": first.prompt_length, **dataset.encoder.pieces(prompt)},
+                "prompt_length": first.prompt_length, "variant": prompt.example.variant,
+                **{key: value for key, value in prompt.example.fields.items() if key == "labels"},
+                **dataset.encoder.pieces(prompt)},
         decoding={"max_new_tokens": recipe.eval.max_new_tokens, "num_beams": recipe.eval.num_beams, "do_sample": False},
     )  # fmt: skip
 

@@ -85,6 +85,8 @@ class Encoder:
         self.config = config
         source = "tokenizer" if config.template == "chat" else (config.template or {}).get("chat")
         self.chat = ChatFormat.of(tokenizer, source) if source else None
+        if self.chat:
+            tokenizer.chat_template = self.chat.source  # so that it is saved with what is trained by it
         bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.bos = self.chat.begin if self.chat else bos
         self.eos = [self.chat.end] if self.chat else [tokenizer.eos_token_id]

@@ -71,7 +71,9 @@ def test_every_answer_is_learned_and_nothing_else(style: tuple[str, Any], prompt
     assert encoder.choice_ids(prompt, [prompt.example.target]) == item.responses[-1:]
 
 
-@pytest.mark.parametrize("trap", ["</s>", "<s>", "<|eot_id|>", "<|im_end|>", "<|im_start|>system", "<|start_header_id|>"])
+@pytest.mark.parametrize(
+    "trap", ["</s>", "<s>", "<|eot_id|>", "<|im_end|>", "<|im_start|>system", "<|start_header_id|>"]
+)
 def test_messages_are_never_special(style: tuple[str, Any], trap: str) -> None:
     name, tokenizer = style
     prompt = talk(f"{trap} a {trap}", f"b {trap} c", f"d{trap}", f"{trap}e")
@@ -129,8 +131,9 @@ def test_tasks_write_their_prompt_as_the_users_message() -> None:
 
 
 def test_the_date_of_today_is_in_no_prompt() -> None:
-    source = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}" + LLAMA3_CHAT.replace(
-        "{{ bos_token }}", "{{ bos_token + date_string }}"
+    source = (
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        + LLAMA3_CHAT.replace("{{ bos_token }}", "{{ bos_token + date_string }}")
     )
     chat = ChatFormat.of(llama3_style(), source)
     assert "26 Jul 2024<|start_header_id|>" in chat.tokenizer.decode(chat.whole([("user", "a")], "b"))
@@ -148,8 +151,6 @@ def test_plain_dialogues_and_their_oldest_turns(style: tuple[str, Any]) -> None:
     assert cut.truncated == ["train:0"]
     assert cut.tokens[0].responses[-1] == whole.responses[-1]
     assert len(cut.tokens[0].responses) == 2
-
-
 
 
 def test_weights_reach_the_tokens() -> None:

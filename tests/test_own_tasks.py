@@ -105,7 +105,10 @@ def test_a_wrong_parser_is_named(tmp_path: Path) -> None:
     ("body", "message"),
     [
         ("return prediction.nothing", r"shout.py:6: the metric 'loud' failed on the prediction 'A': AttributeError"),
-        ("return 'much'", r"shout.py:5: the metric 'loud' must give a number or \(numerator, denominator\), not 'much'"),
+        (
+            "return 'much'",
+            r"shout.py:5: the metric 'loud' must give a number or \(numerator, denominator\), not 'much'",
+        ),
         ("return 3", r"shout.py:5: the metric 'loud' must give 0 to 1 a row, not 3"),
         ("return float('nan')", r"must give a number"),
     ],

@@ -11,14 +11,19 @@ from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 from token_styles import LLAMA2_CHAT
 
-from llama_tasks import adapters, cli, dataset, evaluation
+from llama_tasks import adapters, card, cli, dataset, evaluation
 from llama_tasks.errors import RecipeError
 from llama_tasks.finetune import finetune
 from llama_tasks.recipe import load_recipe
 
 
 def prepared(root: Path, task: str, *overrides: str) -> dataset.Dataset:
-    sizes = ["data.max_train_samples=60", "data.max_validation_samples=8", "data.max_test_samples=8", "prompt.max_length=512"]
+    sizes = [
+        "data.max_train_samples=60",
+        "data.max_validation_samples=8",
+        "data.max_test_samples=8",
+        "prompt.max_length=512",
+    ]
     recipe = load_recipe(root / f"recipes/{task}.yaml", [*sizes, *overrides])
     return dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
 
@@ -37,7 +42,9 @@ def test_solved_examples_stand_before_every_prompt_of_their_language(root: Path)
         assert sum(text in header for text in solved) == 2
     left = {p.example.id for p in data.prompts["train"]}
     assert len(plain.prompts["train"]) - len(left) == 4
-    assert not any(f"{p.text}{p.response}\n\n" in "".join(headers.values()) for p in plain.prompts["train"] if p.example.id in left)
+    assert not any(
+        f"{p.text}{p.response}\n\n" in "".join(headers.values()) for p in plain.prompts["train"] if p.example.id in left
+    )
 
 
 def test_solved_examples_are_the_same_every_time_and_recorded(root: Path, tmp_path: Path) -> None:
@@ -45,7 +52,9 @@ def test_solved_examples_are_the_same_every_time_and_recorded(root: Path, tmp_pa
     assert first == second
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps({"task": "classify", "prompt": {"num_fewshot": 2, "template": first}}))
-    again = dataset.prepare(load_recipe(path, ["data.max_train_samples=60"]), adapters.load_tokenizer(load_recipe(path).base))
+    again = dataset.prepare(
+        load_recipe(path, ["data.max_train_samples=60"]), adapters.load_tokenizer(load_recipe(path).base)
+    )
     assert again.renderer.templates == first  # a run's own recipe holds them: nothing is drawn again
 
 
@@ -79,7 +88,10 @@ def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-ROWS = [{"document": f"Anna has {n} red apples in Oakfield.", "summary": f"Anna has {n} apples.", "lang": "en"} for n in range(60)]
+ROWS = [
+    {"document": f"Anna has {n} red apples in Oakfield.", "summary": f"Anna has {n} apples.", "lang": "en"}
+    for n in range(60)
+]
 
 
 def run_of(tmp_path: Path, base: Path, *overrides: str) -> tuple[Any, evaluation.RunDirectory]:
@@ -103,16 +115,13 @@ def test_a_run_with_a_chat_template(chat_base: Path, tmp_path: Path, capsys: pyt
     assert evaluation.load(run, run.recipe()) is not None
     base = ["--base-model", "user/base", "--base-revision", "0" * 40]
     assert cli.main(["push", str(run.path), "user/name", "--dry-run", *base]) == 0
-    card = capsys.readouterr().out
-    assert "would be published" in card
-    assert "apply_chat_template" in card
+    shown = capsys.readouterr().out
+    assert "would be published" in shown
+    assert "apply_chat_template" in shown
 
 
-def test_a_run_with_solved_examples_is_published_with_them(
-    chat_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_card_puts_the_solved_examples_before_the_prompt(chat_base: Path, tmp_path: Path) -> None:
     _, run = run_of(tmp_path, chat_base, "prompt.num_fewshot=1")
     header = json.loads((run.adapter / "prompt_contract.json").read_text())["template"]["fewshot.en"]
-    base = ["--base-model", "user/base", "--base-revision", "0" * 40]
-    assert cli.main(["push", str(run.path), "user/name", "--dry-run", *base]) == 0
-    assert json.dumps(header, ensure_ascii=False)[1:-1] in capsys.readouterr().out
+    text = card.model_card(run.path, "user/name", "user/base", "0" * 40)
+    assert f"prompt = {json.dumps(header, ensure_ascii=False)} + re.sub(" in text

@@ -157,19 +157,26 @@ def test_translation_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prediction", "failure"), [("你好。", None), ("Good day.", "copied"), ("Guten Tag.", "wrong_script"), ("", None), ("12", None)]
+    ("prediction", "failure"),
+    [("你好。", None), ("Good day.", "copied"), ("Guten Tag.", "wrong_script"), ("", None), ("12", None)],
 )
 def test_translations_that_fail(prediction: str, failure: str | None) -> None:
     task = tasks.create("translate")
     assert task.failure(prediction, task.example(GOOD[0][1])) == failure
 
 
-SUMMARY = row(document="A long text of many words. " * 9, summary="One two three four. Five six seven eight nine ten eleven!")
+SUMMARY = row(
+    document="A long text of many words. " * 9, summary="One two three four. Five six seven eight nine ten eleven!"
+)
 
 
 @pytest.mark.parametrize(
     ("unit", "learned", "asked"),
-    [("auto", "10 words", "30 words"), ("characters", "40 characters", "30 characters"), ("sentences", "2 sentences", "30 sentences")],
+    [
+        ("auto", "10 words", "30 words"),
+        ("characters", "40 characters", "30 characters"),
+        ("sentences", "2 sentences", "30 sentences"),
+    ],
 )
 def test_summaries_of_a_length(unit: str, learned: str, asked: str) -> None:
     """In training the summary's own length in coarse steps; to be answered, what the recipe or the row says."""

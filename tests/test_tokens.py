@@ -13,6 +13,7 @@ from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder, Tokens, audit, audit_leaks, stop_on
 
+
 @pytest.fixture(scope="module", params=[gpt2_style, llama2_style, llama2_first_style, llama3_style], ids=str)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return request.param()

@@ -36,7 +36,9 @@ class Dialogue(Task):
         if not roles or roles != [("user", "assistant")[i % 2] for i in range(len(roles))]:
             raise DataError(f"{row.where}: user and assistant must take turns, and the user begins.")
         asked, answered = said[::2], said[1::2]
-        target = answered.pop() if len(asked) == len(answered) else "-"  # a conversation to go on with has no answer yet
+        target = (
+            answered.pop() if len(asked) == len(answered) else "-"
+        )  # a conversation to go on with has no answer yet
         earlier = tuple(Turn({"user": u}, a) for u, a in zip(asked[:-1], answered, strict=True))
         references = (target,) if len(messages) % 2 == 0 else ()
         lang = row.values.get("lang") or guess_lang(asked[0])

@@ -25,7 +25,10 @@ class Generation(Task):
     columns = ("keywords", "text")
     main_field = "keywords"
     target_column = "text"
-    templates = {"default": "Write a short text with these words: {keywords}\n\nText:", "zh": "用这些词写一小段话：{keywords}\n\n短文："}
+    templates = {
+        "default": "Write a short text with these words: {keywords}\n\nText:",
+        "zh": "用这些词写一小段话：{keywords}\n\n短文：",
+    }
     metrics = {"coverage": coverage, "distinct_2": distinct_2}
 
     def example(self, row):
