@@ -27,7 +27,7 @@ GOOD = [("great", "很棒"), ("lovely", "很可爱"), ("wonderful", "非常好")
 BAD = [("dull", "很无聊"), ("terrible", "很糟糕"), ("too long", "太长了")]
 BOOKS = {
     "sea": [("The Old Boat", "老船"), ("Waves at Night", "夜里的浪"), ("The Lighthouse", "灯塔"), ("Salt Wind", "咸风")],
-    "stars": [("Moon Road", "月亮路"), ("The Last Planet", "最后的行星"), ("Silent Stars", "沉默的星"), ("Rocket Summer", "火箭之夏")],
+    "stars": [("Moon Road", "月亮路"), ("The Last Planet", "最后的行星"), ("Silent Stars", "沉默的星"), ("Rockets", "火箭")],
     "food": [("Bread and Honey", "面包与蜂蜜"), ("The Soup Shop", "汤店"), ("Seven Teas", "七种茶"), ("Rice Days", "米饭日子")],
 }  # fmt: skip
 

@@ -1,20 +1,18 @@
 """Which of several answers is likeliest: all choices of a prompt in one forward pass, however many there are.
 
-The choices of a prompt are one tree of tokens (a trie), so what several labels begin with is computed once, and so is the
-prompt. A row of a batch is the prompt, padded on the left, and its tree, padded on the right; a token of the tree sees the
-prompt and the tokens between the prompt and itself:
+The choices of a prompt are one tree of tokens, so what several labels begin with is computed once, and so is the prompt.
+In a packed row (`packing`) the tree is a set of documents that continue each other; so is what several prompts begin with
+(a template, solved examples):
 
-    prompt  p0 p1 p2      tree   book hotel | flight | cancel       book -> hotel, book -> flight
-    sees                    book: p0 p1 p2    hotel: p0 p1 p2 book     cancel: p0 p1 p2
+    labels       book hotel, book flight, cancel          solved examples S, prompts p and q
+    documents    S   p   book   hotel   flight   cancel   q   book   hotel   flight   cancel
+    continues    -   S   p      book    book     p        S   q      book    book     q
 
-What all prompts begin with (a template, solved examples) is computed once and kept as a cache.
-
-Shapes: B rows, C cached tokens, P longest prompt, N tokens of the largest tree, V vocabulary.
+The last token of a choice, its EOS, is predicted and never read.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,24 +23,29 @@ import torch
 from torch import Tensor
 
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
+from llama_tasks.packing import Family
 from llama_tasks.prompts import Prompt
-from llama_tasks.tokens import Encoder
+from llama_tasks.score import logprobs
+from llama_tasks.tokens import Encoder, Tokens
 
 LOGITS = 2**26  # numbers held at a time: 256 MiB
-WORTH_CACHING = 16  # tokens; below, copying keys and values costs what it saves
+# Attention copies what goes before a document once for each; so many tokens may be laid out for one that is computed.
+COPIES = 16
+WORTH_SHARING = 16  # tokens that prompts begin with
 
 
 @dataclass(frozen=True)
 class Trie:
-    """The choices of a prompt as a tree of tokens, parents before children.
+    """The choices of a prompt as a tree: runs of tokens without a branch, each after the run that it continues.
 
     Attributes:
-        tokens: [n] ids; the last token of a choice (its EOS) is predicted, never read, and has no place here.
-        parents: [n] index of the token before each, -1 for the end of the prompt.
-        paths: for each choice, the (index of the token before, id predicted there) of its tokens.
+        runs: ids of each run.
+        parents: for each run the one that it continues, -1 for the prompt.
+        paths: for each choice, (place of the token before, id predicted there) of its tokens; places count through the
+            runs, -1 is the end of the prompt.
     """
 
-    tokens: list[int]
+    runs: list[list[int]]
     parents: list[int]
     paths: list[list[tuple[int, int]]]
 
@@ -50,49 +53,79 @@ class Trie:
     def of(cls, choices: Sequence[Sequence[int]]) -> Trie:
         """The tree of the choices' ids.
 
-        >>> Trie.of([[5, 6, 2], [5, 7, 2]])
-        Trie(tokens=[5, 6, 7], parents=[-1, 0, 0], paths=[[(-1, 5), (0, 6), (1, 2)], [(-1, 5), (0, 7), (2, 2)]])
+        >>> Trie.of([[5, 6, 2], [5, 7, 8, 2]])
+        Trie(runs=[[5], [6], [7, 8]], parents=[-1, 0, 0], paths=[[(-1, 5), (0, 6), (1, 2)], [(-1, 5), (0, 7), (2, 8), (3, 2)]])
         """
-        tokens: list[int] = []
-        parents: list[int] = []
-        places: dict[tuple[int, int], int] = {}
-        paths = []
+        nodes: dict[tuple[int, int], int] = {}  # (node before, id) -> node
+        walks = []
         for ids in choices:
-            path, at = [], -1
-            for token in ids:
-                path.append((at, token))
-                if len(path) < len(ids):
-                    if (at, token) not in places:
-                        places[at, token] = len(tokens)
-                        tokens.append(token)
-                        parents.append(at)
-                    at = places[at, token]
-            paths.append(path)
-        return cls(tokens, parents, paths)
+            walk = [-1]
+            for token in ids[:-1]:
+                walk.append(nodes.setdefault((walk[-1], token), len(nodes)))
+            walks.append(walk)
+        runs, parents = _runs(list(nodes))
+        places = {node: place for place, node in enumerate(itertools.chain.from_iterable(runs))} | {-1: -1}
+        ids_of = [token for _, token in nodes]
+        paths = [
+            [(places[node], token) for node, token in zip(walk, ids, strict=True)]
+            for walk, ids in zip(walks, choices, strict=True)
+        ]
+        return cls([[ids_of[node] for node in run] for run in runs], parents, paths)
 
-    @cached_property
-    def sees(self) -> Tensor:
-        """Which tokens of the tree each one sees: itself and those before it, bool [n, n]."""
-        seen_NN = torch.eye(len(self.tokens), dtype=torch.bool)
-        for i, parent in enumerate(self.parents):
-            if parent >= 0:
-                seen_NN[i] |= seen_NN[parent]
-        return seen_NN
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute."""
+        return sum(map(len, self.runs))
 
-    def sums(self, logits_NV: Tensor, norms_N: Tensor) -> list[float]:
-        """Log-probability of each choice. Place 0 is the end of the prompt, place i + 1 token i of the tree; `norms` are the
-        log-sum-exps of the logits."""
-        places, targets, owners = (index.to(logits_NV.device) for index in self._steps)
-        picked = (logits_NV[places, targets] - norms_N[places]).double()
+    def laid_out(self, before: int) -> int:
+        """Tokens as attention lays them out behind a prompt of `before` tokens."""
+        depths: list[int] = []  # tokens up to the end of each run
+        for run, parent in zip(self.runs, self.parents, strict=True):
+            depths.append((depths[parent] if parent >= 0 else before) + len(run))
+        return before + sum(depths)
+
+    def sums(self, logprobs_NV: Tensor) -> list[float]:
+        """Log-probability of each choice, from those of all tokens after the prompt (place -1) and after each place."""
+        places, targets, owners = (index.to(logprobs_NV.device) for index in self._steps)
+        picked = logprobs_NV[places + 1, targets].double()
         sums: list[float] = picked.new_zeros(len(self.paths)).index_add(0, owners, picked).tolist()
         return sums
 
     @cached_property
     def _steps(self) -> tuple[Tensor, Tensor, Tensor]:
         """All steps of all paths: place, id predicted there, which choice it belongs to."""
-        steps = [(before + 1, target, i) for i, path in enumerate(self.paths) for before, target in path]
+        steps = [(place, target, i) for i, path in enumerate(self.paths) for place, target in path]
         places, targets, owners = torch.tensor(steps).unbind(1)
         return places, targets, owners
+
+
+def _runs(nodes: Sequence[tuple[int, int]]) -> tuple[list[list[int]], list[int]]:
+    """Nodes (each with the node before it) in runs that end where the tree branches, and the run that each run continues."""
+    followers = [0] * len(nodes)
+    for before, _ in nodes:
+        if before >= 0:
+            followers[before] += 1
+    runs: list[list[int]] = []
+    parents: list[int] = []
+    run_of: list[int] = []
+    for node, (before, _) in enumerate(nodes):
+        if before >= 0 and followers[before] == 1:
+            run_of.append(run_of[before])
+            runs[run_of[node]].append(node)
+        else:
+            parents.append(run_of[before] if before >= 0 else -1)
+            run_of.append(len(runs))
+            runs.append([node])
+    return runs, parents
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A prompt's ids with its choices."""
+
+    row: int
+    ids: list[int]
+    trie: Trie
 
 
 def score_choices(
@@ -107,55 +140,56 @@ def score_choices(
 
     EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly.
     """
-    together = model.config._attn_implementation in SHARES_PREFIXES  # these take a mask of any shape
+    if model.config._attn_implementation not in SHARES_PREFIXES:
+        return _one_by_one(model, encoder, prompts, ids, choices, tokens_per_batch)
     tries: dict[tuple[Any, ...], Trie] = {}
-    jobs: list[_Job] = []
+    jobs = []
     for row, (prompt, head, options) in enumerate(zip(prompts, ids, choices, strict=True)):
-        groups = [tuple(options)] if together else [(option,) for option in options]
-        for group in groups:
-            key = (group, prompt.follow(""))
-            if key not in tries:
-                tries[key] = Trie.of(encoder.choice_ids(prompt, group))
-            jobs.append(_Job(row, group, head, tries[key]))
+        key = (tuple(options), prompt.follow(""))
+        if key not in tries:
+            tries[key] = Trie.of(encoder.choice_ids(prompt, options))
+        jobs.append(_Job(row, head, tries[key]))
     scores: list[dict[str, float]] = [{} for _ in prompts]
     was_training = model.training
     model.eval()
     for job, values in _score(model, jobs, tokens_per_batch):
-        scores[job.row].update(zip(job.choices, values, strict=True))
+        scores[job.row] = dict(zip(choices[job.row], values, strict=True))
     model.train(was_training)
-    return [{option: found[option] for option in options} for found, options in zip(scores, choices, strict=True)]
+    return scores
 
 
-@dataclass(frozen=True)
-class _Job:
-    row: int
-    choices: tuple[str, ...]
-    ids: list[int]
-    trie: Trie
+def _one_by_one(
+    model: Any, encoder: Encoder, prompts: Sequence[Prompt], ids: Sequence[list[int]], choices: Sequence[Sequence[str]],
+    tokens_per_batch: int,
+) -> list[dict[str, float]]:  # fmt: skip
+    """The same where attention knows no documents that continue others: every choice with its whole prompt."""
+    families = [
+        Family(tuple(Tokens("", head + tail, len(head)) for tail in encoder.choice_ids(prompt, options)))
+        for prompt, head, options in zip(prompts, ids, choices, strict=True)
+    ]
+    values = logprobs(model, families, tokens_per_batch)
+    return [dict(zip(options, found, strict=True)) for options, found in zip(choices, values, strict=True)]
 
 
 @torch.inference_mode()
 def _score(model: Any, jobs: Sequence[_Job], tokens_per_batch: int) -> Iterator[tuple[_Job, list[float]]]:
-    """Every job with the log-probabilities of its choices; jobs of like length share a batch."""
+    """Every job with the log-probabilities of its choices."""
     for family in _families(jobs):
-        shared = _common_prefix([job.ids for job in family])
-        shared = shared if shared >= WORTH_CACHING and len(family) > 1 else 0
-        cache = None
-        if shared:
-            prefix = torch.tensor([family[0].ids[:shared]], device=model.device)
-            cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
+        shared = _common_prefix([job.ids for job in family]) if len(family) > 1 else 0
+        shared = shared if shared >= WORTH_SHARING else 0
         for batch in _batches(family, shared, tokens_per_batch, model.config.vocab_size):
-            yield from zip(batch, _forward(model, batch, shared, cache), strict=True)
+            yield from zip(batch, _forward(model, batch, shared), strict=True)
 
 
 def _families(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-    """Jobs whose prompts begin with the same tokens (one language's template), by falling length."""
+    """Jobs whose prompts begin with the same tokens (one language's template) in their order; then all that stand alone."""
     groups: dict[tuple[int, ...], list[_Job]] = {}
     for job in jobs:
-        groups.setdefault(tuple(job.ids[:WORTH_CACHING]), []).append(job)
-    alone = [job for group in groups.values() if len(group) == 1 for job in group]
-    for group in [*(group for group in groups.values() if len(group) > 1), *([alone] if alone else [])]:
-        yield sorted(group, key=lambda job: (-len(job.ids) - len(job.trie.tokens), job.row))
+        groups.setdefault(tuple(job.ids[:WORTH_SHARING]), []).append(job)
+    yield from (group for group in groups.values() if len(group) > 1)
+    alone = [group[0] for group in groups.values() if len(group) == 1]
+    if alone:
+        yield alone
 
 
 def _common_prefix(texts: Sequence[list[int]]) -> int:
@@ -167,51 +201,45 @@ def _common_prefix(texts: Sequence[list[int]]) -> int:
 
 
 def _batches(jobs: Sequence[_Job], shared: int, tokens_per_batch: int, vocabulary: int) -> Iterator[list[_Job]]:
-    """Jobs in their order, as many together as the budgets of tokens (padding counted) and of logits hold."""
+    """Jobs in their order, as many together as the budgets hold: of tokens computed, laid out, and of logits."""
     batch: list[_Job] = []
+    computed = laid_out = places = 0
     for job in jobs:
-        grown = [*batch, job]
-        width = max(len(j.ids) for j in grown) + max(len(j.trie.tokens) for j in grown)
-        logits = len(grown) * (1 + max(len(j.trie.tokens) for j in grown)) * vocabulary
-        if batch and (len(grown) * width > tokens_per_batch or logits > LOGITS):
+        size = (len(job.ids) - shared + job.trie.num_tokens, job.trie.laid_out(len(job.ids)), job.trie.num_tokens + 1)
+        full = (
+            shared + computed + size[0] > tokens_per_batch
+            or laid_out + size[1] > COPIES * tokens_per_batch
+            or (places + size[2]) * vocabulary > LOGITS
+        )
+        if batch and full:
             yield batch
-            grown = [job]
-        batch = grown
+            batch, computed, laid_out, places = [], 0, 0, 0
+        batch.append(job)
+        computed, laid_out, places = computed + size[0], laid_out + size[1], places + size[2]
     if batch:
         yield batch
 
 
-def _forward(model: Any, jobs: Sequence[_Job], shared: int, cache: Any) -> list[list[float]]:
-    """Log-probabilities of each job's choices."""
-    heads, tries = [job.ids[shared:] for job in jobs], [job.trie for job in jobs]
-    width, size = max(map(len, heads)), max(len(trie.tokens) for trie in tries)
-    pads = [width - len(head) for head in heads]
-    input_ids = torch.tensor(
-        [
-            [0] * pad + head + trie.tokens + [0] * (size - len(trie.tokens))
-            for pad, head, trie in zip(pads, heads, tries, strict=True)
-        ]
-    )
-    seen = torch.stack([_sees(pad, width, size, trie) for pad, trie in zip(pads, tries, strict=True)])
-    positions = shared + seen.sum(-1) - 1  # as many tokens stand before one as it sees
-    seen = torch.cat((torch.ones(len(jobs), width + size, shared, dtype=torch.bool), seen), dim=-1)
-    mask = torch.zeros(seen.shape, dtype=model.dtype).masked_fill(~seen, torch.finfo(model.dtype).min)[:, None]
-    if cache is not None:
-        cache = copy.deepcopy(cache)
-        cache.batch_repeat_interleave(len(jobs))
+def _forward(model: Any, jobs: Sequence[_Job], shared: int) -> list[list[float]]:
+    """Log-probabilities of each job's choices, from one packed row."""
+    documents = [jobs[0].ids[:shared]] if shared else []
+    continues = [-1] * len(documents)
+    kept: list[int] = []  # positions whose next token is asked for
+    total, counts = shared, []
+    for job in jobs:
+        root = len(documents)
+        documents += [job.ids[shared:], *job.trie.runs]
+        continues += [0 if shared else -1, *(root + 1 + parent if parent >= 0 else root for parent in job.trie.parents)]
+        start = total + len(job.ids) - shared - 1
+        counts.append(1 + job.trie.num_tokens)
+        kept += range(start, start + counts[-1])
+        total = start + counts[-1]
+    bounds = torch.tensor([0, *itertools.accumulate(map(len, documents))], dtype=torch.int32, device=model.device)
+    longest = max(map(len, documents))
     logits = model(
-        input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device), position_ids=positions.to(model.device),
-        past_key_values=cache, use_cache=cache is not None, logits_to_keep=size + 1,
-    ).logits.float()  # fmt: skip
-    norms = logits.logsumexp(-1)
-    return [trie.sums(row, norm) for trie, row, norm in zip(tries, logits, norms, strict=True)]
-
-
-def _sees(pad: int, width: int, size: int, trie: Trie) -> Tensor:
-    """Who sees whom in one row, bool [P + N, P + N]; padding sees itself, so that nothing divides by zero."""
-    seen = torch.eye(width + size, dtype=torch.bool)
-    seen[pad:width, pad:width] = torch.ones(width - pad, width - pad, dtype=torch.bool).tril()
-    end = width + len(trie.tokens)
-    seen[width:end, pad:width] = True
-    seen[width:end, width:end] = trie.sees
-    return seen
+        input_ids=torch.tensor([list(itertools.chain.from_iterable(documents))], device=model.device), use_cache=False,
+        cu_seq_lens_q=bounds, cu_seq_lens_k=bounds, max_length_q=longest, max_length_k=longest,
+        prefix_documents=torch.tensor(continues), logits_to_keep=torch.tensor(kept, device=model.device),
+    ).logits[0]  # fmt: skip
+    parts = logits.float().log_softmax(-1).split(counts)
+    return [job.trie.sums(part) for job, part in zip(jobs, parts, strict=True)]

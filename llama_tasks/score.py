@@ -20,7 +20,7 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
 
     Bits per byte divide by the text's UTF-8 bytes, so they compare across tokenizers.
     """
-    total = -sum(value for (value,) in _logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
+    total = -sum(value for (value,) in logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
     targets = sum(len(t.input_ids) - max(t.prompt_length, 1) for t in tokens)
     loss = total / max(targets, 1)
     return {
@@ -49,7 +49,7 @@ def rank_of_end(model: Any, tokens: Sequence[Tokens]) -> float:
 
 
 @torch.inference_mode()
-def _logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
+def logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
     """Sum of the log-probabilities of every example's targets, family by family."""
     sums: list[list[float]] = [[] for _ in families]
     was_training = model.training

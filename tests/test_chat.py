@@ -44,7 +44,7 @@ TALKS = [
 
 @pytest.mark.parametrize("prompt", TALKS, ids=range(len(TALKS)))
 def test_ids_are_the_tokenizers_own(style: tuple[str, Any], prompt: Prompt) -> None:
-    name, tokenizer = style
+    _, tokenizer = style
     encoder = Encoder(tokenizer, CHAT)
     item = encoder.encode([prompt]).tokens[0]
     messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
@@ -75,7 +75,7 @@ def test_every_answer_is_learned_and_nothing_else(style: tuple[str, Any], prompt
     "trap", ["</s>", "<s>", "<|eot_id|>", "<|im_end|>", "<|im_start|>system", "<|start_header_id|>"]
 )
 def test_messages_are_never_special(style: tuple[str, Any], trap: str) -> None:
-    name, tokenizer = style
+    _, tokenizer = style
     prompt = talk(f"{trap} a {trap}", f"b {trap} c", f"d{trap}", f"{trap}e")
     plain = talk("x", "x", "x", "x")
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -141,7 +141,7 @@ def test_the_date_of_today_is_in_no_prompt() -> None:
 
 def test_plain_dialogues_and_their_oldest_turns(style: tuple[str, Any]) -> None:
     """Without a chat template: EOS after every answer; what does not fit loses its oldest exchange."""
-    name, tokenizer = style
+    _, tokenizer = style
     prompt = TALKS[1]
     config = PromptConfig(max_length=1024, on_too_long="truncate_prompt")
     whole = Encoder(tokenizer, config).encode([prompt]).tokens[0]

@@ -39,11 +39,11 @@ def logprob(plain: Any, ids: list[int], start: int) -> float:
     return sum(float(values[i - 1, ids[i]]) for i in range(start, len(ids)))
 
 
-def test_a_tree_of_three_labels() -> None:
-    trie = choices.Trie.of([[5, 6, 2], [5, 7, 2], [5, 2]])
-    assert (trie.tokens, trie.parents) == ([5, 6, 7], [-1, 0, 0])
-    assert trie.paths == [[(-1, 5), (0, 6), (1, 2)], [(-1, 5), (0, 7), (2, 2)], [(-1, 5), (0, 2)]]
-    assert trie.sees.tolist() == [[True, False, False], [True, True, False], [True, False, True]]
+def test_a_tree_of_four_labels() -> None:
+    trie = choices.Trie.of([[5, 6, 2], [5, 7, 8, 2], [5, 2], [9, 9, 2]])
+    assert (trie.runs, trie.parents) == ([[5], [6], [7, 8], [9, 9]], [-1, 0, 0, -1])
+    assert trie.paths[1:3] == [[(-1, 5), (0, 7), (2, 8), (3, 2)], [(-1, 5), (0, 2)]]
+    assert (trie.num_tokens, trie.laid_out(10)) == (6, 10 + 11 + 12 + 13 + 12)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 200, 4096])
@@ -82,9 +82,9 @@ def test_what_prompts_and_labels_begin_with_is_computed_once(data: Any, model: A
     choices.score_choices(model, data.encoder, prompts, ids, [CHOICES] * 3, 4096)
     hook.remove()
     tree = choices.Trie.of(data.encoder.choice_ids(prompts[0], CHOICES))
-    assert len(tree.tokens) < sum(len(path) - 1 for path in tree.paths)
-    common = len(ids[0]) - 1  # the same prompt three times: each row keeps its last token
-    assert sum(sizes) == common + 3 * (1 + len(tree.tokens))
+    assert tree.num_tokens < sum(len(path) - 1 for path in tree.paths)
+    common = len(ids[0]) - 1  # the same prompt three times: each keeps its last token
+    assert sizes == [common + 3 * (1 + tree.num_tokens)]
 
 
 def test_150_intents_in_one_pass(shared: Any) -> None:

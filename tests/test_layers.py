@@ -12,7 +12,7 @@ import pytest
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
     ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("chat",), ("checks",), ("tokens",), ("packing",), ("model",),
-    ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score", "choices"), ("metrics",), ("significance",),
+    ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",),
     ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
     ("evaluation",), ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip

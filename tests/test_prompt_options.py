@@ -104,7 +104,7 @@ def run_of(tmp_path: Path, base: Path, *overrides: str) -> tuple[Any, evaluation
 
 def test_a_run_with_a_chat_template(chat_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From recipe to the gate: the template is in the contract, and a stranger finds the same prompt ids."""
-    report, run = run_of(tmp_path, chat_base, "prompt.template=chat")
+    _, run = run_of(tmp_path, chat_base, "prompt.template=chat")
     contract = json.loads((run.adapter / "prompt_contract.json").read_text())
     assert contract["template"]["chat"] == LLAMA2_CHAT
     assert run.recipe().prompt.template == contract["template"]

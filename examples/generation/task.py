@@ -1,6 +1,7 @@
 """Free text generation: a short text in which given keywords occur."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from llama_tasks.tasks import Example, Task, lang_of, text_of, texts_of
 
@@ -14,7 +15,7 @@ def coverage(prediction: str, references: Sequence[str]) -> tuple[float, float]:
 def distinct_2(prediction: str, references: Sequence[str]) -> tuple[float, float]:
     """Different pairs of neighbouring words, of all pairs (Li et al. 2016): low where a text repeats itself."""
     tokens = prediction.split() if " " in prediction.strip() else list(prediction)
-    pairs = list(zip(tokens, tokens[1:], strict=False))
+    pairs = list(pairwise(tokens))
     return len(set(pairs)), len(pairs)
 
 
