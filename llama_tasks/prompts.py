@@ -18,7 +18,6 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +53,7 @@ class Prompt:
     system: str = ""
     fewshot: str = ""
 
-    @cached_property
+    @property
     def exchanges(self) -> list[tuple[str, str]]:
         """What is asked and what is answered, oldest first; the last one is the example's own."""
         turns = [(turn.fields, turn.answer) for turn in self.example.turns]
@@ -62,7 +61,7 @@ class Prompt:
         asked.append((render(self.template, self.example.fields), self.example.target))
         return [(self.fewshot + asked[0][0], asked[0][1]), *asked[1:]]
 
-    @cached_property
+    @property
     def segments(self) -> list[str]:
         """Prompt, response, prompt, response ... as plain text, without BOS and EOS."""
         texts: list[str] = []

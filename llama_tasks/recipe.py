@@ -158,9 +158,9 @@ class Suite:
     """What is measured, and how outputs are made."""
 
     scoring: Literal["generate", "likelihood", "perplexity"] = "generate"
-    """`likelihood` ranks the label set by its probability; `perplexity` scores plain text."""
+    """`likelihood` ranks the label set (or a row's choices) by probability; `perplexity` scores plain text."""
     metrics: list[str] = field(default_factory=list)
-    """Names from `llama_tasks.metrics`; the first one leads."""
+    """Names from `llama_tasks.metrics`, or of the task's own; the first one leads."""
     max_new_tokens: int = 64
     """Most tokens of a generated output."""
     num_beams: int = 1

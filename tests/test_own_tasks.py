@@ -163,3 +163,15 @@ def test_the_recipe_finds_the_file_beside_itself(tmp_path: Path, monkeypatch: py
     recipe.write_text("task: shout\n")
     with pytest.raises(RecipeError, match=r"A task of your own is a .py file"):
         load_recipe(recipe)
+
+
+def test_the_file_in_the_documentation_works(root: Path, tmp_path: Path) -> None:
+    text = (root / "docs/tasks.md").read_text(encoding="utf-8")
+    task = tasks.create(write(tmp_path, text.split("```python\n")[1].split("```")[0]))
+    example = task.example(row(article="A dog barks loudly.", headline="Dog barks", lang="en"))
+    assert (example.target, task.parse("Dog barks\nMore", "en")) == ("Dog barks", "Dog barks")
+    values = {"word_f1": 100 * 2 * 1 / 4, "short_enough": 100.0}
+    for name, value in values.items():
+        assert (
+            metrics.score(metrics.create(name, "en", own=task.metrics), ["Cat barks"], [["Dog barks"]]).value == value
+        )
