@@ -6,8 +6,7 @@ import time
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM
+from tiny import logprob, plain_embedded
 
 from llama_tasks import adapters, choices, dataset
 from llama_tasks.recipe import BaseConfig, load_recipe
@@ -29,14 +28,7 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def plain() -> Any:
-    return LlamaForCausalLM.from_pretrained(adapters.EMBEDDED, dtype=torch.float32).eval()
-
-
-@torch.inference_mode()
-def logprob(plain: Any, ids: list[int], start: int) -> float:
-    """log P(ids[start:] | ids[:start])"""
-    values = plain(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    return sum(float(values[i - 1, ids[i]]) for i in range(start, len(ids)))
+    return plain_embedded()
 
 
 def test_a_tree_of_four_labels() -> None:

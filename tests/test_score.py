@@ -1,4 +1,4 @@
-"""Likelihoods equal those of one text at a time through transformers' own LLaMA, however they are batched."""
+"""Likelihoods of texts equal those of one text at a time through transformers' own LLaMA, however they are batched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from tiny import logprob, plain_embedded
 
 from llama_tasks import adapters, dataset, score
 from llama_tasks.recipe import load_recipe
@@ -26,14 +26,7 @@ def model(root: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def plain() -> Any:
-    return LlamaForCausalLM.from_pretrained(adapters.EMBEDDED, dtype=torch.float32).eval()
-
-
-@torch.inference_mode()
-def logprob(plain: Any, ids: list[int], start: int) -> float:
-    """log P(ids[start:] | ids[:start])"""
-    values = plain(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
-    return sum(float(values[i - 1, ids[i]]) for i in range(start, len(ids)))
+    return plain_embedded()
 
 
 def test_text(data: Any, model: Any, plain: Any) -> None:
