@@ -193,6 +193,14 @@ class Encoder:
                 result.tokens.append(Tokens(name, self.bos + ids[i : i + size], len(self.bos)))
         return result
 
+    def begins_right(self, item: Tokens) -> bool:
+        """BOS at the start, where there is one, and nowhere else. A chat template may write it before every exchange (Llama
+        2's does), but never in a response."""
+        if not self.bos:
+            return True
+        elsewhere = [i for ids in item.responses for i in ids] if self.chat else item.input_ids[1:-1]
+        return item.input_ids[:1] == self.bos and self.bos[0] not in elsewhere
+
     def pieces(self, prompt: Prompt) -> dict[str, list[Piece]]:
         """`{"prompt_pieces": ...}`, what a chat template makes of a prompt up to its first response, text and special ids
         apart; nothing without one."""
@@ -357,7 +365,7 @@ def _problems(encoder: Encoder, item: Tokens, texts: Sequence[str] | None) -> It
         yield "no_target"
     if texts is not None and any(response[-1:] != encoder.eos for response in responses):
         yield "no_eos"
-    if encoder.bos and (item.input_ids[:1] != encoder.bos or encoder.bos[0] in item.input_ids[1:-1]):
+    if not encoder.begins_right(item):
         yield "bos"
     if texts is not None:
         # A shortened dialogue has lost its oldest exchanges, so responses are compared from the end.

@@ -125,3 +125,17 @@ def test_the_card_puts_the_solved_examples_before_the_prompt(chat_base: Path, tm
     header = json.loads((run.adapter / "prompt_contract.json").read_text())["template"]["fewshot.en"]
     text = card.model_card(run.path, "user/name", "user/base", "0" * 40)
     assert f"prompt = {json.dumps(header, ensure_ascii=False)} + re.sub(" in text
+
+
+def test_dialogues_of_a_chat_base(root: Path, chat_base: Path, tmp_path: Path) -> None:
+    """The worked example on a base with a chat template: the same task file, turns by the template, every answer learned."""
+    overrides = [
+        f"data.train={root / 'examples/dialogue'}", f"base.model={chat_base}", "prompt.template=chat", "prompt.max_length=256",
+        f"output={tmp_path / 'run'}", "train.max_steps=2", "eval.n_resamples=20", "eval.max_new_tokens=4", "train.eval_times=1",
+    ]  # fmt: skip
+    recipe = load_recipe(root / "examples/dialogue/recipe.yaml", overrides)
+    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    text = data.encoder.tokenizer.decode(data.train.tokens[0].input_ids)
+    assert text.count("[INST]") == text.count("</s>") == len(data.train.tokens[0].responses) == 3
+    report = finetune(recipe, console=Console(quiet=True))
+    assert {score["metric"] for score in report["scores"]} == {"rougeL", "word_recall"}
