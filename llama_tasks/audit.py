@@ -20,7 +20,7 @@ from llama_tasks.errors import DataError
 from llama_tasks.overlap import Hashed, Match, compare, duplicates, near_groups, two_answers
 from llama_tasks.prompts import Prompt
 from llama_tasks.sources import SPLITS
-from llama_tasks.tokens import IGNORE, Encoder, Tokens
+from llama_tasks.tokens import Encoder, Tokens
 
 NAMED = 5  # rows that a finding names
 PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
@@ -174,26 +174,27 @@ class Audit:
             yield Finding(rule, rows, self._totals[rule], explanation, switch)
 
     def _check_tokens(self, prompts: Sequence[Prompt], tokens: Sequence[Tokens]) -> None:
-        texts = {prompt.example.id: prompt.response for prompt in prompts}
-        targets = [[label for label in item.labels if label != IGNORE] for item in tokens]
-        decoded = self.encoder.tokenizer.backend_tokenizer.decode_batch(
-            [ids[:-1] for ids in targets], skip_special_tokens=False
-        )
-        for item, ids, text in zip(tokens, targets, decoded, strict=True):
-            for rule in self._broken(item, ids, text, texts[item.id]):
+        of = {prompt.example.id: prompt for prompt in prompts}
+        decoded = iter(self.encoder.tokenizer.backend_tokenizer.decode_batch(
+            [ids[:-1] for item in tokens for ids in item.responses], skip_special_tokens=False
+        ))  # fmt: skip
+        for item in tokens:
+            for rule in self._broken(item, [next(decoded) for _ in item.responses], of[item.id]):
                 self._note(rule, item.id)
 
-    def _broken(self, item: Tokens, targets: list[int], decoded: str, text: str) -> Iterator[str]:
-        if len(targets) < 2:
+    def _broken(self, item: Tokens, decoded: Sequence[str], prompt: Prompt) -> Iterator[str]:
+        responses = item.responses
+        if any(len(ids) < 2 for ids in responses):
             yield "no_target"
-        if targets[-1:] != self.encoder.eos:
+        if any(ids[-1:] != self.encoder.eos for ids in responses):
             yield "no_eos"
-        bos = self.encoder.bos
-        if bos and (item.input_ids[:1] != bos or bos[0] in item.input_ids[1:-1]):
+        if not self.encoder.begins_right(item):
             yield "bos"
-        if decoded.strip() != text.strip():
-            whole = self.encoder.response_ids([text])[0]
-            yield "target_roundtrip" if targets[:-1] == whole else "target_cut"
+        # A shortened dialogue has lost its oldest exchanges, so responses are compared from the end.
+        texts = prompt.segments[1::2][-len(responses) :]
+        if any(found.strip() != text.strip() for found, text in zip(decoded, texts, strict=True)):
+            whole = self.encoder.segments([prompt])[0][1::2][-len(responses) :]
+            yield "target_roundtrip" if responses == whole else "target_cut"
 
     def _note(self, rule: str, row: str) -> None:
         self._totals[rule] += 1
@@ -214,7 +215,11 @@ def stop_on(findings: Sequence[Finding], allow: Sequence[str], where: Callable[[
 
 
 def _inputs(prompt: Prompt) -> Iterator[str]:
-    """The texts of a row that make its input: what the template shows, without the label set and names of languages."""
+    """The texts of a row that make its input: what the template shows, without the label set and names of languages; of a
+    dialogue, all that was said."""
+    if prompt.example.turns:
+        yield prompt.text
+        return
     shown = {k: v for k, v in prompt.example.fields.items() if f"{{{k}}}" in prompt.template}
     texts = [text for key, text in shown.items() if key != "labels" and not key.endswith(("lang", "language"))]
     yield from texts or [prompt.response]

@@ -194,7 +194,7 @@ def _report(args: argparse.Namespace) -> None:
     run, recipe = _run(args)
     from llama_tasks.evaluation import write_report
 
-    _show(write_report(run, recipe, recipe.data.labels or []), run.path, _console())
+    _show(write_report(run, recipe), run.path, _console())
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_tasks import tasks
 from llama_tasks.errors import ModelError
 from llama_tasks.recipe import Recipe
 
@@ -37,6 +38,7 @@ class PromptContract:
     labels: list[str] = field(default_factory=list)
     sample: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
+    task_sha256: str | None = None
     format: int = 1
 
     def save(self, folder: Path) -> None:
@@ -80,6 +82,7 @@ class PromptContract:
     ) -> Iterator[str]:
         """Every difference, as one clause each."""
         asked = recipe.prompt.template if recipe is not None else None
+        asked = {"chat": "tokenizer"} if isinstance(asked, str) else asked
         if hash_of(self.template) != self.template_sha256:
             where = f": {_lines_apart(asked, self.template)}" if asked and asked != self.template else ""
             yield f"the template was changed after training (its hash differs){where}"
@@ -92,10 +95,13 @@ class PromptContract:
             yield f"another tokenizer: {self._tokenizer_apart(tokenizer, witness)}"
 
     def _other_task(self, recipe: Recipe) -> Iterator[str]:
-        if recipe.task != self.task:
-            yield f"the task was {self.task} and is {recipe.task}"
+        task = tasks.create(recipe.task).name
+        if task != self.task:
+            yield f"the task was {self.task} and is {task}"
+        elif tasks.source_sha256(recipe.task) != self.task_sha256:
+            yield f"the file of the task, {recipe.task}, was changed after training (its hash differs)"
         labels = recipe.data.labels or []
-        if labels != self.labels and recipe.task == self.task:
+        if labels != self.labels and task == self.task:
             gone, new = ([x for x in a if x not in b] for a, b in ((self.labels, labels), (labels, self.labels)))
             changes = [f"{word} {_some(items)}" for word, items in (("without", gone), ("with the new", new)) if items]
             yield f"the label set is another one ({', '.join(changes) or 'in another order'})"

@@ -14,7 +14,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise
+from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise, tasks
 from llama_tasks.clean import told
 from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
@@ -43,7 +43,7 @@ def finetune(
     began = time.perf_counter()
     accelerator = make_accelerator(recipe)
     console = console or Console(quiet=not accelerator.is_main_process)
-    run = rundir.RunDirectory(Path(recipe.output or f"runs/{recipe.task}"))
+    run = rundir.RunDirectory(Path(recipe.output or f"runs/{Path(recipe.task).stem}"))
     if accelerator.is_main_process:
         rundir.claim(run.path, resume, overwrite)
     evaluation.check_suite(recipe)
@@ -181,15 +181,18 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
     first = min(dataset.train.tokens, key=lambda item: len(item.input_ids))
     prompt = next(p for p in dataset.prompts["train"] if p.example.id == first.id.split(".")[0])
     return PromptContract(
-        task=recipe.task,
+        task=dataset.task.name,
+        task_sha256=tasks.source_sha256(recipe.task),
         template=dict(dataset.renderer.templates),
         template_sha256=hash_of(dict(dataset.renderer.templates)),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         special_ids=special_ids(tokenizer),
         max_length=recipe.prompt.max_length,
         labels=list(dataset.labels),
-        sample={"prompt": prompt.text, "response": prompt.response, "input_ids": list(first.input_ids),
-                "prompt_length": first.prompt_length},
+        sample={"prompt": prompt.segments[0], "response": prompt.segments[1], "input_ids": list(first.input_ids),
+                "prompt_length": first.prompt_length, "variant": prompt.example.variant,
+                **{key: value for key, value in prompt.example.fields.items() if key == "labels"},
+                **dataset.encoder.pieces(prompt)},
         decoding={"max_new_tokens": recipe.eval.max_new_tokens, "num_beams": recipe.eval.num_beams, "do_sample": False},
     )  # fmt: skip
 
@@ -201,7 +204,7 @@ def _introduce(
     train = dataset.train
     tokens = sum(len(item.input_ids) for item in train.tokens)
     console.print(
-        f"task {recipe.task} · base {recipe.base.model} · {adapters.count_parameters(model)}", highlight=False
+        f"task {dataset.task.name} · base {recipe.base.model} · {adapters.count_parameters(model)}", highlight=False
     )
     console.print(
         f"{len(train.tokens):,} training examples, {tokens:,} tokens · validation {len(dataset.prompts['validation']):,} · "

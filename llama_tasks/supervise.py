@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, rundir
+from llama_tasks import adapters, checkpoint, evaluation, rundir, tasks
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
@@ -114,9 +114,11 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
     before = run.recipe()
     changed = [
         part
-        for part in ("task", "base", "data", "clean", "prompt", "adapter", "train")
+        for part in ("base", "data", "clean", "prompt", "adapter", "train")
         if getattr(before, part) != getattr(recipe, part)
     ]
+    if _task(before) != _task(recipe):
+        changed.insert(0, "task")
     if changed:
         raise RunError(
             f"{run.path} was made with another recipe (changed: {', '.join(changed)}); resume with the same one, "
@@ -134,6 +136,11 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
     return keeper
+
+
+def _task(recipe: Recipe) -> str:
+    """The task's name, or what its file holds: the run has a copy, so paths differ."""
+    return tasks.source_sha256(recipe.task) or recipe.task
 
 
 def _signal_of_any(training: Training, signum: int | None) -> int:
@@ -177,7 +184,7 @@ def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
         return "loss", score_text(model, tokens, n_bytes, recipe.train.tokens_per_batch)["loss"]
     name = recipe.train.metric_for_best_model or recipe.eval.metrics[0]
     rows = evaluation.predict(model, dataset, prompts, recipe.eval)
-    return name, evaluation.leading_value(rows, recipe.eval, dataset.labels, name)
+    return name, evaluation.leading_value(rows, recipe.eval, dataset.task, name)
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:

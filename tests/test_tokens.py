@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from token_styles import gpt2_style, llama2_first_style, llama2_style, llama3_style
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llama_tasks import tasks
@@ -14,54 +14,8 @@ from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder
 
-TEXT = [
-    "Summarize the text. The quick brown fox jumps. Label: Summary: Kurze Zusammenfassung für alle. 你好世界，今天天气很好。概括"
-] * 40
 
-
-def gpt2_style() -> PreTrainedTokenizerFast:
-    """Byte level, no BOS, EOS <|endoftext|>."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
-
-
-def llama2_style() -> PreTrainedTokenizerFast:
-    """Sentencepiece-like: a space is put before every text, BOS is added by the tokenizer, characters fall back to bytes."""
-    raw = Tokenizer(models.BPE())
-    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=200, show_progress=False))
-    state = raw.get_vocab()
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{i:02X}>" for i in range(256)),
-        *sorted(state, key=lambda piece: state[piece]),
-    ]
-    import json
-
-    merges = [tuple(merge) for merge in json.loads(raw.to_str())["model"]["merges"]]
-    tokenizer = Tokenizer(
-        models.BPE({p: i for i, p in enumerate(pieces)}, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
-    )
-    tokenizer.normalizer = raw.normalizer
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-@pytest.fixture(scope="module", params=[gpt2_style, llama2_style], ids=["gpt2", "llama2"])
+@pytest.fixture(scope="module", params=[gpt2_style, llama2_style, llama2_first_style, llama3_style], ids=str)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return request.param()
 

@@ -61,6 +61,7 @@ class Inspection:
     """
 
     recipe: Recipe
+    task: str
     labels: list[str]
     templates: dict[str, str]
     sources: dict[str, dict[str, Any]]
@@ -92,14 +93,14 @@ def look(
 ) -> Inspection:
     """Look at rows that are read already. `rows` of a split may be any sequence; it is passed through twice."""
     config = recipe.prompt
-    renderer = Renderer(task, config.template)
     lenient = replace(config, on_too_long="drop") if config.on_too_long == "error" else config
     encoder = Encoder(tokenizer, lenient)
+    renderer, drawn = dataset.make_renderer(recipe, task, encoder, splits["train"])
     is_text = task.name == "text"
     audit, sample = Audit(encoder, is_text), _Sample()
     dropped, shortened = _Counted(), _Counted()
     for name, split in splits.items():
-        for prompts in _prompts(task, renderer, split):
+        for prompts in _prompts(task, renderer, split, name == "train", drawn):
             encode = encoder.blocks if is_text else encoder.encode
             encoded = encode(prompts) if name == "train" else Encoded()
             audit.add(name, prompts, encoded.tokens)
@@ -113,6 +114,7 @@ def look(
     named = [*dropped.first, *shortened.first, *(example.id for example in examples)]
     return Inspection(
         recipe=recipe,
+        task=task.name,
         labels=labels,
         templates=dict(renderer.templates),
         sources={name: split.describe() for name, split in splits.items()},
@@ -156,7 +158,7 @@ class _Sample:
         for item in tokens:
             place = self._count if self._count < EXAMPLES else self._random.randrange(self._count + 1)
             if place < EXAMPLES:
-                self._kept[place] = (self._count, item, langs[item.id.split(".")[0]])
+                self._kept[place] = (self._count, item, langs.get(item.id) or langs[item.id.rpartition(".")[0]])
             self._count += 1
 
     def seen(self, speller: Speller) -> Iterator[Seen]:
@@ -164,9 +166,12 @@ class _Sample:
             yield Seen(item.id, lang, len(item.input_ids), speller.pieces(item))
 
 
-def _prompts(task: Task, renderer: Renderer, split: Split) -> Iterator[list[Prompt]]:
+def _prompts(task: Task, renderer: Renderer, split: Split, training: bool, drawn: set[str]) -> Iterator[list[Prompt]]:
+    """The prompts of a split, in pieces, without those that solved examples were made of."""
     for start in range(0, len(split.rows), CHUNK):
-        yield [renderer(task.example(row)) for row in split.rows[start : start + CHUNK]]
+        rows = split.rows[start : start + CHUNK]
+        made = [renderer(example) for row in rows for example in task.examples(row, training=training)]
+        yield [prompt for prompt in made if prompt.example.id not in drawn]
 
 
 def _too_long(dropped: _Counted, limit: int) -> Finding:
@@ -183,10 +188,14 @@ def _named(
     matches = [*report.overlaps.values(), *report.repeats.values(), report.contradictions]
     wanted = {name for match in matches for pair in match.pairs for name in pair} | set(more)
     wanted |= {name for finding in report.findings for name in finding.rows}
+    ids = {
+        ":".join(name.split(".")[0].split(":")[:2]) for name in wanted
+    }  # `train:17:back` comes of the row `train:17`
     found: dict[str, Shown] = {}
-    for split in splits.values():
-        rows = [row for row in split.rows if row.id in wanted]
-        found |= {row.id: _shown(row, renderer(task.example(row))) for row in rows}
+    for name, split in splits.items():
+        for row in (row for row in split.rows if row.id in ids):
+            examples = task.examples(row, training=name == "train")
+            found |= {example.id: _shown(row, renderer(example)) for example in examples}
     return found
 
 
