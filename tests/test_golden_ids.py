@@ -12,10 +12,11 @@ from token_styles import gpt2_style, llama2_first_style, llama2_style, llama3_st
 from transformers import AutoTokenizer
 
 from llama_tasks import adapters, tasks
+from llama_tasks.audit import Audit
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
-from llama_tasks.tokens import IGNORE, Encoder, audit
+from llama_tasks.tokens import IGNORE, Encoder
 
 TRAPS = ["</s>", "<s>", "<unk>", "<|eot_id|>", "<|begin_of_text|>", "<|endoftext|>", "<|im_end|>", "[INST]", "{text}"]
 TEXTS = {
@@ -67,7 +68,7 @@ def test_prompt_response_and_mask(tokenizer: Any, task: str, lang: str) -> None:
     assert tokenizer.decode(item.input_ids[len(encoder.bos) : item.prompt_length]).strip() == prompt.text
     assert encoder.fit([prompt], 8) == [item.input_ids[: item.prompt_length]]
     assert encoder.choice_ids(prompt, [answer]) == item.responses
-    assert audit(encoder, [prompt], [item]) == []
+    assert Audit(encoder).check([prompt], [item]) == []
 
 
 @pytest.mark.parametrize("trap", TRAPS)
