@@ -16,7 +16,9 @@ from llama_tasks.recipe import load_recipe
 def test_language_and_hostile_rows(browse: Browse, root: Path, tmp_path: Path) -> None:  # noqa: F811
     rows = [{"document": f"{n} {HOSTILE}", "summary": f"{n} {HOSTILE}"} for n in range(40)]
     data = make_rows(tmp_path / "rows.jsonl", rows)
-    recipe = load_recipe(root / "recipes/summarize.yaml", [f"data.train={data}", "prompt.max_length=1024"])
+    held = make_rows(tmp_path / "held.jsonl", [{"document": "It rains.", "summary": HOSTILE}])
+    overrides = [f"data.train={data}", f"data.validation={held}", f"data.test={held}", "prompt.max_length=1024"]
+    recipe = load_recipe(root / "recipes/summarize.yaml", overrides)
     written = tmp_path / "page.html"
     written.write_text(page(gather(recipe, adapters.load_tokenizer(recipe.base))), encoding="utf-8")
     for code in ("en", "zh"):
