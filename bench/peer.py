@@ -49,9 +49,9 @@ def main() -> None:
         "run": run.environment()["command"],
         "versions": run.environment()["versions"],
         "training_seconds": {"peer": round(seconds, 1), "llama_tasks": evaluation.training_summary(run)["seconds"]},
-        "peer": evaluation.score(rows, recipe.eval, data.labels),
-        "llama_tasks": evaluation.score(ours, recipe.eval, data.labels),
-        "llama_tasks_minus_peer": evaluation.compare(rows, ours, recipe.eval, data.labels),
+        "peer": evaluation.score(rows, recipe.eval, data.task),
+        "llama_tasks": evaluation.score(ours, recipe.eval, data.task),
+        "llama_tasks_minus_peer": evaluation.compare(rows, ours, recipe.eval, data.task),
     }
     if arguments.output:
         write_json(arguments.output, result)

@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="continue from the newest checkpoint of the run directory"
     )
     finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
-    _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect = _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     _command(commands, "evaluate", "score base and adapter of a run again, on its test split", "run")
     predict = _command(commands, "predict", "answer rows of a file with a run's adapter", "run")
     predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
@@ -163,7 +164,7 @@ def _inspect(args: argparse.Namespace) -> None:
     console = _console()
     from llama_tasks.inspection import inspect
 
-    inspect(recipe, console)
+    inspect(recipe, console, args.html)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -193,7 +194,7 @@ def _report(args: argparse.Namespace) -> None:
     run, recipe = _run(args)
     from llama_tasks.evaluation import write_report
 
-    _show(write_report(run, recipe, recipe.data.labels or []), run.path, _console())
+    _show(write_report(run, recipe), run.path, _console())
 
 
 def _export(args: argparse.Namespace) -> None:

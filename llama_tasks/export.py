@@ -18,12 +18,13 @@ import torch
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
-from llama_tasks.adapters import compute_4bit_as_trained, quantizer, where_is
+from llama_tasks.adapters import compute_4bit_as_trained, load_tokenizer, quantizer, where_is
 from llama_tasks.checkpoint import staged
 from llama_tasks.checks import OPTIONAL
+from llama_tasks.contract import PromptContract
 from llama_tasks.errors import ModelError, RunError
 from llama_tasks.gate import TOLERANCE
-from llama_tasks.prompts import PromptContract
+from llama_tasks.recipe import BaseConfig
 from llama_tasks.rundir import RunDirectory, write_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -93,9 +94,11 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
         raise RunError(f"{run_dir} has no adapter to merge.")
     if dtype not in DTYPES:
         raise ModelError(f"There is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    recorded = RunDirectory(run_dir).recipe().base
+    recipe = RunDirectory(run_dir).recipe()
+    recorded = recipe.base
     place = _Place(str(base_path or where_is(recorded.model)), recorded.revision, recorded.quantization)
     contract = PromptContract.load(adapter)
+    contract.check(load_tokenizer(BaseConfig(str(adapter))), adapter, recipe, witness=place.path)
     ids = torch.tensor([contract.sample["input_ids"]])
 
     reference = _logits(_with_adapter(place.load_as_trained(), adapter), ids)

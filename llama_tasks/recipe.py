@@ -21,9 +21,15 @@ import yaml
 
 from llama_tasks.errors import RecipeError
 
+#: The tasks that llama-tasks brings along.
+TASKS = ("translate", "summarize", "qa", "classify", "text")
+
 #: The least value of numbers that have one; every number must be finite.
 LEAST = {
-    "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8,
+    "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.max_row_mb": 1, "data.max_compression_ratio": 1,
+    "data.max_uncompressed_gb": 0, "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1,
+    "prompt.max_length": 8,
+    "prompt.num_fewshot": 0, "prompt.length": 1,
     "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0, "train.weight_decay": 0, "train.adam_beta2": 0,
     "train.max_grad_norm": 0, "train.tokens_per_batch": 1, "train.gradient_accumulation_steps": 1, "train.eval_times": 1,
     "train.save_steps": 1, "train.logging_steps": 1, "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1,
@@ -54,7 +60,9 @@ class DataConfig:
     """Where rows come from."""
 
     train: list[str] = field(default_factory=lambda: ["embedded"])
-    """`embedded`, files (.jsonl .json .csv .tsv .parquet .txt), a folder with train/validation/test files, or a Hub id."""
+    """`embedded`, files, globs, folders, fsspec URLs or Hub ids; docs/data.md lists the formats."""
+    weights: list[float] | None = None
+    """One for each item of `train`: the shares in which they are mixed; left out: all rows, one after the other."""
     validation: list[str] | None = None
     """As `train`; left out: the source's own validation split, else carved from the training rows."""
     test: list[str] | None = None
@@ -69,6 +77,24 @@ class DataConfig:
     """Fields that are the same in every row, such as `lang: zh`."""
     labels: list[str] | None = None
     """The label set of a classification; left out: the labels of the training rows, sorted."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """`skip` sets aside the rows that cannot be read or used, counts them and says where and why; `stop` lists them all."""
+    free_answers: bool = False
+    """Question answering: answers need not stand in the context word for word."""
+    csv_quotes: bool = True
+    """Quotation marks enclose fields of .csv and .tsv; `false`: they are plain characters."""
+    split_similarity: float = 0.8
+    """Rows whose texts are at least so similar (Jaccard of character n-grams) stay on one side of a carved split."""
+    streaming: bool = False
+    """Read the training rows as a stream, for data beyond memory."""
+    shuffle_buffer: int = 10000
+    """Rows of a stream that are shuffled together."""
+    max_row_mb: int = 8
+    """The longest line or JSON object that is read, in MiB."""
+    max_compression_ratio: int = 200
+    """A compressed file that unpacks to more than so many times its size is refused (beyond 64 MiB)."""
+    max_uncompressed_gb: float = 64.0
+    """The most that a compressed file may unpack to, in GiB."""
     max_train_samples: int | None = None
     """Use a seeded sample of the training rows."""
     max_validation_samples: int | None = None
@@ -78,17 +104,57 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class CleanConfig:
+    """What is changed in rows, or left out, before they become examples; nothing unless asked."""
+
+    splits: list[Literal["train", "validation", "test"]] = field(default_factory=lambda: ["train"])  # type: ignore[arg-type]
+    """Splits that are cleaned; rows that are scored stay as they are unless you name their split."""
+    html_unescape: bool = False
+    """`&amp;` becomes `&`."""
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    """Unicode normalisation; NFKC also folds full-width letters and ligatures."""
+    control_characters: Literal["keep", "remove", "error"] = "keep"
+    """Controls but tab and line ends, byte-order marks in a text, directional overrides."""
+    redact: list[Literal["email", "phone", "url", "ip_address", "credit_card"]] = field(default_factory=list)
+    """Kinds of personal data that are replaced by `[EMAIL]`, `[PHONE]` and so on."""
+    hook: str | None = None
+    """`FILE.py:FUNCTION` of your own, which gets every text of a row and returns the text to use."""
+    min_length: dict[str, int] = field(default_factory=dict)
+    """Field: rows whose text there has fewer characters are left out."""
+    max_length: dict[str, int] = field(default_factory=dict)
+    """Field: rows whose text there has more characters are left out."""
+    exact_duplicates: bool = False
+    """Leave out rows whose fields all equal those of an earlier row."""
+    near_duplicates: float | None = None
+    """Leave out rows whose input is as similar to that of an earlier row (Jaccard, such as 0.8)."""
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """How an example becomes text and tokens."""
 
-    template: dict[str, str] | None = None
-    """Language code (or `default`): prompt template with {fields}; left out: the task's own."""
+    template: Literal["chat"] | dict[str, str] | None = None
+    """Language code (or `default`): prompt template with {fields}; left out: the task's own. `chat`: the base's chat template."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
     on_too_long: Literal["error", "drop", "truncate_prompt"] = "error"
     """What happens to a longer example; the response is never cut."""
-    allow: list[str] = field(default_factory=list)
-    """Findings of the audit that shall not stop the run: target_roundtrip, leak."""
+    allow: list[Literal["target_roundtrip", "leak", "empty_field"]] = field(default_factory=list)
+    """Findings of the audit that shall not stop the run: target_roundtrip, leak, empty_field."""
+    num_fewshot: int = 0
+    """Solved examples before every prompt, drawn once from the training rows of each language; they leave the training split."""
+    both_directions: bool = False
+    """Translation: every row also the other way round."""
+    length: int | None = None
+    """Summaries of about so many words (Chinese, Japanese: characters) are asked for; in training, of each summary's own length."""
+    length_unit: Literal["auto", "words", "characters", "sentences"] = "auto"
+    """What `length` counts; `auto`: by language."""
+    extractive: bool = False
+    """Question answering: an answer that does not stand in the context is an error in the data, a counted failure in an output."""
+    all_answers: bool = False
+    """Question answering: the answers of a row are one answer of several parts, not several ways to say one."""
+    label_descriptions: dict[str, str] = field(default_factory=dict)
+    """Classification: label: what it means; labels and descriptions are then written into the prompt."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +195,8 @@ class TrainConfig:
     """Optimizer steps between lines of log.jsonl."""
     report_to: list[str] = field(default_factory=list)
     """Trackers by accelerate's names (tensorboard, wandb, trackio, ...) that get what log.jsonl gets."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of a label's examples in the loss, `label: number`; `balanced`: rows / (labels x rows of the label)."""
     seed: int = 42
     """Seed of everything random."""
 
@@ -138,9 +206,9 @@ class Suite:
     """What is measured, and how outputs are made."""
 
     scoring: Literal["generate", "likelihood", "perplexity"] = "generate"
-    """`likelihood` ranks the label set by its probability; `perplexity` scores plain text."""
+    """`likelihood` ranks the label set (or a row's choices) by probability; `perplexity` scores plain text."""
     metrics: list[str] = field(default_factory=list)
-    """Names from `llama_tasks.metrics`; the first one leads."""
+    """Names from `llama_tasks.metrics`, or of the task's own; the first one leads."""
     max_new_tokens: int = 64
     """Most tokens of a generated output."""
     num_beams: int = 1
@@ -157,10 +225,11 @@ class Suite:
 class Recipe:
     """One run, complete."""
 
-    task: Literal["translate", "summarize", "qa", "classify", "text"]
-    """The task."""
+    task: str
+    """translate, summarize, qa, classify, text, or a Python file with a task of your own (relative to the recipe)."""
     base: BaseConfig = field(default_factory=BaseConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     adapter: dict[str, Any] | None = field(default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32})
     """Any field of peft's configuration classes by peft's own name; `null` trains all weights."""
@@ -189,7 +258,21 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         changes = dict(tree["eval"])
         tree["eval"] = {**_read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
-    return _convert(tree, Recipe, str(path), "")
+    recipe: Recipe = _convert(tree, Recipe, str(path), "")
+    return dataclasses.replace(recipe, task=_task(recipe.task, path))
+
+
+def _task(name: str, recipe: Path) -> str:
+    """A built-in name, or the path of a task's file: beside the recipe, else from where the command runs."""
+    if name in TASKS:
+        return name
+    if not name.endswith(".py"):
+        raise RecipeError(f"{recipe}: task is {name!r}.{did_you_mean(name, TASKS)} A task of your own is a .py file.")
+    places = (recipe.parent / name, Path(name))
+    for place in places:
+        if place.is_file():
+            return str(place)
+    raise RecipeError(f"{recipe}: there is no task file {name!r} (looked for {' and '.join(map(str, places))}).")
 
 
 def load_suite(path: str | Path) -> Suite:

@@ -88,7 +88,10 @@ def test_an_unknown_recipe_is_said_at_once(tmp_path: Path) -> None:
         (["finetune", "mine.yaml", "adapter.lora_alfa=3"], "Did you mean 'lora_alpha'?"),
         (["finetune", "mine.yaml", "eval.metrics=[rougeX]"], "rougeL"),
         (["finetune", "mine.yaml", "eval.metrics=[accuracy]"], "compares labels"),
-        (["finetune", "mine.yaml", "eval.scoring=likelihood"], "ranks a label set"),
+        (
+            ["finetune", "mine.yaml", "eval.scoring=likelihood"],
+            "ranks choices, which the task 'summarize' does not have",
+        ),
         (["finetune", "mine.yaml", "train.report_to=[nosuchtracker]"], "pip install nosuchtracker"),
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
         (

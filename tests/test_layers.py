@@ -11,8 +11,9 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokenizer",), ("tokens",), ("packing",),
-    ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",),
+    ("errors",), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",), ("tasks",), ("prompts",),
+    ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("packing",), ("model",), ("adapters",),
+    ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",),
     ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
     ("evaluation",), ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
