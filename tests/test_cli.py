@@ -38,7 +38,7 @@ def workplace(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def fails(capsys: pytest.CaptureFixture, *argv: str, code: int = 2) -> str:
-    """Run the command, which must end with the code, one paragraph on stderr (bad rows on a line each) and no traceback; returns it."""
+    """Run the command, which must end with the code and one paragraph on stderr (bad rows on a line each); returns it."""
     assert main(argv) == code
     error = capsys.readouterr().err
     assert error.startswith("llama-tasks: ")
