@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
     "tabs in .csv": file("data.csv", b"text\tlabel\na\tb\n", "data.csv:1: the header is one column 'text\\tlabel': the fields seem to be separated by a tab"),
     "a quotation mark that never closes": file("data.csv", b'text,label\na,x\n"b,y\nc,z\n', "data.csv:3: broken CSV (unexpected end of data) in the row that begins here"),
     "text behind a quotation mark": file("data.tsv", b'text\tlabel\n"b" said\ty\n', "data.tsv:2: broken CSV ('\t' expected after '\"') in the row that begins here; where quotation marks are plain characters, set data.csv_quotes=false"),
-    "old line ends": file("data.csv", b"text,label\ra,b\r", "data.csv:1: broken CSV (new-line character seen in unquoted field"),
+    "old line ends": file("data.csv", b"text,label\ra,b\r", "data.csv:1: the lines end in \\r alone; convert the file (tr '\\r' '\\n')"),
     "no Parquet": file("data.parquet", b"PAR1 no", "data.parquet is no readable Parquet file"),
     "half a Parquet": file("data.parquet", table({"text": ["a"] * 99, "label": ["x"] * 99}, "", 0)[0]["data.parquet"][:300], "data.parquet is no readable Parquet file"),
     "Parquet under another name": file("data.jsonl", b"PAR1" + b"\x00" * 40, "data.jsonl is a Parquet file; name it .parquet"),
