@@ -10,7 +10,7 @@ from llama_tasks.recipe import DataConfig
 from llama_tasks.sources import shapes
 from llama_tasks.sources.agreement import of_the_label_set, standing_in_context
 from llama_tasks.sources.locate import Shard
-from llama_tasks.sources.rows import BadRows, Checker, Row
+from llama_tasks.sources.rows import BadRows, Checker, Row, listed
 
 
 @dataclass
@@ -88,7 +88,7 @@ def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -
 
 
 def _no_mapped(name: str, column: str, row: Row) -> str:
-    return f"data.columns maps {name!r} to the column {column!r}, which is not there; found: {', '.join(row.values)}"
+    return f"data.columns maps {name!r} to the column {column!r}, which is not there; found: {listed(row.values)}"
 
 
 def identified(rows: Iterable[Row], split: str) -> list[Row]:

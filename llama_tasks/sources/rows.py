@@ -118,6 +118,11 @@ def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names out of the data for a sentence, without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in ", ".join(names)) or "nothing"
+
+
 def canonical(values: Any) -> bytes:
     """A value as JSON that is the same for equal values: what fingerprints and sides of a split hang on."""
     text = json.dumps(values, ensure_ascii=False, sort_keys=True, default=str)
@@ -170,7 +175,7 @@ class Checker:
     def _fault(self, row: Row) -> str | None:
         lacking = next((name for name in self.fields if name not in row.values), None)
         if lacking:
-            return f"the field {lacking!r} is missing (the row has: {', '.join(row.values) or 'nothing'})"
+            return f"the field {lacking!r} is missing (the row has: {listed(row.values)})"
         kinds = {}
         for name in self.fields:
             value = row.values[name]
@@ -191,8 +196,8 @@ def _no_column(name: str, found: Sequence[str], where: str) -> str:
     """The sentence about a column that is nowhere: what is there, and what was probably meant."""
     near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
     return (
-        f"{where}: the task needs the column {name!r}; found: {', '.join(found)}. "
-        f"Name yours in the recipe: data.columns.{name}={near[0] if near else 'YOUR_COLUMN'}"
+        f"{where}: the task needs the column {name!r}; found: {listed(found)}. "
+        f"Name yours in the recipe: data.columns.{name}={listed(near[:1]) if near else 'YOUR_COLUMN'}"
     )
 
 
