@@ -111,7 +111,7 @@ CASES: dict[str, Case] = {
     "tabs in .csv": file("data.csv", b"text\tlabel\na\tb\n", "data.csv:1: the header is one column 'text\\tlabel': the fields seem to be separated by a tab"),
     "a quotation mark that never closes": file("data.csv", b'text,label\na,x\n"b,y\nc,z\n', "data.csv:3: broken CSV (unexpected end of data) in the row that begins here"),
     "text behind a quotation mark": file("data.tsv", b'text\tlabel\n"b" said\ty\n', "data.tsv:2: broken CSV ('\t' expected after '\"') in the row that begins here; where quotation marks are plain characters, set data.csv_quotes=false"),
-    "old line ends": file("data.csv", b"text,label\ra,b\r", "data.csv:1: broken CSV (new-line character seen in unquoted field"),
+    "old line ends": file("data.csv", b"text,label\ra,b\r", "data.csv:1: the lines end in \\r alone; convert the file (tr '\\r' '\\n')"),
     "no Parquet": file("data.parquet", b"PAR1 no", "data.parquet is no readable Parquet file"),
     "half a Parquet": file("data.parquet", table({"text": ["a"] * 99, "label": ["x"] * 99}, "", 0)[0]["data.parquet"][:300], "data.parquet is no readable Parquet file"),
     "Parquet under another name": file("data.jsonl", b"PAR1" + b"\x00" * 40, "data.jsonl is a Parquet file; name it .parquet"),
@@ -126,6 +126,7 @@ CASES: dict[str, Case] = {
     "one side of parallel text": ({"data.en": b"one\ntwo\n"}, "translate", "data.en: cannot read a .en by itself (one side of parallel text needs the other beside it); known: .arrow", None),
     "three languages": ({"data.en": b"one\n", "data.de": b"eins\n", "data.fr": b"un\n"}, "translate", "data.en has more than one other side (data.de, data.fr); say which by data.constants.source_lang and target_lang", None),
     "no such column": file("data.jsonl", jsonl({"text": "a", "labels": "x"}), "data.jsonl:1: the task needs the column 'label'; found: text, labels. Name yours in the recipe: data.columns.label=labels"),
+    "a terminal escape in a name": file("data.jsonl", jsonl({"text": "a", "\x1b[31mlabel": "x"}), "found: text, \ufffd[31mlabel"),
     "rows of another task": file("data.jsonl", jsonl({"article": "a", "highlights": "x"}), "These look like CNN/DailyMail, which is for task: summarize"),
     # --- rows: all told at once, or set aside
     "half a line": row(b'{"text": "a", "lab', "classify", "broken JSON (Unterminated string starting at column 15): {\"text\": \"a\", \"lab"),

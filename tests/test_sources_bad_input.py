@@ -129,6 +129,23 @@ def test_a_run_says_what_was_set_aside_and_how_rows_were_read(tmp_path: Path) ->
     assert lines[2].endswith("data.jsonl:2: the field 'text' is null; give it a value")
 
 
+def test_a_row_without_a_mapped_column_is_one_bad_row(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(
+        jsonl({"body": "a", "label": "x"}, {"label": "y"}, {"body": "b", "label": "x"})
+    )
+    data = DataConfig(columns={"text": "body"}, on_bad_row="skip")
+    split = read(tmp_path, data, "classify")
+    assert (len(split.rows), split.set_aside.count) == (2, 1)
+    assert (
+        "data.columns maps 'text' to the column 'body', which is not there; found: label"
+        in split.set_aside.first[0].why
+    )
+    with pytest.raises(
+        DataError, match="data.jsonl:1: data.columns maps 'text' to the column 'story', which is not there"
+    ):
+        read(tmp_path, replace(data, columns={"text": "story"}), "classify")
+
+
 def test_a_stray_byte_is_one_row_but_a_wrong_encoding_is_the_file(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_bytes(ROWS + b'{"text": "sch\xf6n", "label": "x"}\n' * 3)
     assert read(tmp_path, DataConfig(on_bad_row="skip"), "classify").set_aside.count == 3

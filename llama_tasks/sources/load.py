@@ -37,7 +37,11 @@ def rename(rows: Sequence[Row], data: DataConfig, split: str) -> list[Row]:
     Raises:
         DataError: a mapped column is not there (rows of the split `predict` may lack one).
     """
-    return identified(renamed(rows, data, lenient=split == "predict"), split)
+    bad = None if split == "predict" else BadRows()
+    found = identified(renamed(rows, data, bad), split)
+    if bad:
+        bad.settle()
+    return found
 
 
 def read_to_predict(path: str | Path, data: DataConfig, task: str) -> list[Row]:

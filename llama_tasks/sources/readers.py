@@ -69,6 +69,8 @@ def _csv(file: File, bad: BadRows, delimiter: str = ",") -> Numbered:
                 yield start, dict(zip(header, row, strict=True))
             start = reader.line_num + 1
     except csv.Error as error:
+        if "new-line" in str(error):
+            raise file.error("the lines end in \\r alone; convert the file (tr '\\r' '\\n').", start) from None
         raise file.error(
             f"broken CSV ({error}) in the row that begins here; where quotation marks are plain characters, set "
             "data.csv_quotes=false.",

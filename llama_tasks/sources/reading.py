@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
 from llama_tasks.sources import shapes
 from llama_tasks.sources.agreement import of_the_label_set, standing_in_context
 from llama_tasks.sources.locate import Shard
-from llama_tasks.sources.rows import BadRows, Checker, Row
+from llama_tasks.sources.rows import BadRows, Checker, Row, listed
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Reader:
         rows: Iterable[Row] = shard.rows(bad)
         if not self.data.columns:
             rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as)
-        rows = self._checker.usable(renamed(rows, self.data), bad)
+        rows = self._checker.usable(renamed(rows, self.data, bad), bad)
         if self.task == "qa" and not self.data.free_answers:
             return standing_in_context(rows, bad)
         if self.task == "classify" and self.data.labels:
@@ -64,23 +64,33 @@ class Reader:
         return rows
 
 
-def renamed(rows: Iterable[Row], data: DataConfig, lenient: bool = False) -> Iterator[Row]:
-    """Rows with the recipe's constants, and columns under the task's field names.
+def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -> Iterator[Row]:
+    """The rows of one file with the recipe's constants, and columns under the task's field names.
+
+    A row without a mapped column goes to `bad`; without `bad` it lacks the field too.
 
     Raises:
-        DataError: a mapped column is not there and `lenient` is not said.
+        DataError: no row has the mapped column.
     """
+    nowhere = dict(data.columns) if bad else {}
+    first: Row | None = None
     for row in rows:
-        values = {**data.constants, **row.values}
-        for name, column in data.columns.items():
-            if column in row.values:
-                values[name] = row.values[column]
-            elif not lenient:
-                raise DataError(f"{row.where}: data.columns maps {name!r} to the column {column!r}, which is not there; "
-                                f"found: {', '.join(row.values)}.")  # fmt: skip
-        yield replace(row, values=values)
+        first = first or row
+        nowhere = {name: column for name, column in nowhere.items() if column not in row.values} if nowhere else nowhere
+        lacking = next((name for name, column in data.columns.items() if column not in row.values), None)
+        if lacking and bad:
+            bad.add(row.where, _no_mapped(lacking, data.columns[lacking], row))
+            continue
+        mapped = {name: row.values[column] for name, column in data.columns.items() if column in row.values}
+        yield Row(row.id, {**data.constants, **row.values, **mapped}, row.where)
+    if first and nowhere:
+        raise DataError(f"{first.where}: {_no_mapped(*next(iter(nowhere.items())), first)}.")
+
+
+def _no_mapped(name: str, column: str, row: Row) -> str:
+    return f"data.columns maps {name!r} to the column {column!r}, which is not there; found: {listed(row.values)}"
 
 
 def identified(rows: Iterable[Row], split: str) -> list[Row]:
     """Rows with their ids (`test:17`)."""
-    return [replace(row, id=f"{split}:{i}") for i, row in enumerate(rows)]
+    return [Row(f"{split}:{i}", row.values, row.where) for i, row in enumerate(rows)]

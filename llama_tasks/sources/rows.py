@@ -118,6 +118,11 @@ def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
+def listed(names: Iterable[str]) -> str:
+    """Names out of the data for a sentence, without characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in ", ".join(names)) or "nothing"
+
+
 def canonical(values: Any) -> bytes:
     """A value as JSON that is the same for equal values: what fingerprints and sides of a split hang on."""
     text = json.dumps(values, ensure_ascii=False, sort_keys=True, default=str)
@@ -156,25 +161,34 @@ class Checker:
         first: Row | None = None
         for row in rows:
             first = first or row
-            found.update(dict.fromkeys(row.values))
-            why = _missing(row, self.fields) or _wrong_value(row, self.fields) or self._wrong_kind(row)
+            if not row.values.keys() <= found.keys():
+                found.update(dict.fromkeys(row.values))
+            why = self._fault(row)
             if why:
                 bad.add(row.where, why)
-                continue
-            for name in self.fields:
-                if row.values[name] not in ([], ""):
-                    self._kinds.setdefault(name, (kind_of(row.values[name]), row.where))
-            yield row
+            else:
+                yield row
         for name in self.fields if first else ():
             if first and name not in found:
                 raise DataError(_no_column(name, list(found), first.where) + self.hint(first.values))
 
-    def _wrong_kind(self, row: Row) -> str | None:
+    def _fault(self, row: Row) -> str | None:
+        lacking = next((name for name in self.fields if name not in row.values), None)
+        if lacking:
+            return f"the field {lacking!r} is missing (the row has: {listed(row.values)})"
+        kinds = {}
         for name in self.fields:
             value = row.values[name]
-            if name in self._kinds and value not in ([], "") and kind_of(value) != self._kinds[name][0]:
-                kind, where = self._kinds[name]
-                return f"the field {name!r} is {kind_of(value)}, but {kind} in {where}; make them the same"
+            if (value == "" and name in MAY_BE_EMPTY) or value == []:
+                continue
+            if why := _fault(value):
+                return f"the field {name!r} {why}"
+            kinds[name] = kind_of(value)
+            kind, where = self._kinds.get(name, (kinds[name], ""))
+            if kinds[name] != kind:
+                return f"the field {name!r} is {kinds[name]}, but {kind} in {where}; make them the same"
+        if len(self._kinds) < len(self.fields):
+            self._kinds = {**{name: (kind, row.where) for name, kind in kinds.items()}, **self._kinds}
         return None
 
 
@@ -182,38 +196,25 @@ def _no_column(name: str, found: Sequence[str], where: str) -> str:
     """The sentence about a column that is nowhere: what is there, and what was probably meant."""
     near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
     return (
-        f"{where}: the task needs the column {name!r}; found: {', '.join(found)}. "
-        f"Name yours in the recipe: data.columns.{name}={near[0] if near else 'YOUR_COLUMN'}"
+        f"{where}: the task needs the column {name!r}; found: {listed(found)}. "
+        f"Name yours in the recipe: data.columns.{name}={listed(near[:1]) if near else 'YOUR_COLUMN'}"
     )
 
 
 def kind_of(value: Any) -> str:
     """The kind of a value in words: text, a number, true/false, null, a list, an object, a date or time, bytes."""
+    if isinstance(value, str):
+        return "text"
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true/false"
     if isinstance(value, (int, float)):
         return "a number"
-    names = {"str": "text", "list": "a list", "tuple": "a list", "dict": "an object", "bytes": "bytes"}
+    names = {"list": "a list", "tuple": "a list", "dict": "an object", "bytes": "bytes"}
     dates = {"date", "datetime", "time", "timedelta", "Timestamp", "Timedelta"}
     name = type(value).__name__
     return "a date or time" if name in dates else names.get(name, f"of type {name}")
-
-
-def _missing(row: Row, fields: Sequence[str]) -> str | None:
-    lacking = next((name for name in fields if name not in row.values), None)
-    return lacking and f"the field {lacking!r} is missing (the row has: {', '.join(row.values) or 'nothing'})"
-
-
-def _wrong_value(row: Row, fields: Sequence[str]) -> str | None:
-    for name in fields:
-        value = row.values[name]
-        if value == "" and name in MAY_BE_EMPTY:
-            continue
-        if why := _fault(value):
-            return f"the field {name!r} {why}"
-    return None
 
 
 def _fault(value: Any, inner: bool = False) -> str | None:
@@ -239,10 +240,12 @@ def _faults(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, str]]:
 
 
 def _fault_of_text(text: str) -> str | None:
-    if not text.strip() or not text.strip(_UNSEEN):
-        return "is empty" if not text else "holds only white space"
+    if not text or ((text[0].isspace() or text[0] in _UNSEEN) and not text.strip().strip(_UNSEEN)):
+        return "holds only white space" if text else "is empty"
     if "\x00" in text:
         return "holds a NUL character (U+0000); remove it"
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return "holds half a character (a lone surrogate); mend the text"
     return None

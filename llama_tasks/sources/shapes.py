@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llama_tasks.sources.rows import BadRows, Row, kind_of
+from llama_tasks.sources.rows import BadRows, Row, kind_of, listed
 
 Values = Mapping[str, Any]
 Convert = Callable[[Values, Mapping[str, str]], list[dict[str, Any]]]  # (values, data.constants) -> rows
@@ -212,7 +212,7 @@ def understood(
 def _converted(shape: Shape, row: Row, constants: Mapping[str, str], bad: BadRows) -> Iterator[Row]:
     lacking = shape.lacking(row.values)
     if lacking:
-        bad.add(row.where, f"the field {lacking!r} is missing (the row has: {', '.join(row.values) or 'nothing'})")
+        bad.add(row.where, f"the field {lacking!r} is missing (the row has: {listed(row.values)})")
         return
     try:
         converted = shape.convert(row.values, constants)

@@ -16,7 +16,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -186,7 +186,7 @@ class _Source:
                 random.Random(f"{self.seeds}:{passes}:{index}:{start}").shuffle(order)
             for offset in range(max(0, done - start), len(block)):
                 row = block[order[offset]]
-                yield start + offset, replace(row, id=f"{index}:{start + order[offset]}")
+                yield start + offset, Row(f"{index}:{start + order[offset]}", row.values, row.where)
             start += len(block)
         self.bad.settle()
 
