@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from llama_tasks import metrics, tasks
 from llama_tasks.errors import DataError, MetricError, RecipeError
-from llama_tasks.recipe import load_recipe
+from llama_tasks.recipe import PromptConfig, load_recipe
 from llama_tasks.sources import Row
 
 GOOD = '''"""Shout."""
@@ -54,6 +55,14 @@ def test_a_file_is_a_task(tmp_path: Path) -> None:
     assert metrics.score(metrics.create("loud", "en", own=task.metrics), ["A", "b"], [["A"], ["B"]]).value == 50.0
     assert tasks.create(path).__class__ is task.__class__  # read once
     assert len(tasks.source_sha256(path) or "") == 64
+
+
+def test_a_task_travels_to_another_process(tmp_path: Path) -> None:
+    task = tasks.create(write(tmp_path, GOOD), ["a", "b"], PromptConfig(max_length=99))
+    task.weights = {"a": 2.0}
+    again = pickle.loads(pickle.dumps(task))  # noqa: S301 - our own bytes
+    assert (again.labels, again.config, again.weights) == (("a", "b"), task.config, {"a": 2.0})
+    assert again.example(row(text="a", loud="A")) == task.example(row(text="a", loud="A"))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from llama_tasks.errors import DataError, LlamaTasksError, RecipeError
+from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tasks.base import Example, Task
 
@@ -108,6 +109,9 @@ def _guarded(kind: type[Task], shown: str, resolved: str) -> type[Task]:
     """The class with functions that name file and line of what goes wrong in them."""
 
     class Guarded(kind):  # type: ignore[valid-type, misc]
+        def __reduce__(self) -> tuple[Callable[..., Task], tuple[Any, ...]]:
+            return _again, (resolved, self.labels, self.config, dict(self.weights))
+
         def examples(self, row: Row, *, training: bool) -> list[Example]:
             with naming(shown, resolved, row.where):
                 return _all_are(super().examples(row, training=training), Example, kind.examples, shown)
@@ -131,6 +135,13 @@ def _guarded(kind: type[Task], shown: str, resolved: str) -> type[Task]:
 
     Guarded.__name__ = Guarded.__qualname__ = kind.__name__
     return Guarded
+
+
+def _again(path: str, labels: Sequence[str], config: PromptConfig, weights: Mapping[str, float]) -> Task:
+    """The same task in another process, which has only the file."""
+    task = load_task(Path(path))(labels, config)
+    task.weights = weights
+    return task
 
 
 @contextmanager
