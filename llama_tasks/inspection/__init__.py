@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llama_tasks import adapters
 from llama_tasks.audit import stop_on
 from llama_tasks.inspection.as_html import html as page
 from llama_tasks.inspection.as_terminal import terminal
 from llama_tasks.inspection.gather import Inspection, gather
 from llama_tasks.recipe import Recipe
 from llama_tasks.rundir import write_text
+from llama_tasks.tokenizer import load_tokenizer
 
 __all__ = ["Inspection", "gather", "inspect", "page", "terminal"]
 
@@ -27,7 +27,7 @@ def inspect(recipe: Recipe, console: Console, html: Path | None = None) -> Inspe
     Raises:
         DataError: whatever would stop a training of this recipe, after everything has been shown.
     """
-    found = gather(recipe, adapters.load_tokenizer(recipe.base))
+    found = gather(recipe, load_tokenizer(recipe.base))
     console.print(terminal(found))
     if html is not None:
         write_text(html, page(found))
