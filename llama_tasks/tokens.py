@@ -25,16 +25,26 @@ IGNORE = -100  # torch's and transformers' label for "no loss here"
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example as ids. Labels are aligned with `input_ids` (the model shifts); those before `prompt_length` are -100."""
+    """One example as ids. Labels are aligned with `input_ids` (the model shifts); those before `prompt_length` are -100.
+
+    Attributes:
+        ignored: half-open ranges behind `prompt_length` that carry no loss either (what is asked later in a dialogue).
+        weight: of the example's loss.
+    """
 
     id: str
     input_ids: list[int]
     prompt_length: int
+    ignored: tuple[tuple[int, int], ...] = ()
+    weight: float = 1.0
 
     @property
     def labels(self) -> list[int]:
-        """-100 on the prompt, the id itself on the response and its EOS."""
-        return [IGNORE] * self.prompt_length + self.input_ids[self.prompt_length :]
+        """-100 on what is asked, the id itself on every response and its EOS."""
+        labels = [IGNORE] * self.prompt_length + self.input_ids[self.prompt_length :]
+        for start, end in self.ignored:
+            labels[start:end] = [IGNORE] * (end - start)
+        return labels
 
 
 @dataclass
