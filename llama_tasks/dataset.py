@@ -10,7 +10,7 @@ from llama_tasks import tasks
 from llama_tasks.errors import DataError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import Split, load_splits, read_file, rename
+from llama_tasks.sources import Split, load_splits, read_to_predict
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder, audit, audit_leaks, stop_on
 
@@ -65,8 +65,8 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits, with their task and (classification) label set. Raises DataError."""
-    main_field = tasks.create(recipe.task).main_field
-    splits = load_splits(recipe.data, recipe.task, main_field, SPLIT_SEED)
+    task = tasks.create(recipe.task)
+    splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     labels: list[str] = []
     if recipe.task == "classify":
         labels = recipe.data.labels or tasks.labels_of(splits["train"].rows)
@@ -89,8 +89,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     labels = recipe.data.labels or []
     task = tasks.create(recipe.task, labels)
     blank = labels[0] if labels else task.blank_target
-    data = replace(recipe.data, train=[str(source)], validation=None, test=None)
-    rows = rename(read_file(source), data, "predict")
+    rows = read_to_predict(source, recipe.data, recipe.task)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in filled]

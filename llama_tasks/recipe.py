@@ -23,7 +23,9 @@ from llama_tasks.errors import RecipeError
 
 #: The least value of numbers that have one; every number must be finite.
 LEAST = {
-    "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8,
+    "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.max_row_mb": 1, "data.max_compression_ratio": 1,
+    "data.max_uncompressed_gb": 0, "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1,
+    "prompt.max_length": 8,
     "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0, "train.weight_decay": 0, "train.adam_beta2": 0,
     "train.max_grad_norm": 0, "train.tokens_per_batch": 1, "train.gradient_accumulation_steps": 1, "train.eval_times": 1,
     "train.save_steps": 1, "train.logging_steps": 1, "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1,
@@ -54,7 +56,9 @@ class DataConfig:
     """Where rows come from."""
 
     train: list[str] = field(default_factory=lambda: ["embedded"])
-    """`embedded`, files (.jsonl .json .csv .tsv .parquet .txt), a folder with train/validation/test files, or a Hub id."""
+    """`embedded`, files, globs, folders, fsspec URLs or Hub ids; docs/data.md lists the formats."""
+    weights: list[float] | None = None
+    """One for each item of `train`: the shares in which they are mixed; left out: all rows, one after the other."""
     validation: list[str] | None = None
     """As `train`; left out: the source's own validation split, else carved from the training rows."""
     test: list[str] | None = None
@@ -69,6 +73,24 @@ class DataConfig:
     """Fields that are the same in every row, such as `lang: zh`."""
     labels: list[str] | None = None
     """The label set of a classification; left out: the labels of the training rows, sorted."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """`skip` sets aside the rows that cannot be read or used, counts them and says where and why; `stop` lists them all."""
+    free_answers: bool = False
+    """Question answering: answers need not stand in the context word for word."""
+    csv_quotes: bool = True
+    """Quotation marks enclose fields of .csv and .tsv; `false`: they are plain characters."""
+    split_similarity: float = 0.8
+    """Rows whose texts are at least so similar (Jaccard of character n-grams) stay on one side of a carved split."""
+    streaming: bool = False
+    """Read the training rows as a stream, for data beyond memory."""
+    shuffle_buffer: int = 10000
+    """Rows of a stream that are shuffled together."""
+    max_row_mb: int = 8
+    """The longest line or JSON object that is read, in MiB."""
+    max_compression_ratio: int = 200
+    """A compressed file that unpacks to more than so many times its size is refused (beyond 64 MiB)."""
+    max_uncompressed_gb: float = 64.0
+    """The most that a compressed file may unpack to, in GiB."""
     max_train_samples: int | None = None
     """Use a seeded sample of the training rows."""
     max_validation_samples: int | None = None

@@ -11,8 +11,8 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",), ("packing",), ("model",),
-    ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",),
+    ("errors",), ("recipe",), ("duplicates",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",), ("packing",),
+    ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",),
     ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
     ("evaluation",), ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip

@@ -1,0 +1,82 @@
+"""Shards -> rows in the task's fields, every row looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from llama_tasks.errors import DataError
+from llama_tasks.recipe import DataConfig
+from llama_tasks.sources import shapes
+from llama_tasks.sources.answers import standing_in_context
+from llama_tasks.sources.locate import Shard
+from llama_tasks.sources.rows import BadRows, Checker, Row
+
+
+@dataclass
+class Found:
+    """The rows of one split as they come together, by item of the recipe, and what happened on the way."""
+
+    items: dict[str, list[Row]] = field(default_factory=dict)
+    bad: BadRows = field(default_factory=BadRows)
+    read_as: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [row for rows in self.items.values() for row in rows]
+
+
+class Reader:
+    """Reads the shards of one recipe into the task's fields; a field is of one kind in all of them."""
+
+    def __init__(self, data: DataConfig, task: str, fields: Sequence[str]) -> None:
+        self.data, self.task = data, task
+        self._checker = Checker(fields, lambda values: shapes.hint(values, task))
+
+    def rows(self, shard: Shard, bad: BadRows, read_as: list[str]) -> Iterator[Row]:
+        """The usable rows of one shard: published shapes understood, the recipe's columns and constants in place."""
+        rows: Iterable[Row] = shard.rows(bad)
+        if not self.data.columns:
+            rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as)
+        rows = self._checker.usable(renamed(rows, self.data), bad)
+        return standing_in_context(rows, bad) if self.task == "qa" and not self.data.free_answers else iter(rows)
+
+    def read(self, items: Mapping[str, Sequence[Shard]]) -> Found:
+        """All rows of one split. Raises DataError for rows that cannot be used and shall not be set aside."""
+        found = Found(bad=BadRows(self.data.on_bad_row == "skip"))
+        for item, shards in items.items():
+            found.items[item] = [row for shard in shards for row in self._whole(shard, found)]
+        found.bad.settle()
+        return found
+
+    def _whole(self, shard: Shard, part: Found) -> list[Row]:
+        before = part.bad.count
+        rows = list(self.rows(shard, part.bad, part.read_as))
+        if not rows:
+            part.bad.settle()
+            aside = part.bad.count - before
+            first = f": all {aside} were set aside, {part.bad.first[0].where}: {part.bad.first[0].why}" if aside else ""
+            raise DataError(f"{shard.name} has no {'usable ' if aside else ''}rows{first}.")
+        return rows
+
+
+def renamed(rows: Iterable[Row], data: DataConfig, lenient: bool = False) -> Iterator[Row]:
+    """Rows with the recipe's constants, and columns under the task's field names.
+
+    Raises:
+        DataError: a mapped column is not there and `lenient` is not said.
+    """
+    for row in rows:
+        values = {**data.constants, **row.values}
+        for name, column in data.columns.items():
+            if column in row.values:
+                values[name] = row.values[column]
+            elif not lenient:
+                raise DataError(f"{row.where}: data.columns maps {name!r} to the column {column!r}, which is not there; "
+                                f"found: {', '.join(row.values)}.")  # fmt: skip
+        yield replace(row, values=values)
+
+
+def identified(rows: Iterable[Row], split: str) -> list[Row]:
+    """Rows with their ids (`test:17`)."""
+    return [replace(row, id=f"{split}:{i}") for i, row in enumerate(rows)]
