@@ -37,7 +37,7 @@ def run(model: str, shape: str, workload: str, dtype: str, batch_tokens: int, to
     )
     training = Training(adapted, items, config, Accelerator(cpu=True), 1e-3)
     losses = []
-    for report, (_, batches) in zip(training.run(), training.steps, strict=True):
+    for report, (_, batches) in zip(training.run(), training.plan.steps, strict=True):
         losses.append(report.loss)
-        clock.mark(sum(len(m.input_ids) for batch in batches for i in batch for m in training.families[i].members))
+        clock.mark(sum(len(m.input_ids) for batch in batches for i in batch for m in training.plan.families[i].members))
     return clock.result(losses[0])

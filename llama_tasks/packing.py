@@ -52,7 +52,10 @@ class Family:
         first, p = self.members[0], self.prefix
         if not p:
             return list(self.members)
-        return [replace(first, input_ids=first.input_ids[:p], prompt_length=p, ignored=()), *(_from(m, p) for m in self.members)]
+        return [
+            replace(first, input_ids=first.input_ids[:p], prompt_length=p, ignored=()),
+            *(_from(m, p) for m in self.members),
+        ]
 
 
 def _from(item: Tokens, start: int) -> Tokens:
