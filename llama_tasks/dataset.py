@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import tasks
+from llama_tasks import tasks, token_cache
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
@@ -63,17 +63,17 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         stream = _stream(recipe, RowEncoder(task, renderer, encoder, prompts))
         prompts = {"train": first_prompts(task, renderer, stream), **prompts}
         fingerprints = {"train": describe_stream(recipe.data, recipe.task), **fingerprints}
-    train = encode(task, encoder, prompts)
+    train = encode(task, encoder, prompts, recipe.data.cache)
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
     return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, stream)
 
 
-def encode(task: Task, encoder: Encoder, prompts: dict[str, list[Prompt]]) -> Encoded:
+def encode(task: Task, encoder: Encoder, prompts: dict[str, list[Prompt]], cache: bool = False) -> Encoded:
     """The training prompts as tokens, audited by themselves and against the other splits. Raises DataError."""
     if task.name == "text":
         return encoder.blocks(prompts["train"])
-    train = encoder.encode(prompts["train"])
+    train = token_cache.encode(encoder, prompts["train"]) if cache else encoder.encode(prompts["train"])
     findings = audit(encoder, prompts["train"], train.tokens)
     for name in ("validation", "test"):
         findings += audit_leaks(prompts["train"], prompts[name], name)

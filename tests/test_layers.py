@@ -11,11 +11,11 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("recipe",), ("duplicates",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",), ("stream",),
-    ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",),
-    ("generate", "score"), ("metrics",), ("significance",), ("report",), ("rundir", "progress", "interrupt"), ("probe",),
-    ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("evaluation",), ("supervise",),
-    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("errors",), ("recipe",), ("duplicates",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",),
+    ("stream", "token_cache"), ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",),
+    ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",), ("report",),
+    ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("evaluation",),
+    ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
