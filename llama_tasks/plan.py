@@ -109,19 +109,25 @@ def find_families(tokens: Sequence[Tokens], tokens_per_batch: int) -> list[Famil
     keys = [array("I", item.input_ids).tobytes() for item in tokens]  # bytes sort and compare at once, four a token
     families: list[Family] = []
     places: list[int] = []  # of each family's first example
-    last: int = -1
+    before = -1  # the neighbour in sorted order
     for place in sorted(range(len(tokens)), key=keys.__getitem__):
         joined = None
-        half = 2 * max(len(tokens[last].input_ids), len(tokens[place].input_ids)) if families else 0
-        if families and keys[place][:half] == keys[last][:half]:
+        if families and _begin_alike(keys[before], keys[place], tokens[before], tokens[place]):
             joined = _join(families[-1], tokens[place], tokens_per_batch)
         if joined is not None:
             families[-1], places[-1] = joined, min(places[-1], place)
         else:
             families.append(Family((tokens[place],)))
             places.append(place)
-        last = place
+        before = place
     return [families[i] for i in sorted(range(len(families)), key=places.__getitem__)]
+
+
+def _begin_alike(one: bytes, other: bytes, first: Tokens, second: Tokens) -> bool:
+    """Whether half of the longer of two neighbours may be their common prefix; most are told apart here, at little cost."""
+    longer = max(len(one), len(other))
+    room = 4 * min(first.prompt_length, second.prompt_length)
+    return longer <= 2 * room and one[: longer // 2] == other[: longer // 2]
 
 
 def _join(family: Family, item: Tokens, tokens_per_batch: int) -> Family | None:
