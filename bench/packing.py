@@ -2,11 +2,11 @@
 
     python bench/packing.py --output bench/results/packing.json
 
-For every training set of ../shared/data/public with two tokenizers: the fill of `packing.pack` beside best fit in random order and
-best-fit decreasing; batches of 2,048 tokens with whole examples (those above 2,048 are left out), and those of the task's recipe with examples
-cut at prompt.max_length. `mixed` is the standard deviation over batches of the share of tokens that stand in longer than median
-examples: a random draw has about what best fit in random order has. What sharing prefixes saves stands beside. Then one million made
-lengths, and one million examples with the search for shared prefixes; CPU seconds.
+For every training set of ../shared/data/public with two tokenizers: the fill of `packing.pack` beside best fit in random order
+and best-fit decreasing; batches of 2,048 tokens with whole examples (those above 2,048 are left out), and those of the task's
+recipe with examples cut at prompt.max_length. `mixed` is the standard deviation over batches of the share of tokens that stand
+in longer than median examples; best fit in random order shows what chance gives. What sharing prefixes saves stands beside. Then
+a million made lengths, and a million examples with the search for shared prefixes; CPU seconds.
 """
 
 from __future__ import annotations
