@@ -20,7 +20,8 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.prompts import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import pin
+from llama_tasks.report import plain
+from llama_tasks.sources import notes, pin
 from llama_tasks.train import Training
 
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -216,6 +217,8 @@ def _introduce(
             f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
             highlight=False,
         )
+    for line in notes(dataset.fingerprints):
+        console.print(plain(line), highlight=False, markup=False)
     if learns_to_stop:
         console.print(
             "this base has never learned to end a text: the row that scores EOS is trained too "

@@ -11,6 +11,7 @@ from llama_tasks import adapters
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
+from llama_tasks.sources import notes
 from llama_tasks.tokens import IGNORE, Tokens
 
 _EXAMPLES = 3
@@ -30,6 +31,8 @@ def inspect(recipe: Recipe, console: Console) -> Dataset:
             highlight=False,
             markup=False,
         )
+    for line in notes(dataset.fingerprints):
+        console.print(plain(line), highlight=False, markup=False)
     console.print(
         f"tokens of a training example: median {statistics.median(lengths):.0f}, 95% at most {lengths[len(lengths) * 95 // 100]}, "
         f"longest {lengths[-1]} (limit {recipe.prompt.max_length}); {len(dataset.train.dropped)} dropped, "

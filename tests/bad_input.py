@@ -123,9 +123,9 @@ CASES: dict[str, Case] = {
     "an ending that nobody knows": file("data.xlsx", b"x", "data.xlsx: cannot read a .xlsx; known: .arrow .csv .json"),
     "no ending": file("data", b"x", "data: cannot read a file without ending"),
     "parallel text of two lengths": ({"data.en": b"one\ntwo\n", "data.de": b"eins\n"}, "translate", "data.de ends after 1 lines, but", None),
-    "one side of parallel text": ({"data.en": b"one\ntwo\n"}, "translate", "data.en looks like one side of parallel text; the other side must stand beside it (found none)", None),
-    "three languages": ({"data.en": b"one\n", "data.de": b"eins\n", "data.fr": b"un\n"}, "translate", "data.en looks like one side of parallel text; the other side must stand beside it (found: data.de, data.fr)", None),
-    "no such column": file("data.jsonl", jsonl({"text": "a", "labels": "x"}), "data.jsonl:1: there is no column 'label'; found: text, labels. Name yours in the recipe: data.columns.label=labels"),
+    "one side of parallel text": ({"data.en": b"one\ntwo\n"}, "translate", "data.en: cannot read a .en by itself (one side of parallel text needs the other beside it); known: .arrow", None),
+    "three languages": ({"data.en": b"one\n", "data.de": b"eins\n", "data.fr": b"un\n"}, "translate", "data.en has more than one other side (data.de, data.fr); say which by data.constants.source_lang and target_lang", None),
+    "no such column": file("data.jsonl", jsonl({"text": "a", "labels": "x"}), "data.jsonl:1: the task needs the column 'label'; found: text, labels. Name yours in the recipe: data.columns.label=labels"),
     "rows of another task": file("data.jsonl", jsonl({"article": "a", "highlights": "x"}), "These look like CNN/DailyMail, which is for task: summarize"),
     # --- rows: all told at once, or set aside
     "half a line": row(b'{"text": "a", "lab', "classify", "broken JSON (Unterminated string starting at column 15): {\"text\": \"a\", \"lab"),

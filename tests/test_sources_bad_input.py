@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from bad_input import CASES, GOOD, ROWS, jsonl
 from llama_tasks import tasks
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits
+from llama_tasks.sources import load_splits, notes, read_file
 
 FIELDS = {"dialogue": ("messages",), "wizard": ("messages",)}
 
@@ -85,25 +86,47 @@ def test_mixed_labels_are_found_across_files(tmp_path: Path) -> None:
 
 
 def test_limits_are_lifted_by_the_keys_that_the_errors_name(tmp_path: Path) -> None:
-    import gzip
-
     row = b'{"text": "%s", "label": "x"}\n' % (b"a" * 2**20)
-    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(row * 70))
+    packed = tmp_path / "data.jsonl.gz"
+    packed.write_bytes(gzip.compress(row * 66))
     with pytest.raises(DataError, match="unpacks to more than 200 times its size.*raise data.max_compression_ratio"):
-        read(tmp_path, DataConfig(), "classify")
-    assert len(read(tmp_path, DataConfig(max_compression_ratio=2000), "classify").rows) == 70
+        read_file(packed)
+    assert len(read_file(packed, DataConfig(max_compression_ratio=2000))) == 66
     with pytest.raises(
-        DataError, match="unpacks to more than 0.05 GiB; if that is meant, raise data.max_uncompressed_gb"
+        DataError, match="unpacks to more than 0.01 GiB; if that is meant, raise data.max_uncompressed_gb"
     ):
-        read(tmp_path, DataConfig(max_uncompressed_gb=0.05), "classify")
-    (tmp_path / "data.jsonl.gz").unlink()
+        read_file(packed, DataConfig(max_uncompressed_gb=0.01))
     (tmp_path / "data.jsonl").write_bytes(row * 2)
-    assert len(read(tmp_path, DataConfig(max_row_mb=2), "classify").rows) == 2
+    assert len(read_file(tmp_path / "data.jsonl", DataConfig(max_row_mb=2))) == 2
+    with pytest.raises(DataError, match="data.jsonl:1: this line is longer than 1 MiB"):
+        read_file(tmp_path / "data.jsonl", DataConfig(max_row_mb=1))
 
 
 def test_answers_that_need_not_stand_in_the_context(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_bytes(jsonl({**GOOD["qa"], "answers": ["a city"]}))
     assert len(read(tmp_path, DataConfig(free_answers=True), "qa").rows) == 1
+
+
+def test_a_label_outside_the_set_is_told_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(
+        jsonl(GOOD["classify"], {"text": "a", "label": "goood"}, {"text": "a", "label": "?"})
+    )
+    with pytest.raises(
+        DataError,
+        match=r"data.jsonl:2: the field 'label' holds 'goood', which is not in the label set; did you mean 'good'",
+    ):
+        read(tmp_path, DataConfig(labels=["good", "bad"]), "classify")
+    split = read(tmp_path, DataConfig(labels=["good", "bad"], on_bad_row="skip"), "classify")
+    assert (len(split.rows), split.set_aside.count) == (1, 2)
+
+
+def test_a_run_says_what_was_set_aside_and_how_rows_were_read(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(jsonl({"sentence": "a", "label": "x"}, {"sentence": None, "label": "y"}))
+    split = read(tmp_path, DataConfig(on_bad_row="skip"), "classify")
+    lines = notes({"train": split.describe()})
+    assert lines[0] == "train: read as GLUE single sentence"
+    assert lines[1] == "train: rows set aside (data.on_bad_row: skip): 1, the first of them:"
+    assert lines[2].endswith("data.jsonl:2: the field 'text' is null; give it a value")
 
 
 def test_a_stray_byte_is_one_row_but_a_wrong_encoding_is_the_file(tmp_path: Path) -> None:

@@ -119,7 +119,11 @@ def _shard(file: File) -> Shard:
 
 
 def _paired(file: File) -> File:
-    """A file of parallel text with its sibling in the other language; any other file as it is. Raises DataError."""
+    """A file of parallel text with its sibling in the other language; any other file as it is.
+
+    Raises:
+        DataError: several languages to choose from.
+    """
     if not readers.language(file):
         return file
     folder = file.name.rpartition("/")[0] or "."
@@ -127,13 +131,12 @@ def _paired(file: File) -> File:
                 if other.base != file.base]  # fmt: skip
     wanted = {file.data.constants.get("source_lang"), file.data.constants.get("target_lang")} - {None}
     chosen = [other for other in siblings if readers.language(other) in wanted] or siblings
-    if len(chosen) != 1:
-        there = f"found: {', '.join(other.base for other in chosen)}" if chosen else "found none"
+    if len(chosen) > 1:
         raise file.error(
-            f"looks like one side of parallel text; the other side must stand beside it ({there}); with several, say which "
-            "by data.constants.target_lang."
+            f"has more than one other side ({', '.join(other.base for other in chosen)}); say which by "
+            "data.constants.source_lang and target_lang."
         )
-    return _directed(file, chosen[0])
+    return _directed(file, chosen[0]) if chosen else file
 
 
 def _pairs(files: Sequence[File]) -> list[File]:
@@ -188,7 +191,14 @@ def _in_folder(folder: str, data: DataConfig) -> dict[str, list[Shard]]:
 
 
 def _rows_only(files: Sequence[File]) -> list[File]:
-    return [file for file in files if (readers.is_readable(file) or readers.language(file)) and file.base not in _ABOUT]
+    """The files that hold rows: of a known format, or with their other side there too (`notes.md` alone is no language)."""
+    stems = [file.stem for file in files if readers.language(file)]
+    return [
+        file
+        for file in files
+        if file.base not in _ABOUT
+        and (readers.is_readable(file) or (readers.language(file) and stems.count(file.stem) > 1))
+    ]
 
 
 def _of_split(folder: str, files: Sequence[File], split: str) -> list[Shard]:

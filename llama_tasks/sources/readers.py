@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 from llama_tasks.errors import DataError
-from llama_tasks.sources.files import File, open_raw
+from llama_tasks.sources.files import COMPRESSIONS, File, open_raw
 from llama_tasks.sources.json_items import read_document, read_lines
 from llama_tasks.sources.rows import BadRows, Row
 
@@ -32,8 +32,11 @@ def rows_of(file: File, bad: BadRows) -> Iterator[Row]:
     """
     reader = _parallel if file.pair else READERS.get(file.format)
     if reader is None:
-        known = f"{' '.join(sorted(READERS))}, each also compressed (.gz .zst .xz .bz2), and pairs such as train.en train.zh"
-        raise DataError(f"{file.name}: cannot read a {file.format or 'file without ending'}; known: {known}.")
+        alone = " by itself (one side of parallel text needs the other beside it)" if language(file) else ""
+        known = (
+            f"{' '.join(sorted(READERS))}, each also compressed ({' '.join(COMPRESSIONS)}), and pairs such as a.en a.zh"
+        )
+        raise DataError(f"{file.name}: cannot read a {file.format or 'file without ending'}{alone}; known: {known}.")
     for number, values in reader(file, bad):
         yield Row("", values, f"{file.name}:{number}")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
 from llama_tasks.sources import shapes
-from llama_tasks.sources.answers import standing_in_context
+from llama_tasks.sources.agreement import of_the_label_set, standing_in_context
 from llama_tasks.sources.locate import Shard
 from llama_tasks.sources.rows import BadRows, Checker, Row
 
@@ -39,7 +39,11 @@ class Reader:
         if not self.data.columns:
             rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as)
         rows = self._checker.usable(renamed(rows, self.data), bad)
-        return standing_in_context(rows, bad) if self.task == "qa" and not self.data.free_answers else iter(rows)
+        if self.task == "qa" and not self.data.free_answers:
+            return standing_in_context(rows, bad)
+        if self.task == "classify" and self.data.labels:
+            return of_the_label_set(rows, self.data.labels, bad)
+        return iter(rows)
 
     def read(self, items: Mapping[str, Sequence[Shard]]) -> Found:
         """All rows of one split. Raises DataError for rows that cannot be used and shall not be set aside."""

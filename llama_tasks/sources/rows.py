@@ -100,6 +100,24 @@ class Split:
         return told
 
 
+def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What a run says once of its data: the shapes that were recognised, the mix, the rows that were set aside and why."""
+    lines = []
+    for name, about in fingerprints.items():
+        if "read_as" in about:
+            lines.append(f"{name}: read as {', '.join(about['read_as'])}")
+        if "mix" in about:
+            lines.append(
+                f"{name}: mixed of {', '.join(f'{rows:,} rows of {item}' for item, rows in about['mix'].items())}"
+            )
+        if "set_aside" in about:
+            lines.append(
+                f"{name}: rows set aside (data.on_bad_row: skip): {about['set_aside']['rows']:,}, the first of them:"
+            )
+            lines += [f"  {bad}" for bad in about["set_aside"]["first"]]
+    return lines
+
+
 def canonical(values: Any) -> bytes:
     """A value as JSON that is the same for equal values: what fingerprints and sides of a split hang on."""
     text = json.dumps(values, ensure_ascii=False, sort_keys=True, default=str)
@@ -164,7 +182,7 @@ def _no_column(name: str, found: Sequence[str], where: str) -> str:
     """The sentence about a column that is nowhere: what is there, and what was probably meant."""
     near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
     return (
-        f"{where}: there is no column {name!r}; found: {', '.join(found)}. "
+        f"{where}: the task needs the column {name!r}; found: {', '.join(found)}. "
         f"Name yours in the recipe: data.columns.{name}={near[0] if near else 'YOUR_COLUMN'}"
     )
 

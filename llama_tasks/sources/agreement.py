@@ -1,10 +1,11 @@
-"""Extractive answers must stand in their passage."""
+"""What the fields of a row must hold to each other and to the recipe: answers to their passage, labels to their set."""
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from llama_tasks.sources.rows import BadRows, Row
@@ -26,6 +27,19 @@ def standing_in_context(rows: Iterable[Row], bad: BadRows) -> Iterator[Row]:
             )
         else:
             yield row
+
+
+def of_the_label_set(rows: Iterable[Row], labels: Sequence[str], bad: BadRows) -> Iterator[Row]:
+    """The rows whose label is one of `data.labels`; the others go to `bad`, with the nearest label."""
+    known = set(labels)
+    for row in rows:
+        label = str(row.values.get("label"))
+        if label in known:
+            yield row
+        else:
+            near = difflib.get_close_matches(label, labels, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            bad.add(row.where, f"the field 'label' holds {label[:60]!r}, which is not in the label set{hint}")
 
 
 def _first(value: Any) -> str:
