@@ -2,9 +2,10 @@
 
     python bench/encoding.py --output bench/results/encoding.json
 
-The work is the same on both sides: prompt and answer of every row of a public set to ids, joined with BOS and EOS, and labels. The
-peer gets prompts and answers as columns and calls the tokenizer on batches of 1,000 in `map(batched=True)`, without datasets' own cache.
-Ours begins at the same prompts (rendering is in it, the peer's texts are made before). A B A B, medians, CPU seconds of one thread.
+The work is the same on both sides: prompt and answer of every row of a public set to ids, joined with BOS and EOS, and labels.
+The peer gets prompts and answers as columns and calls the tokenizer on batches of 1,000 in `map(batched=True)`, without the
+cache of datasets. Ours begins at the prompts (filling the template is in it, the peer's texts are made before). A B A B, medians,
+CPU seconds of one thread.
 """
 
 from __future__ import annotations
