@@ -58,6 +58,8 @@ def finetune(
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite)
     supervise.train(run, recipe, dataset, training, keeper, console, began)
+    if dataset.stream:
+        _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
     contract, expected = save_trained(run, recipe, dataset, training, keeper)
     if not accelerator.is_main_process:
         return {}
@@ -225,7 +227,10 @@ def _introduce(
             "(adapter.trainable_token_indices)",
             highlight=False,
         )
-    if train.dropped or train.truncated:
-        console.print(
-            f"too long: {len(train.dropped)} examples dropped, {len(train.truncated)} shortened", highlight=False
-        )
+    if not dataset.stream:
+        _tell_too_long(len(train.dropped), len(train.truncated), console)
+
+
+def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
+    if dropped or truncated:
+        console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)

@@ -9,6 +9,7 @@ Imports no torch, so that a worker process starts soon.
 from __future__ import annotations
 
 import itertools
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -82,7 +83,8 @@ class _Worker:
 
     @classmethod
     def begin(cls, encode: Callable[[Sequence[Row]], Encoded]) -> None:
-        """Called once in each worker."""
+        """Called once in each worker. Ctrl-C is the training's to answer: it finishes its step and saves."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         cls.encode = staticmethod(encode)
 
     @classmethod
