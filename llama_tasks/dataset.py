@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import tasks
+from llama_tasks import tasks, token_cache
 from llama_tasks.audit import Audit, Finding, stop_on
-from llama_tasks.clean import clean_splits, clean_texts
+from llama_tasks.clean import asks, clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import Split, load_splits, read_to_predict
+from llama_tasks.sources import Row, Split, describe_stream, load_splits, read_to_predict, stream_rows
+from llama_tasks.stream import CHUNK, Stream
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder
 
@@ -31,9 +34,10 @@ class Dataset:
     Attributes:
         labels: label set of a classification, else empty.
         prompts: split name -> rendered examples, every row.
-        train: the training split as tokens.
+        train: the training split as tokens; of a stream, its first rows (those in `prompts` too).
         fingerprints: split name -> rows, source, SHA-256.
         findings: of the audit: what is allowed by the recipe, and what is only told.
+        stream: the training rows where they do not fit memory.
     """
 
     task: Task
@@ -44,6 +48,7 @@ class Dataset:
     train: Encoded
     fingerprints: dict[str, dict[str, Any]]
     findings: list[Finding] = field(default_factory=list)
+    stream: Stream | None = None
 
 
 def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -51,32 +56,46 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
     Raises:
         DataError: a broken file, a missing column, a label outside the set, an example too long, or an audit finding.
+        RecipeError: `data.streaming` with what needs all rows at hand.
     """
     task, labels, splits = read(recipe)
     encoder = Encoder(tokenizer, recipe.prompt)
-    renderer, drawn = make_renderer(recipe, task, encoder, splits["train"])
+    renderer, drawn = make_renderer(recipe, task, encoder, splits.get("train"))
     prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
+    fingerprints = {name: split.describe() for name, split in splits.items()}
+    audit = Audit(encoder, task.name == "text")
+    for name in prompts:
+        if name != "train":
+            audit.add(name, prompts[name])
+    stream = None
+    if recipe.data.streaming:
+        stream = _stream(recipe, RowEncoder(task, renderer, encoder, audit))
+        prompts = {"train": first_prompts(task, renderer, stream), **prompts}
+        fingerprints = {"train": describe_stream(recipe.data, recipe.task), **fingerprints}
     prompts["train"] = [prompt for prompt in prompts["train"] if prompt.example.id not in drawn]
-    is_text = task.name == "text"
-    train = encoder.blocks(prompts["train"]) if is_text else encoder.encode(prompts["train"])
+    train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
-    audit = Audit(encoder, is_text)
-    for name in splits:
-        audit.add(name, prompts[name], train.tokens if name == "train" else ())
+    audit.add("train", prompts["train"], train.tokens)
     findings = audit.report().findings
     stop_on(findings, recipe.prompt.allow, named_by(splits))
-    fingerprints = {name: split.describe() for name, split in splits.items()}
-    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings)
+    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
 
 
-def make_renderer(recipe: Recipe, task: Task, encoder: Encoder, train: Split) -> tuple[Renderer, set[str]]:
+def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool = False) -> Encoded:
+    """The training prompts as tokens."""
+    if task.name == "text":
+        return encoder.blocks(prompts)
+    return token_cache.encode(encoder, prompts) if cache else encoder.encode(prompts)
+
+
+def make_renderer(recipe: Recipe, task: Task, encoder: Encoder, train: Split | None) -> tuple[Renderer, set[str]]:
     """The renderer of a run, with its chat template and solved examples; and the ids of those, which leave the training."""
     renderer = Renderer(task, recipe.prompt.template)
     if encoder.chat:
         renderer.templates["chat"] = encoder.chat.source
     drawn: set[str] = set()
-    if recipe.prompt.num_fewshot and not renderer.has_fewshot:
+    if recipe.prompt.num_fewshot and not renderer.has_fewshot and train is not None:
         solved = render_all(task, renderer, train, training=True)
         drawn = renderer.draw_fewshot(solved, recipe.prompt.num_fewshot, SPLIT_SEED)
     return renderer, drawn
@@ -94,12 +113,71 @@ def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
     return where
 
 
+# --- data beyond memory ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """Rows of a stream -> tokens, rendered, encoded and audited as rows at hand are."""
+
+    task: Task
+    renderer: Renderer
+    encoder: Encoder
+    held_out: Audit  # of the splits that are scored
+
+    def __call__(self, rows: Sequence[Row]) -> Encoded:
+        """Encode some rows. Raises DataError for what stops a training."""
+        prompts = [self.renderer(example) for row in rows for example in self.task.examples(row, training=True)]
+        encoded = encode(self.task, self.encoder, prompts)
+        places = {row.id: f"{row.id} ({row.where})" for row in rows}
+        findings = self.held_out.check(prompts, encoded.tokens)
+        stop_on(findings, self.encoder.config.allow, lambda name: places.get(name, name))
+        return encoded
+
+
+def first_prompts(task: Task, renderer: Renderer, stream: Stream) -> list[Prompt]:
+    """The first rows of the first epoch, rendered."""
+    rows = itertools.islice(stream.rows(0, None), CHUNK)
+    return [renderer(example) for row in rows for example in task.examples(row, training=True)]
+
+
+def _stream(recipe: Recipe, rows_to_tokens: RowEncoder) -> Stream:
+    task = rows_to_tokens.task
+    rows = functools.partial(
+        stream_rows, recipe.data, recipe.task, "train", recipe.train.seed, fields=task.columns, group_by=task.main_field
+    )
+    return Stream(rows, rows_to_tokens, recipe.data.num_workers)
+
+
+def _check_streaming(recipe: Recipe, task: Task) -> None:
+    """Raise RecipeError where the recipe asks for something that needs all rows at hand, or does not say when to end."""
+    if task.labelled and not recipe.data.labels:
+        raise RecipeError("data.streaming does not see all labels before the training; list them in data.labels.")
+    if recipe.train.max_steps < 1:
+        raise RecipeError("data.streaming does not know how many rows will come; say train.max_steps.")
+    for key, asked in (
+        ("prompt.num_fewshot", recipe.prompt.num_fewshot and not Renderer(task, recipe.prompt.template).has_fewshot),
+        ("train.class_weights: balanced", recipe.train.class_weights == "balanced"),
+        ("clean", asks(recipe.clean)),
+    ):
+        if asked:
+            raise RecipeError(
+                f"{key} needs all training rows at hand, which data.streaming does not keep; leave one out."
+            )
+
+
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
-    """The rows of all splits, with their task and (classification) label set. Raises DataError."""
+    """The rows of all splits (a stream's training rows are left where they are), with their task and label set.
+
+    Raises:
+        DataError: a broken file, a missing column. RecipeError: keys that do not fit each other.
+    """
     task = tasks.create(recipe.task, config=recipe.prompt)
+    if recipe.data.streaming:
+        _check_streaming(recipe, task)
     splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
-    train = splits["train"].rows
+    train = splits["train"].rows if "train" in splits else []
     labels: list[str] = []
     if task.labelled:
         labels = recipe.data.labels or tasks.labels_of(train, task.target_column)

@@ -54,11 +54,14 @@ def finetune(
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
-    training = Training(model, dataset.train.tokens, recipe.train, accelerator, float(recipe.train.learning_rate))
+    data = dataset.stream or dataset.train.tokens
+    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate))
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     contract = make_contract(recipe, dataset)
     keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite)
     supervise.train(run, recipe, dataset, training, keeper, console, began)
+    if dataset.stream:
+        _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
     expected = save_trained(run, recipe, dataset, training, keeper, contract)
     if not accelerator.is_main_process:
         return {}
@@ -113,7 +116,10 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
             f"The tokenizer has {len(dataset.encoder.tokenizer)} tokens, more than the base's embedding "
             f"({base.get_input_embeddings().num_embeddings})."
         )
-    if recipe.train.share_prefixes and config._attn_implementation not in SHARES_PREFIXES:
+    share = recipe.train.share_prefixes
+    if share == "auto" and config._attn_implementation not in SHARES_PREFIXES:
+        share = False
+    if share is True and config._attn_implementation not in SHARES_PREFIXES:
         raise RecipeError(
             f"train.share_prefixes needs base.attn_implementation {' or '.join(SHARES_PREFIXES)}, not "
             f"{config._attn_implementation}."
@@ -130,7 +136,7 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
         data=replace(recipe.data, labels=dataset.labels or None),
         prompt=replace(recipe.prompt, template=dict(dataset.renderer.templates)),
         adapter=recipe.adapter if resume else learn_to_stop(recipe, base, dataset),
-        train=replace(recipe.train, learning_rate=rate),
+        train=replace(recipe.train, learning_rate=rate, share_prefixes=share),
     )
 
 
@@ -206,8 +212,9 @@ def _introduce(
     console.print(
         f"task {dataset.task.name} · base {recipe.base.model} · {adapters.count_parameters(model)}", highlight=False
     )
+    size = "a stream of examples" if dataset.stream else f"{len(train.tokens):,} training examples, {tokens:,} tokens"
     console.print(
-        f"{len(train.tokens):,} training examples, {tokens:,} tokens · validation {len(dataset.prompts['validation']):,} · "
+        f"{size} · validation {len(dataset.prompts['validation']):,} · "
         f"test {len(dataset.prompts['test']):,} · {training.total_steps} steps of up to "
         f"{recipe.train.tokens_per_batch * recipe.train.gradient_accumulation_steps:,} tokens",
         highlight=False,
@@ -216,6 +223,11 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    if training.plan.saved:
+        console.print(
+            f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
+            highlight=False,
+        )
     for line in notes(dataset.fingerprints):
         console.print(plain(line), highlight=False, markup=False)
     for name, about in dataset.fingerprints.items():
@@ -229,7 +241,10 @@ def _introduce(
             "(adapter.trainable_token_indices)",
             highlight=False,
         )
-    if train.dropped or train.truncated:
-        console.print(
-            f"too long: {len(train.dropped)} examples dropped, {len(train.truncated)} shortened", highlight=False
-        )
+    if not dataset.stream:
+        _tell_too_long(len(train.dropped), len(train.truncated), console)
+
+
+def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
+    if dropped or truncated:
+        console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)

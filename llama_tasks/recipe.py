@@ -26,14 +26,14 @@ TASKS = ("translate", "summarize", "qa", "classify", "text")
 
 #: The least value of numbers that have one; every number must be finite.
 LEAST = {
-    "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.max_row_mb": 1, "data.max_compression_ratio": 1,
-    "data.max_uncompressed_gb": 0, "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1,
-    "prompt.max_length": 8,
-    "prompt.num_fewshot": 0, "prompt.length": 1,
-    "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0, "train.weight_decay": 0, "train.adam_beta2": 0,
-    "train.max_grad_norm": 0, "train.tokens_per_batch": 1, "train.gradient_accumulation_steps": 1, "train.eval_times": 1,
-    "train.save_steps": 1, "train.logging_steps": 1, "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1,
-    "eval.tokens_per_batch": 1, "eval.n_resamples": 1, "eval.seed": 0,
+    "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.num_workers": 0, "data.max_row_mb": 1,
+    "data.max_compression_ratio": 1, "data.max_uncompressed_gb": 0, "data.max_train_samples": 1,
+    "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8, "prompt.num_fewshot": 0,
+    "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0,
+    "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
+    "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
+    "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
+    "eval.seed": 0,
 }  # fmt: skip
 
 
@@ -89,6 +89,10 @@ class DataConfig:
     """Read the training rows as a stream, for data beyond memory."""
     shuffle_buffer: int = 10000
     """Rows of a stream that are shuffled together."""
+    num_workers: int = 0
+    """Processes that turn the rows of a stream into tokens beside the training; their number changes no batch."""
+    cache: bool = True
+    """Keep the tokens of large training splits for the next run (docs/packing.md)."""
     max_row_mb: int = 8
     """The longest line or JSON object that is read, in MiB."""
     max_compression_ratio: int = 200
@@ -179,8 +183,9 @@ class TrainConfig:
     """Gradients are clipped to this norm."""
     tokens_per_batch: int = 2048
     """Most tokens in one packed batch."""
-    share_prefixes: bool = False
-    """Compute once what several examples begin with (questions on one passage); they then share a batch."""
+    share_prefixes: Literal["auto"] | bool = "auto"
+    """Compute once what several examples begin with (questions on one passage); they then share a batch. `auto`: where that
+    saves a quarter of all tokens."""
     gradient_accumulation_steps: int = 1
     """Batches in one optimizer step."""
     gradient_checkpointing: bool = False

@@ -98,8 +98,15 @@ class Encoder:
         """Plain ids of texts; special tokens written in a text stay text."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return encoded["input_ids"]
+        # Not through transformers: without offsets and masks, which nobody reads, in a third less time.
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        before, backend.encode_special_tokens = backend.encode_special_tokens, True
+        try:
+            return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        finally:
+            backend.encode_special_tokens = before
 
     def response_ids(self, responses: Sequence[str]) -> list[list[int]]:
         """Ids of responses as they follow their prompts; a tokenizer that puts a space before every text (Llama 2's) is

@@ -12,10 +12,11 @@ import pytest
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
     ("errors",), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",), ("tasks",), ("prompts",),
-    ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("packing",), ("model",), ("adapters",),
-    ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",),
-    ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("evaluation",), ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("stream", "token_cache"), ("packing",),
+    ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
+    ("choices",), ("metrics",), ("significance",), ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",),
+    ("card",), ("hub_client",), ("export", "hub"), ("evaluation",), ("supervise",),
+    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
