@@ -19,9 +19,9 @@ from transformers import BitsAndBytesConfig, GenerationConfig, LlamaConfig, Llam
 from transformers.utils import cached_file
 
 from llama_tasks.checks import normalise_adapter_config
-from llama_tasks.errors import ModelError, RecipeError
+from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
-from llama_tasks.recipe import BaseConfig, did_you_mean
+from llama_tasks.recipe import BaseConfig
 from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
 from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
 from llama_tasks.tokenizer import where_is as where_is

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llama_tasks.errors import DataError, RecipeError
+from llama_tasks.errors import DataError, RecipeError, did_you_mean
 from llama_tasks.overlap import near_keys
-from llama_tasks.recipe import CleanConfig, did_you_mean
+from llama_tasks.recipe import CleanConfig
 from llama_tasks.redact import redact
 from llama_tasks.sources import Row, Split
 from llama_tasks.sources.rows import sha256_of

@@ -17,8 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from llama_tasks.errors import RecipeError
-from llama_tasks.recipe import did_you_mean
+from llama_tasks.errors import RecipeError, did_you_mean
 from llama_tasks.tasks.base import Example, Task
 
 UNSPACED = ("ja", "km", "lo", "my", "th", "zh")  # written without spaces between words

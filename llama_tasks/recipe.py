@@ -1,25 +1,20 @@
-"""Recipe and Suite: what a run is, as data. Strict typed loading, dotted overrides, "did you mean".
+"""Recipe and Suite: what a run is, as data. The sentence under each field is its documentation.
 
-A YAML file is read into the declared types below (`1e-5` is a number, an unknown key is an error that names the likely
-one, a key written twice is an error). The sentence under each field is its documentation.
+A YAML file is read into these types strictly (`typed_yaml.py`), after `key.sub=value` overrides from the command line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 
-from llama_tasks.errors import RecipeError
+from llama_tasks.errors import RecipeError, did_you_mean
+from llama_tasks.typed_yaml import Converter, override, read_yaml
 
 #: The tasks that llama-tasks brings along.
 TASKS = ("translate", "summarize", "qa", "classify", "text")
@@ -252,18 +247,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such file, broken YAML, unknown key, wrong type.
     """
     path = Path(path)
-    tree = _read_yaml(path, "recipe")
-    for override in overrides:
-        _override(tree, override)
+    tree = read_yaml(path, "recipe")
+    for text in overrides:
+        override(tree, text)
     if isinstance(tree.get("eval"), str):
-        tree["eval"] = _read_yaml(path.parent / tree["eval"], "suite")
+        tree["eval"] = read_yaml(path.parent / tree["eval"], "suite")
     elif (
         isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]
     ):  # a suite file with changes: {suite: FILE, ...}
         changes = dict(tree["eval"])
-        tree["eval"] = {**_read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
+        tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
-    recipe: Recipe = _convert(tree, Recipe, str(path), "")
+    recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
     return dataclasses.replace(recipe, task=_task(recipe.task, path))
 
 
@@ -282,147 +277,11 @@ def _task(name: str, recipe: Path) -> str:
 
 def load_suite(path: str | Path) -> Suite:
     """Read a suite file. Raises RecipeError as `load_recipe` does."""
-    return _convert(_read_yaml(Path(path), "suite"), Suite, str(path), "")
+    least = {key.removeprefix("eval."): value for key, value in LEAST.items() if key.startswith("eval.")}
+    suite: Suite = Converter(str(path), least).convert(read_yaml(Path(path), "suite"), Suite)
+    return suite
 
 
 def dump(config: Any) -> str:
     """A recipe or suite as YAML, every field written out."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """` Did you mean X?` or the list of what is known."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=node.value[i][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    if not path.is_file():
-        near = sorted(p.stem for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = did_you_mean(path.stem, near) if near else ""
-        raise RecipeError(f"There is no {kind} {str(path)!r}.{hint}")
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"{where}: this is not valid YAML: {getattr(error, 'problem', error)}.") from None
-    if not isinstance(tree, dict):
-        raise RecipeError(
-            f"{path} must hold `key: value` lines; it holds {'nothing' if tree is None else type(tree).__name__}."
-        )
-    return tree
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    """Apply one `train.learning_rate=1e-4` to the tree, in place."""
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"{text!r} is no override; write key=value, such as train.learning_rate=1e-4.")
-    try:
-        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
-        value = raw
-    *path, last = key.strip().split(".")
-    for part in path:
-        child = tree.get(part)
-        if isinstance(child, str) and part == "eval":
-            child = {"suite": child}
-        tree[part] = child = {} if child is None else child
-        if not isinstance(child, dict):
-            raise RecipeError(f"{text!r}: {part!r} holds a value, not further keys.")
-        tree = child
-    tree[last] = value
-
-
-def _convert(value: Any, kind: Any, file: str, path: str) -> Any:
-    """`value` as the declared type `kind`, or a RecipeError that names file and key."""
-    origin = get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(value, kind, file, path)
-    if origin in (Union, types.UnionType):
-        return _convert_union(value, kind, file, path)
-    if origin is Literal:
-        if value in get_args(kind) and not isinstance(value, bool):
-            return value
-        choices = [str(choice) for choice in get_args(kind)]
-        raise _wrong(file, path, f"is {value!r}.{did_you_mean(str(value), choices)}")
-    if origin is list:
-        items = value if isinstance(value, list) else [value]  # one item may stand without brackets
-        return [_convert(item, get_args(kind)[0], file, f"{path}[{i}]") for i, item in enumerate(items)]
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(file, path, f"must hold `key: value` lines, not {value!r}.")
-        of = get_args(kind)[1]
-        return {str(k): _convert(v, of, file, f"{path}.{k}") for k, v in value.items()}
-    return _convert_scalar(value, kind, file, path)
-
-
-def _convert_dataclass(value: Any, kind: Any, file: str, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(file, path, f"must hold `key: value` lines, not {value!r}.")
-    hints = typing.get_type_hints(kind)
-    for key in value:
-        if key not in hints:
-            raise RecipeError(f"{file}: unknown key {_join(path, key)!r}.{did_you_mean(str(key), list(hints))}")
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
-    for key in required:
-        if key not in value:
-            raise RecipeError(f"{file}: the key {_join(path, key)!r} is missing.")
-    return kind(**{key: _convert(item, hints[key], file, _join(path, key)) for key, item in value.items()})
-
-
-def _convert_union(value: Any, kind: Any, file: str, path: str) -> Any:
-    options = [option for option in get_args(kind) if option is not type(None)]
-    if value is None and len(options) < len(get_args(kind)):
-        return None
-    for option in options[:-1]:
-        try:
-            return _convert(value, option, file, path)
-        except RecipeError:
-            continue
-    return _convert(value, options[-1], file, path)
-
-
-def _convert_scalar(value: Any, kind: Any, file: str, path: str) -> Any:
-    if kind is float and not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            value = float(value)
-    if kind is Any or (type(value) is kind):
-        return _in_range(value, file, path)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    hint = " (YAML reads bare yes/no/on/off as true/false: put the word in quotes)" if isinstance(value, bool) else ""
-    wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
-    raise _wrong(file, path, f"must be {wanted}, not {value!r}{hint}.")
-
-
-def _in_range(value: Any, file: str, path: str) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _wrong(file, path, f"must be a finite number, not {value}.")
-    if path in LEAST and isinstance(value, (int, float)) and value < LEAST[path]:
-        raise _wrong(file, path, f"must be at least {LEAST[path]}, not {value}.")
-    return value
-
-
-def _wrong(file: str, path: str, what: str) -> RecipeError:
-    return RecipeError(f"{file}: {path or 'the file'} {what}")
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else str(key)

@@ -11,7 +11,8 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",), ("tasks",), ("prompts",),
+    ("errors",), ("typed_yaml",), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",), ("tasks",),
+    ("prompts",),
     ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("stream", "token_cache"), ("packing",),
     ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
     ("choices",), ("metrics",), ("significance",), ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",),

@@ -15,7 +15,7 @@ from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder
 
 
-@pytest.fixture(scope="module", params=[gpt2_style, llama2_style, llama2_first_style, llama3_style], ids=str)
+@pytest.fixture(scope="module", params=[gpt2_style, llama2_style, llama2_first_style, llama3_style], ids=lambda style: style.__name__)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return request.param()
 
