@@ -234,8 +234,10 @@ def _best_pair(waiting: _Waiting, room: int) -> tuple[int, ...]:
     best: tuple[int, ...] = (filled,) if filled else ()
     if filled in (0, room):
         return best
+    sizes = waiting.sizes
     for size in waiting.upcoming():
-        other = waiting.at_most(room - size)
+        place = bisect.bisect_right(sizes, room - size)  # `at_most`, written out: this is the innermost loop of a plan
+        other = sizes[place - 1] if place else 0
         if other and size + other > filled and (size != other or len(waiting.of_size[size]) > 1):
             best, filled = (size, other), size + other
             if filled == room:
