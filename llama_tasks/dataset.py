@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,16 @@ from llama_tasks.clean import asks, clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import Row, Split, describe_stream, load_splits, read_to_predict, stream_rows
+from llama_tasks.sources import (
+    Position,
+    Row,
+    Split,
+    StreamedRow,
+    describe_stream,
+    load_splits,
+    read_to_predict,
+    stream_rows,
+)
 from llama_tasks.stream import CHUNK, Stream
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder
@@ -141,12 +150,21 @@ def first_prompts(task: Task, renderer: Renderer, stream: Stream) -> list[Prompt
     return [renderer(example) for row in rows for example in task.examples(row, training=True)]
 
 
+def beginning(recipe: Recipe, task: Task, count: int) -> Split:
+    """The first `count` training rows of a stream, in the order of the first epoch, to be looked at."""
+    rows: list[Row] = list(itertools.islice(_rows(recipe, task)(0, None), count))
+    told = describe_stream(recipe.data, recipe.task)
+    return Split(rows, f"the first {len(rows):,} rows of the stream {told['source']}", told["sha256"])
+
+
 def _stream(recipe: Recipe, rows_to_tokens: RowEncoder) -> Stream:
-    task = rows_to_tokens.task
-    rows = functools.partial(
+    return Stream(_rows(recipe, rows_to_tokens.task), rows_to_tokens, recipe.data.num_workers)
+
+
+def _rows(recipe: Recipe, task: Task) -> Callable[[int, Position | None], Iterator[StreamedRow]]:
+    return functools.partial(
         stream_rows, recipe.data, recipe.task, "train", recipe.train.seed, fields=task.columns, group_by=task.main_field
     )
-    return Stream(rows, rows_to_tokens, recipe.data.num_workers)
 
 
 def _check_streaming(recipe: Recipe, task: Task) -> None:

@@ -22,6 +22,7 @@ from llama_tasks import stream as stream_chunks
 from llama_tasks.dataset import prepare
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.finetune import finetune
+from llama_tasks.inspection import gather
 from llama_tasks.recipe import Recipe, TrainConfig, load_recipe
 from llama_tasks.sources import stream_rows
 from llama_tasks.stream import Stream
@@ -147,6 +148,17 @@ def test_what_a_stream_needs(tmp_path: Path) -> None:
         prepare(told, tokenizer)
     with pytest.raises(RecipeError, match=r"list them in data\.labels"):
         prepare(replace(told, task="classify"), tokenizer)
+    for key in ("prompt.num_fewshot=2", "clean.unicode=NFC"):
+        with pytest.raises(RecipeError, match="needs all training rows at hand"):
+            prepare(recipe(tmp_path, "train.max_steps=6", key), tokenizer)
+
+
+def test_inspect_shows_the_beginning_of_a_stream(tmp_path: Path) -> None:
+    told = recipe(tmp_path, "train.max_steps=6")
+    found = gather(told, adapters.load_tokenizer(told.base))
+    assert found.sources["train"]["rows"] == 60
+    assert "the first 60 rows of the stream" in found.sources["train"]["source"]
+    assert found.report.rows == {"train": 60, "validation": 10, "test": 10}
 
 
 def test_a_row_of_the_test_split_in_the_stream_stops_it(tmp_path: Path) -> None:

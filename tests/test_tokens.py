@@ -14,10 +14,12 @@ from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder
 
+STYLES = {style.__name__: style for style in (gpt2_style, llama2_style, llama2_first_style, llama3_style)}
 
-@pytest.fixture(scope="module", params=[gpt2_style, llama2_style, llama2_first_style, llama3_style], ids=lambda style: style.__name__)
+
+@pytest.fixture(scope="module", params=STYLES)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
-    return request.param()
+    return STYLES[request.param]()
 
 
 def prompt(document: str, summary: str, lang: str = "en", name: str = "train:0") -> Prompt:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 10
 CHUNK = 1000  # rows that pass together
+OF_A_STREAM = 10_000  # training rows of a stream that are looked at
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,11 @@ class Inspection:
 
 
 def gather(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Inspection:
-    """Look at the rows of a recipe. Raises DataError for rows that cannot be read or do not fit the task."""
-    return look(recipe, tokenizer, *dataset.read(recipe))
+    """Look at the rows of a recipe, of a stream at the first ones. Raises DataError for rows that cannot be read or do not fit."""
+    task, labels, splits = dataset.read(recipe)
+    if recipe.data.streaming:
+        splits = {"train": dataset.beginning(recipe, task, OF_A_STREAM), **splits}
+    return look(recipe, tokenizer, task, labels, splits)
 
 
 def look(
