@@ -20,12 +20,14 @@ from llama_tasks.metrics.language_model import LanguageModel
 from llama_tasks.metrics.names import ALL, ANSWERS, CALIBRATION, LABELS, ROUGE, expand, groups, parse
 from llama_tasks.metrics.qa import QuestionAnswering
 from llama_tasks.metrics.rouge import Rouge
+from llama_tasks.metrics.rows import row_statistics, score_rows
 from llama_tasks.metrics.summary import Copying, LengthRatio, Novelty
 from llama_tasks.metrics.ter import Ter
 
 __all__ = [
     "LanguageModel", "Metric", "NoRows", "Score", "compares_labels", "confusion", "count", "create", "expand", "groups",
-    "higher_is_better", "label_table", "names", "reliability", "right_or_wrong", "score", "score_statistics", "statistics",
+    "higher_is_better", "label_table", "names", "reliability", "right_or_wrong", "row_statistics", "score", "score_rows",
+    "score_statistics", "statistics",
 ]  # fmt: skip
 
 _KINDS: dict[str, Callable[..., Any]] = {

@@ -120,7 +120,8 @@ def score_statistics(metric: Measure, stats: Array, *, n_resamples: int = 1000, 
         lang=metric.lang,
         value=value,
         interval=percentile_interval(metric.aggregate(resampled_sums(stats, n_resamples, seed))),
-        n=len(stats),
+        # A mean tells how many rows it is over, which may be a part of them.
+        n=int(stats[:, 1].sum()) if metric.aggregate is mean_aggregate else len(stats),
         signature=f"bs:{n_resamples}|seed:{seed}|{metric.signature}",
     )
 

@@ -16,7 +16,7 @@ _CASE = ("mixed", "lc")
 _WORDS = ("unicode", "jieba")
 _TEXT = {"case": _CASE}
 _COUNTED = {"tok": _WORDS}
-_ROUGE = {"tok": (*_WORDS, "rouge_score"), "stem": _YES_NO, "sent": ("rule", "newline")}
+_ROUGE = {"tok": (*_WORDS, "rouge_score"), "stem": _YES_NO}
 _ANSWER = {"norm": ("squad1", "squad2", "mlqa", "cmrc"), "rows": ("all", "hasans", "noans")}
 
 TRANSLATION = ("bleu", "chrf", "chrf++", "ter")
@@ -36,6 +36,7 @@ OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "ter": {"norm": _YES_NO, "asian": _YES_NO, "punct": _YES_NO, "case": _CASE},
     **dict.fromkeys(("chrf", "chrf++"), _TEXT),
     **dict.fromkeys(ROUGE, _ROUGE),
+    "rougeLsum": {**_ROUGE, "sent": ("rule", "newline")},
     **dict.fromkeys(("length_ratio", "copy_rate", "copy_density"), _COUNTED),
     "novelty": {"tok": _WORDS, "n": ("1", "2", "3", "4")},
     **dict.fromkeys(ANSWERS, _ANSWER),

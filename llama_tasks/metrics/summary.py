@@ -58,14 +58,13 @@ class _AgainstSource(_Described):
             MetricError: also when `sources` are not one text a row, or a source has no word.
         """
         check_rows(self.name, predictions, references, unanswerable=True)
-        check_rows(f"{self.name} (sources)", sources, references, unanswerable=True)
-        rows = []
-        for index, (prediction, source) in enumerate(zip(predictions, sources, strict=True)):
-            words = self._cut(source)
-            if not words:
-                raise MetricError(f"{self.name}: the source of row {index} has no word")
-            rows.append(self._value(self._cut(prediction), words))
-        return mean_statistics(rows)
+        if isinstance(sources, str) or len(sources) != len(predictions):
+            raise MetricError(f"{self.name}: {len(predictions)} predictions need a list of as many sources")
+        words = [self._cut(source) if isinstance(source, str) else [] for source in sources]
+        if not all(words):
+            raise MetricError(f"{self.name}: the source of row {words.index([])} is not a text with words")
+        pairs = zip(predictions, words, strict=True)
+        return mean_statistics([self._value(self._cut(prediction), source) for prediction, source in pairs])
 
     def _value(self, summary: list[str], source: list[str]) -> float:
         raise NotImplementedError
