@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_tasks import metrics, report, significance
 from llama_tasks.errors import ModelError, RecipeError, RunError
 from llama_tasks.metrics import Metric
+from llama_tasks.metrics.names import CALIBRATION, LABELS
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
-_LANGUAGE_FREE = ("accuracy", "macro_f1", "micro_f1")  # compare labels, not text
+_LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
-_ROW_METRIC = {"bleu": "chrf", "macro_f1": "accuracy"}  # corpus metrics say little of one row; these speak for them
+_ROW_METRIC = {
+    "bleu": "chrf",
+    **dict.fromkeys(LABELS, "accuracy"),
+}  # corpus metrics say little of one row; these speak for them
 
 
 def check_suite(recipe: Recipe) -> None:
@@ -44,7 +48,13 @@ def check_suite(recipe: Recipe) -> None:
     for name in [*suite.metrics, *([lead] if lead else [])]:
         if name in _LANGUAGE_FREE and recipe.task != "classify":
             raise RecipeError(f"eval.metrics: {name} compares labels, which the task {recipe.task!r} does not have.")
-        metrics.create(name, "en", ["a", "b"])
+        if metrics.parse(name)[0] in CALIBRATION and suite.scoring != "likelihood":
+            raise RecipeError(f"eval.metrics: {name} reads log-likelihoods; it needs `eval.scoring: likelihood`.")
+    if not metrics.may_lead(lead or suite.metrics[0]):
+        raise RecipeError(
+            f"{lead or suite.metrics[0]} does not grow as outputs get better, or is not about every row, so it cannot choose "
+            "the best checkpoint; name another metric first in eval.metrics, or as train.metric_for_best_model."
+        )
 
 
 def rehearse(dataset: Dataset, suite: Suite) -> None:
@@ -60,7 +70,8 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
         for _, metric, part in _measures([_row(prompt, 0) for prompt in prompts], suite, dataset.labels):
-            metric.statistics([""] * len(part), [row["references"] for row in part])
+            if getattr(metric, "needs", None) != "choices":  # those come with the predictions
+                metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
 
 
 def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say) -> dict[str, Any]:
@@ -183,8 +194,7 @@ def score(rows: Rows, suite: Suite, labels: Sequence[str]) -> list[dict[str, Any
     """Every metric of the suite, by language, as Score dicts."""
     scores = []
     for lang, metric, part in _measures(rows, suite, labels):
-        predictions, references = _texts(part)
-        result = metrics.score(metric, predictions, references, n_resamples=suite.n_resamples, seed=suite.seed)
+        result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
         scores.append({**result.to_dict(), "lang": lang})
     return scores
 
@@ -195,7 +205,7 @@ def compare(base: Rows, adapter: Rows, suite: Suite, labels: Sequence[str]) -> l
     for (lang, metric, before), (_, _, after) in zip(
         _measures(base, suite, labels), _measures(adapter, suite, labels), strict=True
     ):
-        stats = [metric.statistics(*_texts(part)) for part in (before, after)]
+        stats = [metrics.row_statistics(metric, part) for part in (before, after)]
         n, seed = suite.n_resamples, suite.seed
         if metric.name in _RIGHT_OR_WRONG:
             right = [list(part[:, 0] > 0) for part in stats]
@@ -210,7 +220,7 @@ def leading_value(rows: Rows, suite: Suite, labels: Sequence[str], name: str | N
     """The value that decides between checkpoints: the metric `name` (the suite's first one), averaged over languages."""
     lead = dataclasses.replace(suite, metrics=[name or suite.metrics[0]])
     values = [
-        float(metric.aggregate(metric.statistics(*_texts(part)).sum(0)))
+        metrics.value_of(metric, metrics.row_statistics(metric, part))
         for lang, metric, part in _measures(rows, lead, labels)
         if lang != EVERY
     ]
@@ -223,7 +233,7 @@ def row_values(rows: Rows, suite: Suite, labels: Sequence[str]) -> tuple[str, di
     lead = dataclasses.replace(suite, metrics=[name])
     values = {}
     for _, metric, part in _measures(rows, lead, labels):
-        stats = metric.statistics(*_texts(part))
+        stats = metrics.row_statistics(metric, part)
         values.update({row["id"]: float(metric.aggregate(stats[i])) for i, row in enumerate(part)})
     return name, values
 
@@ -269,10 +279,6 @@ def _measures(rows: Rows, suite: Suite, labels: Sequence[str]) -> Iterator[tuple
             yield lang, metrics.create(name, lang, labels or None), part
         if len(by_lang) > 1 and name in _LANGUAGE_FREE:
             yield EVERY, metrics.create(name, sorted(by_lang)[0], labels), rows
-
-
-def _texts(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    return [row["prediction"] for row in rows], [row["references"] for row in rows]
 
 
 def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llama_tasks.metrics.base import Metric, NoRows, Score, score, score_statistics, statistics
+from llama_tasks.metrics.base import Metric, NoRows, Score, score, score_statistics, statistics, value_of
 from llama_tasks.metrics.bleu import Bleu, Chrf
 from llama_tasks.metrics.calibration import CalibrationError, reliability
 from llama_tasks.metrics.classification import Classification, confusion, label_table
@@ -26,8 +26,8 @@ from llama_tasks.metrics.ter import Ter
 
 __all__ = [
     "LanguageModel", "Metric", "NoRows", "Score", "compares_labels", "confusion", "count", "create", "expand", "groups",
-    "higher_is_better", "label_table", "names", "reliability", "right_or_wrong", "row_statistics", "score", "score_rows",
-    "score_statistics", "statistics",
+    "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong", "row_statistics",
+    "score", "score_rows", "score_statistics", "statistics", "value_of",
 ]  # fmt: skip
 
 _KINDS: dict[str, Callable[..., Any]] = {
@@ -73,6 +73,11 @@ def right_or_wrong(name: str) -> bool:
     """Whether each row is right or wrong, as McNemar's test wants it."""
     kind, options = parse(name)
     return kind in ("accuracy", "exact_match") and options.get("rows", "all") == "all"
+
+
+def may_lead(name: str) -> bool:
+    """Whether the metric can choose between checkpoints: it grows as outputs get better, and is about every row."""
+    return higher_is_better(name) is True and parse(name)[1].get("rows", "all") == "all"
 
 
 def higher_is_better(name: str) -> bool | None:

@@ -46,7 +46,7 @@ class TaskMetric(evaluate.Metric):
         name = config_name or "chrf"
         models = name in LANGUAGE_MODELS
         self._metric: Any = metrics.LanguageModel(name, lang) if models else metrics.create(name, lang, labels)
-        self._drawn = {"n_resamples": n_resamples, "seed": seed}
+        self._drawn: dict[str, Any] = {"n_resamples": n_resamples, "seed": seed}
         super().__init__(config_name=config_name, **({"keep_in_memory": True} | options))
 
     def _info(self) -> evaluate.MetricInfo:

@@ -110,11 +110,9 @@ def score_statistics(metric: Measure, stats: Array, *, n_resamples: int = 1000, 
     Resamples without a value (a part of the rows of which none was drawn) are left out of the interval.
 
     Raises:
-        NoRows: the rows have no value: there is nothing that the metric could be computed from.
+        NoRows: as `value_of`.
     """
-    value = float(metric.aggregate(stats.sum(axis=0)))
-    if math.isnan(value):
-        raise NoRows(f"{metric.name}: none of the {len(stats)} rows has what this metric is computed from")
+    value = value_of(metric, stats)
     return Score(
         metric=metric.name,
         lang=metric.lang,
@@ -124,6 +122,18 @@ def score_statistics(metric: Measure, stats: Array, *, n_resamples: int = 1000, 
         n=int(stats[:, 1].sum()) if metric.aggregate is mean_aggregate else len(stats),
         signature=f"bs:{n_resamples}|seed:{seed}|{metric.signature}",
     )
+
+
+def value_of(metric: Measure, stats: Array) -> float:
+    """The value of rows whose statistics `[n, k]` are known.
+
+    Raises:
+        NoRows: there is nothing that the metric could be computed from.
+    """
+    value = float(metric.aggregate(stats.sum(axis=0)))
+    if math.isnan(value):
+        raise NoRows(f"{metric.name}: none of the {len(stats)} rows has what this metric is computed from")
+    return value
 
 
 def mean_statistics(values: Sequence[float]) -> Array:

@@ -70,4 +70,6 @@ def test_what_a_name_tells():
     assert metrics.higher_is_better("novelty") is None
     assert [name for name in metrics.names() if metrics.right_or_wrong(name)] == ["exact_match", "accuracy"]
     assert not metrics.right_or_wrong("exact_match:rows=noans")
+    assert metrics.may_lead("f1:norm=cmrc") and not metrics.may_lead("f1:rows=noans")
+    assert not any(map(metrics.may_lead, ("ter", "novelty", "length_ratio", "calibration_error")))
     assert metrics.compares_labels("mcc") and not metrics.compares_labels("f1")
