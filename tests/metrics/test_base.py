@@ -120,6 +120,57 @@ def test_not_a_language(metric, lang):
         metrics.create(metric.name, lang, labels=["a"])
 
 
+TEXT_METRICS = [
+    *(name for name in metrics.names() if not metrics.compares_labels(name) and name != "calibration_error"),
+    *(
+        "bleu:tok=char",
+        "chrf:case=lc",
+        "rougeLsum:sent=newline",
+        "rouge1:tok=unicode",
+        "f1:norm=mlqa",
+        "exact_match:norm=mlqa",
+    ),
+]
+IDENTICAL_IS = {
+    "ter": 0,
+    "novelty": 0,
+    "copy_density": None,
+}  # a text is one fragment of itself: as long as it has words
+
+
+@pytest.mark.parametrize("name", TEXT_METRICS)
+def test_identical_text_is_perfect_in_every_language(name, identical):
+    lang, text = identical
+    if (lang == "th" and name == "ter") or (lang in ("ja", "th") and "mlqa" in name):
+        with pytest.raises(MetricError):  # refused, not 0
+            metrics.create(name, lang)
+        return
+    metric = metrics.create(name, lang)
+    columns = {"sources": [text]} if getattr(metric, "needs", None) else {}
+    score = metrics.score(metric, [text], [[text]], n_resamples=3, **columns)
+    expected = IDENTICAL_IS.get(name, 100)
+    assert score.value == pytest.approx(expected) if expected is not None else score.value > 3
+
+
+@pytest.mark.parametrize(
+    "name", ["rouge1:tok=jieba", "f1:norm=cmrc", "exact_match:norm=cmrc", "length_ratio:tok=jieba"]
+)
+def test_identical_chinese_is_perfect(name):
+    text = "今天的天气非常好，我们去公园。"
+    assert metrics.score(metrics.create(name, "zh"), [text], [[text]], n_resamples=3).value == pytest.approx(100)
+
+
+@pytest.mark.parametrize("name", TEXT_METRICS)
+@pytest.mark.parametrize("text", ["", " ", "\n", "?!", "。", "\u3000", "a\u2028b"])
+def test_degenerate_predictions_are_scored(name, text):
+    """No prediction is left out, whatever it is: as many rows as there are, and a number for each."""
+    metric = metrics.create(name, "en")
+    columns = {"sources": ["a source", "a source"]} if getattr(metric, "needs", None) else {}
+    score = metrics.score(metric, [text, TEXT], [[TEXT], [TEXT]], n_resamples=5, **columns)
+    assert score.n == 2
+    assert np.isfinite(score.value)
+
+
 def test_bootstrap_covers_the_mean_of_a_coin():
     """95% of intervals hold the true value, give or take."""
     rng = np.random.default_rng(0)
