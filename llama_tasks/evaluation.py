@@ -26,10 +26,8 @@ Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
 _LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
-_ROW_METRIC = {
-    "bleu": "chrf",
-    **dict.fromkeys(LABELS, "accuracy"),
-}  # corpus metrics say little of one row; these speak for them
+# Corpus metrics say little of one row; these speak for them.
+_ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 
 
 def check_suite(recipe: Recipe) -> None:
