@@ -4,7 +4,8 @@
 #   make finetune TASK=qa MODEL=org/name DATA=my.jsonl QUANT=nf4 ARGS="train.num_train_epochs=1"
 #   make evaluate RUN=runs/summarize | predict RUN=.. INPUT=.. OUTPUT=.. | report RUN=..
 #   make push RUN=runs/summarize REPO=user/name DRY_RUN=1
-#   make inspect TASK=qa | pretrain | samples | test | lint | types | bench | bench-speed
+#   make inspect TASK=qa | pretrain | samples | test | lint | types
+#   make bench | bench-speed | bench-ablation | bench-decode | bench-imports | bench-gpu | bench-tables      docs/performance.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,8 +17,10 @@ llama-tasks := $(bin)/llama-tasks
 overrides = $(if $(MODEL),'base.model=$(MODEL)') $(if $(DATA),'data.train=$(DATA)') $(if $(QUANT),base.quantization=$(QUANT)) $(if $(OUT),'output=$(OUT)') $(ARGS)
 flags = $(if $(RESUME),--resume) $(if $(OVERWRITE),--overwrite)
 
+benches := bench-speed bench-ablation bench-decode bench-imports bench-gpu bench-tables
+
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench bench-speed clean
+.PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench $(benches) clean
 
 help:
 	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
@@ -70,7 +73,7 @@ pretrain: setup
 	@$(llama-tasks) finetune recipes/pretrain_drills.yaml $(flags) $(ARGS)
 
 test: setup-dev
-	@$(bin)/python -m pytest $(ARGS)
+	@$(bin)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: setup-dev
 	@$(bin)/ruff check .
@@ -86,8 +89,8 @@ types: setup-dev
 bench: setup-dev
 	@$(bin)/python bench/peer.py $(ARGS)
 
-bench-speed: setup-dev
-	@$(bin)/python bench/speed.py $(ARGS)
+$(benches): bench-%: setup-dev
+	@$(bin)/python bench/$*.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist

@@ -1,13 +1,15 @@
 """Training speed and memory against stock transformers + peft, on the same weights, examples and LoRA.
 
-    make bench-speed ARGS="--shapes 15M 135M --dtypes bf16 fp32 --output bench/results/speed.json"
+    make bench-speed ARGS="--shapes 15M 135M --dtypes bf16 fp32"
+    make bench-speed ARGS="--check"                                 only: do both sides compute the same first step?
 
 Pairs in turn (A B A B), each run one epoch of synthetic examples in a process of its own with one thread. The number is useful
 (non-padding) tokens per second of process CPU time, which other work on the machine disturbs least; the first steps, in which
-buffers are made, are left out. The ratio is that of the medians.
+buffers are made, are left out. The ratio is that of the medians. Rows join those in the output file, or replace their like.
 
 Peers: `trainer`, transformers' LlamaForCausalLM with peft's LoRA under Trainer, length-grouped, `sdpa`, fused AdamW, autocast for
-bf16; it runs with batches of 2,048 and of 512 tokens, and the better one counts. `trl`: SFTTrainer with packing.
+bf16; it runs with batches of 2,048 and of 512 tokens, and the better one counts. `trl`: SFTTrainer with packing. `bf16`: the
+native model itself in bf16, beside one in nf4.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workloads import WORKLOADS, save_model
+import results
+from workloads import TOKENS, WORKLOADS, save_model
 
-TOKENS = {"15M": 40_000, "135M": 14_000}  # of a run
 BATCH = 2048
-SMALL = 512  # the peer's other batch
-PEERS = ("trainer", "trl")
+SMALL = 512  # Trainer's other batch
+PEERS = ("trainer", "trl", "bf16")
+SETTING = ("shape", "workload", "dtype")
 
 
 def main() -> None:
@@ -39,75 +41,87 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["bf16"], choices=["fp32", "bf16", "nf4"])
     parser.add_argument("--peers", nargs="*", default=["trainer"], choices=PEERS)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--worker", nargs=6, metavar=("WHO", "MODEL", "SHAPE", "WORKLOAD", "DTYPE", "BATCH"))
+    parser.add_argument("--tokens", type=int, help="of a run; without it, by the shape")
+    parser.add_argument("--batch", type=int, default=BATCH, help="tokens of a batch")
+    parser.add_argument("--check", action="store_true", help="compare the first step in float32, measure nothing")
+    parser.add_argument("--output", type=Path, default=results.FOLDER / "speed.json")
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(work(*args.worker[:5], int(args.worker[5]))))
+        print(json.dumps(work(**args.worker)))
         return
-    rows = []
     for shape in args.shapes:
-        for dtype in args.dtypes:
+        for dtype in ["fp32"] if args.check else args.dtypes:
             for workload in args.workloads:
-                rows.append(pair(args.peers, args.repeats, shape, workload, dtype))
-                if args.output:
-                    write(args.output, rows)
+                setting = {"shape": shape, "workload": workload, "dtype": dtype, "total": args.tokens or TOKENS[shape]}
+                peers = [] if args.check else args.peers
+                row = measure(peers, args.repeats, args.batch, setting)
+                if not args.check:
+                    results.save(args.output, row, *SETTING, "peers")
+                print(json.dumps({name: row[name] for name in row if name != "runs"}), flush=True)
 
 
-def work(who: str, model: str, shape: str, workload: str, dtype: str, batch: int) -> dict[str, Any]:
+def work(who: str, model: str, shape: str, workload: str, dtype: str, batch: int, total: int) -> dict[str, Any]:
     """One run in this process."""
     import torch
 
     torch.set_num_threads(1)
-    if who == "native":
+    if who == "check":
+        import same
+
+        return same.check(model, shape, workload, batch, total)
+    if who in ("native", "bf16"):
         import train_native
 
-        return train_native.run(model, shape, workload, dtype, batch, TOKENS[shape])
+        return train_native.run(model, shape, workload, "bf16" if who == "bf16" else dtype, batch, total)
     import train_peer
 
-    return train_peer.run(model, shape, workload, dtype, batch, TOKENS[shape], trl=who == "trl")
+    return train_peer.run(model, shape, workload, dtype, batch, total, trl=who == "trl")
 
 
-def pair(peers: list[str], repeats: int, shape: str, workload: str, dtype: str) -> dict[str, Any]:
-    """Native and peers in turn; speeds, peak memory and ratios."""
-    who = [
-        ("native", BATCH),
-        *((peer, size) for peer in peers for size in ((BATCH, SMALL) if peer == "trainer" else (BATCH,))),
-    ]
-    runs: dict[str, list[dict[str, Any]]] = {f"{name} {batch}": [] for name, batch in who}
+def measure(peers: list[str], repeats: int, batch: int, setting: dict[str, Any]) -> dict[str, Any]:
+    """One row: whether both sides compute the same, then native and peers in turn, with their ratios."""
+    turns = [("native", batch)] if peers else []
+    for peer in peers:
+        turns += [(peer, batch), (peer, SMALL)] if peer == "trainer" and batch > SMALL else [(peer, batch)]
+    runs: dict[str, list[dict[str, Any]]] = {f"{name} {size}": [] for name, size in turns}
     with tempfile.TemporaryDirectory() as folder:
-        save_model(shape, Path(folder))
+        save_model(setting["shape"], Path(folder))
+        row: dict[str, Any] = {**{name: setting[name] for name in SETTING}, "peers": peers}
+        row["check_fp32"] = start("check", batch, folder, setting)
         for _ in range(repeats):
-            for name, batch in who:
-                runs[f"{name} {batch}"].append(start(name, folder, shape, workload, dtype, batch))
-    row: dict[str, Any] = {"shape": shape, "workload": workload, "dtype": dtype}
+            for name, size in turns:
+                runs[f"{name} {size}"].append(start(name, size, folder, setting))
+    return {**row, **(compared(peers, f"native {batch}", runs) if peers else {})}
+
+
+def compared(peers: list[str], ours: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Ratios to each peer at its best batch; memory at an equal batch, and of the weights where they are of our own kind."""
     speed = {name: statistics.median(run["tokens_per_cpu_second"] for run in found) for name, found in runs.items()}
     memory = {name: max(run["peak_mib"] for run in found) for name, found in runs.items()}
-    ours = f"native {BATCH}"
+    row: dict[str, Any] = {}
     for peer in peers:
-        best = max((name for name in runs if name.startswith(peer)), key=speed.__getitem__)
-        row[peer] = {"speed": round(speed[ours] / speed[best], 2), "best": best,
-                     "memory_at_equal_batch": round(memory[ours] / memory[f"{peer} {BATCH}"], 2)}  # fmt: skip
-    row |= {"tokens_per_cpu_second": speed, "peak_mib": memory, "runs": runs}
-    print(json.dumps({key: row[key] for key in row if key != "runs"}), flush=True)
-    return row
+        best = max((name for name in runs if name.split()[0] == peer), key=speed.__getitem__)
+        equal = f"{peer} {ours.split()[1]}"
+        row[peer] = {
+            "speed": round(speed[ours] / speed[best], 2),
+            "best": best,
+            "memory_at_equal_batch": round(memory[ours] / memory[equal], 2),
+        }
+        if peer == "bf16":
+            row[peer]["weights"] = round(runs[ours][0]["weights_mib"] / runs[equal][0]["weights_mib"], 2)
+    return {**row, "tokens_per_cpu_second": speed, "peak_mib": memory, "runs": runs}
 
 
-def start(who: str, model: str, shape: str, workload: str, dtype: str, batch: int) -> dict[str, Any]:
+def start(who: str, batch: int, model: str, setting: dict[str, Any]) -> dict[str, Any]:
     """One run in a process of its own."""
-    command = [sys.executable, __file__, "--worker", who, model, shape, workload, dtype, str(batch)]
+    worker = json.dumps({"who": who, "model": model, "batch": batch, **setting})
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, __file__, "--worker", worker]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if run.returncode:
-        sys.exit(f"{' '.join(command[2:])} failed:\n{run.stderr[-2000:]}")
+        sys.exit(f"{worker} failed:\n{run.stderr[-2000:]}")
     return json.loads(run.stdout.splitlines()[-1])
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows so far, with what they were measured with."""
-    versions = {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "bitsandbytes")}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"versions": versions, "threads": 1, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What the speed benchmarks train on: model shapes, synthetic examples of the four tasks' lengths, and how they are timed."""
+"""What the speed benchmarks train on: model shapes, synthetic examples of the four tasks' lengths, and how they are timed.
+
+The shapes are those of stories15M, SmolLM2-135M, Llama-3.2-1B and Llama-3.1-8B; `tiny` is for trying the scripts out.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"vocab_size": 128, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+             "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
     "15M": {"vocab_size": 32000, "hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6,
             "num_attention_heads": 6, "num_key_value_heads": 6, "tie_word_embeddings": True},
     "135M": {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
@@ -22,6 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 WORKLOADS: dict[str, tuple[int, ...]] = {
     "22+22": (22, 22), "64+1": (64, 1), "170+4": (170, 4), "419+41": (419, 41), "5q": (400, 20, 6),
 }  # fmt: skip
+TOKENS = {"tiny": 1_500, "15M": 40_000, "135M": 14_000}  # of a run on the CPU
 RANK = 16
 WARMUP = 2  # steps left out of the timing
 

@@ -60,8 +60,8 @@ def save(folder: Path, training: Training, extra: dict[str, Any]) -> Path:
         save_file(trained_weights(training), staging / "weights.safetensors")
         save_file(tensors, staging / "optimizer.safetensors")
         save_file(_random_state(), staging / "random.safetensors")
-        state = {"step": training.step, "tokens_seen": training.tokens_seen, "optimizer": scalars,
-                 "scheduler": training.scheduler.state_dict(), "extra": extra}  # fmt: skip
+        state = {"step": training.step, "position": training.position, "tokens_seen": training.tokens_seen,
+                 "optimizer": scalars, "scheduler": training.scheduler.state_dict(), "extra": extra}  # fmt: skip
         (staging / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         _write_manifest(staging)
     return target
@@ -75,7 +75,8 @@ def restore(path: Path, training: Training) -> dict[str, Any]:
     _load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     training.scheduler.load_state_dict(state["scheduler"])
     _set_random_state(load_file(path / "random.safetensors"))
-    training.step, training.tokens_seen = state["step"], state["tokens_seen"]
+    training.step, training.position = state["step"], state["position"]
+    training.tokens_seen = state["tokens_seen"]
     return state["extra"]
 
 

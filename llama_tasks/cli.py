@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="continue from the newest checkpoint of the run directory"
     )
     finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
-    _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect = _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     _command(commands, "evaluate", "score base and adapter of a run again, on its test split", "run")
     predict = _command(commands, "predict", "answer rows of a file with a run's adapter", "run")
     predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
@@ -184,7 +185,7 @@ def _inspect(args: argparse.Namespace) -> None:
     console = _console()
     from llama_tasks.inspection import inspect
 
-    inspect(recipe, console)
+    inspect(recipe, console, args.html)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -230,7 +231,7 @@ def _report(args: argparse.Namespace) -> None:
     run, recipe = _run(args)
     from llama_tasks.evaluation import write_report
 
-    _show(write_report(run, recipe, recipe.data.labels or []), run.path, _console())
+    _show(write_report(run, recipe), run.path, _console())
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -323,9 +324,8 @@ def _console() -> Console:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\.")
     # On some CPUs it warns, whenever peft is imported, that a kernel is missing which we leave unused.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import transformers
-
-    transformers.logging.disable_progress_bar()
+    if "transformers" in sys.modules:  # otherwise it reads the variables above when it is imported
+        sys.modules["transformers"].logging.disable_progress_bar()
     return Console(quiet=not _is_first())
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from llama_tasks.errors import RunError
 from llama_tasks.recipe import Recipe, dump, load_recipe
 
+TASK_FILE = "task.py"  # of a task of the user's own, beside the recipe that names it
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -54,8 +55,11 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def create(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Make the directory with the resolved recipe and the environment."""
+        """Make the directory with the resolved recipe, the environment, and a copy of the user's own task file."""
         self.path.mkdir(parents=True, exist_ok=True)
+        if recipe.task.endswith(".py"):
+            write_text(self.path / TASK_FILE, Path(recipe.task).read_text(encoding="utf-8"))
+            recipe = replace(recipe, task=TASK_FILE)
         write_text(self.path / "recipe.yaml", dump(recipe))
         write_json(self.path / "environment.json", environment)
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, rundir
+from llama_tasks import adapters, checkpoint, evaluation, rundir, tasks
+from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.interrupt import Interrupted, Interrupts
@@ -78,9 +79,20 @@ def train(
 
 
 def begin(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, resume: bool, overwrite: bool
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    contract: PromptContract,
+    resume: bool,
+    overwrite: bool,
 ) -> Keeper:
-    """Make the run directory, or bring everything to the state of the newest checkpoint."""
+    """Make the run directory, or bring everything to the state of the newest checkpoint.
+
+    Raises:
+        ModelError: the checkpoints were made with another template, tokenizer or label set. RunError: another recipe,
+        other rows, nothing to resume from.
+    """
     if resume:
         return _resume(run, recipe, dataset, training)
     if training.accelerator.is_main_process:
@@ -88,17 +100,25 @@ def begin(
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
         run.create(recipe, {**environment, "command": rundir.command_line()})
+        run.checkpoints.mkdir()
+        contract.save(run.checkpoints)
     training.accelerator.wait_for_everyone()
     return Keeper()
 
 
 def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training) -> Keeper:
+    newest = checkpoint.newest(run.checkpoints)
+    if newest is None:
+        raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
+    PromptContract.load(run.checkpoints).check(dataset.encoder.tokenizer, run.checkpoints, recipe)
     before = run.recipe()
     changed = [
         part
-        for part in ("task", "base", "data", "prompt", "adapter", "train")
+        for part in ("base", "data", "clean", "prompt", "adapter", "train")
         if getattr(before, part) != getattr(recipe, part)
     ]
+    if _task(before) != _task(recipe):
+        changed.insert(0, "task")
     if changed:
         raise RunError(
             f"{run.path} was made with another recipe (changed: {', '.join(changed)}); resume with the same one, "
@@ -109,9 +129,6 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
         raise RunError(
             f"The {' and '.join(moved)} rows have changed since {run.path} began; use --overwrite, or put them back."
         )
-    newest = checkpoint.newest(run.checkpoints)
-    if newest is None:
-        raise RunError(f"{run.path} holds no checkpoint to resume from; start again with --overwrite.")
     checkpoint.sweep(run.checkpoints)
     extra = checkpoint.restore(newest, training)
     run.rewind_log(training.step)
@@ -119,6 +136,11 @@ def _resume(run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
     return keeper
+
+
+def _task(recipe: Recipe) -> str:
+    """The task's name, or what its file holds: the run has a copy, so paths differ."""
+    return tasks.source_sha256(recipe.task) or recipe.task
 
 
 def _signal_of_any(training: Training, signum: int | None) -> int:
@@ -162,7 +184,7 @@ def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
         return "loss", score_text(model, tokens, n_bytes, recipe.train.tokens_per_batch)["loss"]
     name = recipe.train.metric_for_best_model or recipe.eval.metrics[0]
     rows = evaluation.predict(model, dataset, prompts, recipe.eval)
-    return name, evaluation.leading_value(rows, recipe.eval, dataset.labels, name)
+    return name, evaluation.leading_value(rows, recipe.eval, dataset.task, name)
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:

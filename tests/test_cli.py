@@ -38,11 +38,11 @@ def workplace(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def fails(capsys: pytest.CaptureFixture, *argv: str, code: int = 2) -> str:
-    """Run the command, which must end with the code, one paragraph on stderr and no traceback; returns the paragraph."""
+    """Run the command, which must end with the code and one paragraph on stderr (bad rows on a line each); returns it."""
     assert main(argv) == code
     error = capsys.readouterr().err
     assert error.startswith("llama-tasks: ")
-    assert error.count("\n") == 1
+    assert error.count("\n") == 1 or error.count("\n  ") >= error.count("\n") - 2
     assert "Traceback" not in error
     return error
 
@@ -57,6 +57,18 @@ def test_help_and_version_answer_without_torch() -> None:
         done = subprocess.run([sys.executable, "-c", check, option], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "llama-tasks" in done.stdout
+
+
+def test_an_unknown_recipe_is_said_at_once(tmp_path: Path) -> None:
+    """Before torch or transformers are imported, which takes seconds."""
+    check = (
+        "import sys\nfrom llama_tasks.cli import main\ncode = main(['finetune', 'nosuch.yaml'])\n"
+        "assert not {'torch', 'transformers', 'peft', 'datasets', 'rich'} & set(sys.modules), sorted(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "There is no recipe 'nosuch.yaml'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -76,12 +88,15 @@ def test_help_and_version_answer_without_torch() -> None:
         (["finetune", "mine.yaml", "adapter.lora_alfa=3"], "Did you mean 'lora_alpha'?"),
         (["finetune", "mine.yaml", "eval.metrics=[rougeX]"], "rougeL"),
         (["finetune", "mine.yaml", "eval.metrics=[accuracy]"], "compares labels"),
-        (["finetune", "mine.yaml", "eval.scoring=likelihood"], "ranks a label set"),
+        (
+            ["finetune", "mine.yaml", "eval.scoring=likelihood"],
+            "ranks choices, which the task 'summarize' does not have",
+        ),
         (["finetune", "mine.yaml", "train.report_to=[nosuchtracker]"], "pip install nosuchtracker"),
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
         (
             ["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"],
-            "4-bit base cannot be trained whole",
+            "quantised base cannot be trained whole",
         ),
         (["finetune", "mine.yaml", "task=translate"], "needs the column 'source'"),
         (
@@ -111,12 +126,12 @@ def test_mistakes(workplace: Path, capsys: pytest.CaptureFixture, argv: list[str
         (b"", "bad.jsonl has no rows"),
         ('{"document": "你好", "summary": "好"}\n'.encode("gb18030"), "bad.jsonl:1: not UTF-8"),
         (
-            "".join(f'{{"text": "a{i}", "summary": "b"}}\n' for i in range(60)).encode(),
-            "needs the column 'document'; found: text, summary",
+            "".join(f'{{"body": "a{i}", "summary": "b"}}\n' for i in range(60)).encode(),
+            "needs the column 'document'; found: body, summary",
         ),
         (
             "".join(f'{{"document": "a{i}", "summary": null}}\n' for i in range(60)).encode(),
-            "the field 'summary' must be text, not null",
+            "the field 'summary' is null",
         ),
     ],
 )
@@ -167,6 +182,11 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
     assert main(["evaluate", str(run)]) == 0
     assert (run / "eval/adapter/predictions.jsonl").read_bytes() == before
     assert main(["report", str(run)]) == 0
+    check = (
+        "import sys\nfrom llama_tasks.cli import main\nmain(sys.argv[1:])\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check, "report", str(run)], check=True, stdout=subprocess.DEVNULL)
 
     make_rows(
         workplace / "new.jsonl", [{"document": "Anna has 3 apples and 4 pears. She lives in Oakfield.", "lang": "en"}]

@@ -11,10 +11,13 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokens",), ("packing",), ("model",),
-    ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"), ("metrics",), ("significance",),
-    ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("evaluation", "score_files"), ("supervise",), ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("errors",), ("typed_yaml",), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",), ("tasks",),
+    ("prompts",),
+    ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("stream", "token_cache"), ("packing",),
+    ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
+    ("choices",), ("metrics",), ("significance",), ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",),
+    ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"), ("supervise",),
+    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
@@ -83,6 +86,14 @@ def test_scoring_and_reporting_leave_torch_out() -> None:
         "import llama_tasks.metrics, llama_tasks.significance, llama_tasks.report, llama_tasks.evaluation, sys\n"
         "import llama_tasks.score_files\n"
         "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_inspecting_leaves_the_model_out() -> None:
+    check = (
+        "import llama_tasks.inspection, sys\n"
+        "assert not {'transformers.modeling_utils', 'peft', 'llama_tasks.adapters'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
 

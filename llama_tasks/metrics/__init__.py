@@ -8,7 +8,7 @@ A name may carry options: `bleu:tok=intl`, `rougeL:stem=yes`, `f1:norm=squad2:ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llama_tasks.metrics.base import Metric, NoRows, Score, score, score_statistics, statistics, value_of
@@ -18,6 +18,7 @@ from llama_tasks.metrics.classification import Classification, confusion, label_
 from llama_tasks.metrics.counts import count
 from llama_tasks.metrics.language_model import LanguageModel
 from llama_tasks.metrics.names import ALL, ANSWERS, CALIBRATION, LABELS, ROUGE, expand, groups, parse
+from llama_tasks.metrics.own import own_metric
 from llama_tasks.metrics.qa import QuestionAnswering
 from llama_tasks.metrics.rouge import Rouge
 from llama_tasks.metrics.rows import row_statistics, score_rows
@@ -49,14 +50,18 @@ def names() -> tuple[str, ...]:
     return ALL
 
 
-def create(name: str, lang: str, labels: Sequence[str] | None = None) -> Metric:
+def create(name: str, lang: str, labels: Sequence[str] | None = None, own: Mapping[str, Any] | None = None) -> Metric:
     """The metric `name` for texts in `lang`; `labels` is needed for classification and not read otherwise.
+
+    own: metrics of a task of the user's own, by name; they go before those known here.
 
     Raises:
         MetricError: unknown name or option, not a language code, no label set where one is needed, or a library that
             the option needs is not installed.
     """
-    kind, options = parse(name)
+    if own and name in own:
+        return own_metric(name, lang, own[name])
+    kind, options = parse(name, own or ())
     more = {"labels": labels} if kind in LABELS else {}
     metric: Metric = _KINDS[kind](kind, lang, **options, **more)
     if name != kind:

@@ -66,15 +66,16 @@ def groups() -> tuple[str, ...]:
     return tuple(_TOGETHER)
 
 
-def parse(name: str) -> tuple[str, dict[str, str]]:
-    """`bleu:tok=intl` -> ("bleu", {"tok": "intl"}).
+def parse(name: str, own: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
+    """`bleu:tok=intl` -> ("bleu", {"tok": "intl"}); `own` names of a task are told as known too.
 
     Raises:
         MetricError: a name, an option or a value that does not exist.
     """
     kind, *parts = str(name).split(":")
     if kind not in ALL:
-        raise MetricError(f"there is no metric {kind!r}{suggest(kind, ALL)} Known are {', '.join(ALL)}")
+        known_here = [*own, *ALL]
+        raise MetricError(f"there is no metric {kind!r}{suggest(kind, known_here)} Known are {', '.join(known_here)}")
     allowed, options = OPTIONS.get(kind, {}), {}
     for part in parts:
         key, _, value = part.partition("=")

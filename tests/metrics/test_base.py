@@ -206,6 +206,13 @@ def test_counts():
     assert metrics.count([]) == {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0}
 
 
+def test_failures_of_a_task_are_counted_by_name() -> None:
+    rows = [
+        {"prediction": "a", "finish": "stop", **extra} for extra in ({}, {"failure": "copied"}, {"failure": "copied"})
+    ]
+    assert metrics.count(rows)["copied"] == 2
+
+
 def test_public_names_are_sorted_and_exist():
     assert metrics.__all__ == sorted(metrics.__all__)
     assert all(hasattr(metrics, name) for name in metrics.__all__)
