@@ -212,7 +212,8 @@ def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[st
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
             test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
-        pairs.append({"metric": metric.name, "lang": lang, **dataclasses.asdict(test)})
+        better = getattr(metric, "higher_is_better", True)
+        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
     return pairs
 
 

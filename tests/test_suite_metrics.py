@@ -9,6 +9,7 @@ import pytest
 from llama_tasks.errors import LlamaTasksError
 from llama_tasks.evaluation import check_suite
 from llama_tasks.recipe import load_recipe
+from llama_tasks.report.verdict import is_better, is_worse, verdicts
 
 
 def recipe(root: Path, task: str, metrics: str, *overrides: str):
@@ -48,3 +49,17 @@ def test_suites_that_can_be_scored(root: Path, task: str, metrics: str) -> None:
 def test_suites_that_cannot(root: Path, task: str, metrics: str, overrides: list[str], message: str) -> None:
     with pytest.raises(LlamaTasksError, match=message):
         check_suite(recipe(root, task, metrics, *overrides))
+
+
+def test_a_verdict_knows_which_way_is_better() -> None:
+    """A fall of TER is a gain; a change of novelty is neither, and not counted."""
+
+    def compared(metric: str, difference: float, higher_is_better: bool | None) -> dict:
+        side = {"value": 50.0, "interval": [40.0, 60.0]}
+        return {"metric": metric, "lang": "en", "n": 9, "base": side, "adapter": side, "difference": difference,
+                "difference_interval": None, "p_value": 0.001, "higher_is_better": higher_is_better}  # fmt: skip
+
+    scores = [compared("chrf", 5.0, True), compared("ter", -5.0, False), compared("novelty", 5.0, None)]
+    assert [(is_better(score), is_worse(score)) for score in scores] == [(True, False), (True, False), (False, False)]
+    assert is_worse(compared("ter", 5.0, False))
+    assert str(verdicts({"scores": scores})[-1]) == "Of 2 comparisons, 2 are better, 0 worse, 0 undecided."
