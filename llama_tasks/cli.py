@@ -23,6 +23,7 @@ EPILOG = """examples:
   llama-tasks finetune recipes/summarize.yaml base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl
   llama-tasks evaluate runs/summarize
   llama-tasks push runs/summarize user/name --dry-run
+  llama-tasks score --metric rouge --lang zh hypotheses.txt references.txt
 """
 
 
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = _command(commands, "predict", "answer rows of a file with a run's adapter", "run")
     predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
     predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
+    _add_score(commands)
     _command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
     export = _command(
         commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False
@@ -126,6 +128,25 @@ def _command(
             "overrides", nargs="*", metavar="key=value", help="change a recipe key, such as train.seed=1"
         )
     return command
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    text = "score lines of text against lines of text, or a predictions.jsonl; needs no run"
+    score = commands.add_parser("score", help=text, description=text, allow_abbrev=False)
+    score.add_argument(
+        "predictions", type=Path, help="one prediction a line, or rows {prediction, references} as .jsonl"
+    )
+    score.add_argument("references", type=Path, nargs="*", help="one reference a line; several files are alternatives")
+    score.add_argument(
+        "--metric", action="append", required=True, metavar="NAME",
+        help="such as bleu, bleu:tok=intl, rouge, f1:norm=cmrc, classification; may be given again",
+    )  # fmt: skip
+    score.add_argument("--lang", help="language code; by default the column `lang` of a .jsonl")
+    score.add_argument("--labels", help="label set, such as positive,negative; by default the choices of a .jsonl")
+    score.add_argument("--source", type=Path, help="what was summarised, one text a line (novelty, copy_rate)")
+    score.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    score.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
+    score.add_argument("--json", action="store_true", help="print JSON")
 
 
 class _Version(argparse.Action):
@@ -187,6 +208,22 @@ def _predict(args: argparse.Namespace) -> None:
 
     rows = predict_file(run, recipe, Path(args.input), Path(args.output))
     console.print(f"{rows} predictions in {args.output}", highlight=False)
+
+
+def _score(args: argparse.Namespace) -> None:
+    import json
+
+    from rich.console import Console
+
+    from llama_tasks import score_files
+
+    rows = score_files.read_rows(args.predictions, args.references, args.source)
+    labels = args.labels.split(",") if args.labels else None
+    result = score_files.score_rows(rows, args.metric, args.lang, labels, args.resamples, args.seed)
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(score_files.table(result))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -313,6 +350,6 @@ def _complain(text: str) -> None:
 
 
 _COMMANDS = {
-    "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "report": _report,
+    "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "score": _score, "report": _report,
     "export": _export, "push": _push, "verify": _verify, "convert": _convert,
 }  # fmt: skip

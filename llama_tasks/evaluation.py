@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llama_tasks import metrics, report, significance, tasks
 from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.metrics import Metric
+from llama_tasks.metrics.names import CALIBRATION, LABELS
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
-_LANGUAGE_FREE = ("accuracy", "macro_f1", "micro_f1")  # compare labels, not text
+_LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
-_ROW_METRIC = {"bleu": "chrf", "macro_f1": "accuracy"}  # corpus metrics say little of one row; these speak for them
+# Corpus metrics say little of one row; these speak for them.
+_ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 
 
 def check_suite(recipe: Recipe) -> None:
@@ -45,9 +47,19 @@ def check_suite(recipe: Recipe) -> None:
             f"eval.scoring: likelihood ranks choices, which the task {task.name!r} does not have; use generate."
         )
     for name in [*suite.metrics, *([lead] if lead else [])]:
-        if name in _LANGUAGE_FREE and not task.labelled and name not in task.metrics:
+        if name in task.metrics:
+            metrics.create(name, "en", own=task.metrics)
+            continue
+        if name in _LANGUAGE_FREE and not task.labelled:
             raise RecipeError(f"eval.metrics: {name} compares labels, which the task {task.name!r} does not have.")
-        metrics.create(name, "en", ["a", "b"], task.metrics)
+        if metrics.parse(name, task.metrics)[0] in CALIBRATION and suite.scoring != "likelihood":
+            raise RecipeError(f"eval.metrics: {name} reads log-likelihoods; it needs `eval.scoring: likelihood`.")
+    first = lead or suite.metrics[0]
+    if first not in task.metrics and not metrics.may_lead(first):
+        raise RecipeError(
+            f"{first} does not grow as outputs get better, or is not about every row, so it cannot choose the best checkpoint; "
+            "name another metric first in eval.metrics, or as train.metric_for_best_model."
+        )
 
 
 def rehearse(dataset: Dataset, suite: Suite) -> None:
@@ -63,7 +75,8 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
         for _, metric, part in _measures([_row(prompt, 0) for prompt in prompts], suite, dataset.task):
-            metric.statistics([""] * len(part), [row["references"] for row in part])
+            if getattr(metric, "needs", None) != "choices":  # those come with the predictions
+                metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
 
 
 def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say) -> dict[str, Any]:
@@ -181,8 +194,7 @@ def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
     """Every metric of the suite, by language, as Score dicts."""
     scores = []
     for lang, metric, part in _measures(rows, suite, task):
-        predictions, references = _texts(part)
-        result = metrics.score(metric, predictions, references, n_resamples=suite.n_resamples, seed=suite.seed)
+        result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
         scores.append({**result.to_dict(), "lang": lang})
     return scores
 
@@ -193,14 +205,15 @@ def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[st
     for (lang, metric, before), (_, _, after) in zip(
         _measures(base, suite, task), _measures(adapter, suite, task), strict=True
     ):
-        stats = [metric.statistics(*_texts(part)) for part in (before, after)]
+        stats = [metrics.row_statistics(metric, part) for part in (before, after)]
         n, seed = suite.n_resamples, suite.seed
         if metric.name in _RIGHT_OR_WRONG:
             right = [list(part[:, 0] > 0) for part in stats]
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
             test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
-        pairs.append({"metric": metric.name, "lang": lang, **dataclasses.asdict(test)})
+        better = getattr(metric, "higher_is_better", True)
+        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
     return pairs
 
 
@@ -208,7 +221,7 @@ def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None)
     """The value that decides between checkpoints: the metric `name` (the suite's first one), averaged over languages."""
     lead = dataclasses.replace(suite, metrics=[name or suite.metrics[0]])
     values = [
-        float(metric.aggregate(metric.statistics(*_texts(part)).sum(0)))
+        metrics.value_of(metric, metrics.row_statistics(metric, part))
         for lang, metric, part in _measures(rows, lead, task)
         if lang != EVERY
     ]
@@ -221,7 +234,7 @@ def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, flo
     lead = dataclasses.replace(suite, metrics=[name])
     values = {}
     for _, metric, part in _measures(rows, lead, task):
-        stats = metric.statistics(*_texts(part))
+        stats = metrics.row_statistics(metric, part)
         values.update({row["id"]: float(metric.aggregate(stats[i])) for i, row in enumerate(part)})
     return name, values
 
@@ -267,10 +280,6 @@ def _measures(rows: Rows, suite: Suite, task: Task) -> Iterator[tuple[str, Metri
             yield lang, metrics.create(name, lang, task.labels or None, task.metrics), part
         if len(by_lang) > 1 and name in (*_LANGUAGE_FREE, *task.metrics):
             yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
-
-
-def _texts(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    return [row["prediction"] for row in rows], [row["references"] for row in rows]
 
 
 def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ ORDER = [
     ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("stream", "token_cache"), ("packing",),
     ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
     ("choices",), ("metrics",), ("significance",), ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",),
-    ("card",), ("hub_client",), ("export", "hub"), ("evaluation",), ("supervise",),
+    ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -84,6 +84,7 @@ def test_light_imports_leave_torch_out(statement: str) -> None:
 def test_scoring_and_reporting_leave_torch_out() -> None:
     check = (
         "import llama_tasks.metrics, llama_tasks.significance, llama_tasks.report, llama_tasks.evaluation, sys\n"
+        "import llama_tasks.score_files\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -10,7 +10,8 @@ def count(rows: Iterable[Mapping[str, Any]], labels: Sequence[str] | None = None
     """Count prediction rows (objects of predictions.jsonl); all of them are scored, none is left out.
 
     `empty`: nothing but white space (for question answering a legal answer, counted all the same); `truncated`: stopped
-    by the limit of tokens; `unparsable`: outside `labels`, 0 where there are none; `shortened`: its prompt was cut to fit.
+    by the limit of tokens, so never by its own end; `unparsable`: outside `labels`, 0 where there are none; `shortened`:
+    its prompt was cut to fit.
     After them, in the order of the alphabet, the failures that the rows' task names (`copied`, `wrong_script`, ...).
     """
     failures: dict[str, int] = {}
@@ -19,7 +20,7 @@ def count(rows: Iterable[Mapping[str, Any]], labels: Sequence[str] | None = None
     for row in rows:
         counts["rows"] += 1
         counts["empty"] += not row["prediction"].strip()
-        counts["truncated"] += row["finish"] == "length"
+        counts["truncated"] += row.get("finish") == "length"
         counts["shortened"] += row.get("shortened", False)
         counts["unparsable"] += known is not None and row["prediction"] not in known
         if "failure" in row:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from llama_tasks.errors import LlamaTasksError, MetricError
-from llama_tasks.metrics.base import Array, Metric, check_rows
+from llama_tasks.metrics.base import Metric, check_rows
+from llama_tasks.metrics.bootstrap import Array
 
 RowFunction = Callable[[str, Sequence[str]], float | tuple[float, float]]
 
