@@ -184,8 +184,10 @@ def gains(speeds: dict[str, float]) -> dict[str, Any]:
 def share(training: Training, shape: str, dtype: str, steps: int, speed: float) -> dict[str, float]:
     """GFLOP/s that training at this speed amounts to, and its share of both limits (bench/roofline.py)."""
     timed = range(min(steps, training.total_steps))
-    plans = [batch for step in timed for batch in training.steps[step][1]]
-    flops = sum(roofline.batch_flops(SHAPES[shape], collate([training.families[i] for i in plan])) for plan in plans)
+    plans = [batch for step in timed for batch in training.plan.steps[step][1]]
+    flops = sum(
+        roofline.batch_flops(SHAPES[shape], collate([training.plan.families[i] for i in plan])) for plan in plans
+    )
     tokens = sum(train_native.useful_tokens(training, step) for step in timed)
     limits = roofline.limits(shape, dtype)
     reached = flops / tokens * speed / 1e9

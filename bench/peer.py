@@ -22,7 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from llama_tasks import adapters, dataset, evaluation
-from llama_tasks.packing import plan_epoch
+from llama_tasks.plan import plan_epoch
 from llama_tasks.recipe import Recipe
 from llama_tasks.rundir import RunDirectory, read_jsonl, write_json
 from llama_tasks.tokens import IGNORE
@@ -49,9 +49,9 @@ def main() -> None:
         "run": run.environment()["command"],
         "versions": run.environment()["versions"],
         "training_seconds": {"peer": round(seconds, 1), "llama_tasks": evaluation.training_summary(run)["seconds"]},
-        "peer": evaluation.score(rows, recipe.eval, data.labels),
-        "llama_tasks": evaluation.score(ours, recipe.eval, data.labels),
-        "llama_tasks_minus_peer": evaluation.compare(rows, ours, recipe.eval, data.labels),
+        "peer": evaluation.score(rows, recipe.eval, data.task),
+        "llama_tasks": evaluation.score(ours, recipe.eval, data.task),
+        "llama_tasks_minus_peer": evaluation.compare(rows, ours, recipe.eval, data.task),
     }
     if arguments.output:
         write_json(arguments.output, result)

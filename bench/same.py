@@ -26,7 +26,7 @@ def check(model: str, shape: str, workload: str, batch_tokens: int, total: int) 
     peer = get_peft_model(train_peer.load(model, "fp32"), lora).train()
     draw_alike(native, peer)
     training = train_native.plan(native, shape, workload, batch_tokens, total)
-    families = [training.families[i] for batch in training.steps[0][1] for i in batch]
+    families = [training.plan.families[i] for batch in training.plan.steps[0][1] for i in batch]
     members = [member for family in families for member in family.members]
     rows = [{"input_ids": m.input_ids, "labels": m.labels, "length": len(m.input_ids)} for m in members]
     batch = collate(families)

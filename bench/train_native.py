@@ -63,8 +63,10 @@ def plan(
 
 def useful_tokens(training: Training, step: int) -> int:
     """Tokens of a step's examples, a shared prefix counted for each of them."""
-    batches = training.steps[step][1]
-    return sum(len(member.input_ids) for batch in batches for i in batch for member in training.families[i].members)
+    batches = training.plan.steps[step][1]
+    return sum(
+        len(member.input_ids) for batch in batches for i in batch for member in training.plan.families[i].members
+    )
 
 
 def weights_mib(adapted: Any) -> float:

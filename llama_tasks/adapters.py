@@ -1,4 +1,4 @@
-"""The base model in fp32, bf16 or NF4, and what is trained on it: a peft adapter, or all weights.
+"""The base model in fp32, bf16, 8-bit or NF4, and what is trained on it: a peft adapter, or all weights.
 
 Any adapter of peft that changes weights is reached by peft's own names in the recipe (`adapter: {peft_type: LORA, r: 16}`),
 checked against peft's own configuration classes; there is no code here per method.
@@ -7,6 +7,7 @@ checked against peft's own configuration classes; there is no code here per meth
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from transformers import BitsAndBytesConfig, GenerationConfig, LlamaConfig, Llam
 from transformers.utils import cached_file
 
 from llama_tasks.checks import normalise_adapter_config
-from llama_tasks.errors import ModelError, RecipeError
+from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
-from llama_tasks.recipe import BaseConfig, did_you_mean
+from llama_tasks.recipe import BaseConfig
 from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
 from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
 from llama_tasks.tokenizer import where_is as where_is
@@ -62,7 +63,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
             raise RecipeError("base.config makes a new model; it cannot be quantised, leave base.quantization out.")
         return new_model(base.config)
     dtype = resolve_dtype(base.dtype, device)
-    quantization = nf4(dtype) if base.quantization == "nf4" else None
+    quantization = quantizer(base.quantization, dtype)
     try:
         model = load_native(
             where_is(base.model),
@@ -74,14 +75,27 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         )
     except ValueError as error:
         raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
-    if quantization is not None:
-        compute_4bit_as_trained(model)
+    compute_4bit_as_trained(model)
     # Only what ends an output is taken from the base: its sampling settings would enter our scores unseen.
     given = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=given.bos_token_id, eos_token_id=given.eos_token_id, pad_token_id=given.pad_token_id
     )
     return model
+
+
+def quantizer(name: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """bitsandbytes' settings for a `base.quantization`; None for `none`.
+
+    `int8` is LLM.int8() (Dettmers et al., 2022): weights and inputs in 8 bits, columns of large inputs in float16.
+    """
+    if name == "nf4":
+        return nf4(compute_dtype)
+    if name != "int8":
+        return None
+    # It says at every call that inputs are rounded to float16 first.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return BitsAndBytesConfig(load_in_8bit=True)
 
 
 def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -171,12 +185,12 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
 
     Raises:
         RecipeError: a field that peft refuses, or a target module that the model does not have.
-        ModelError: all weights shall be trained on a 4-bit base.
+        ModelError: all weights shall be trained on a quantised base.
     """
     if fields is None:
         if base.quantization != "none":
             raise ModelError(
-                "A 4-bit base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none."
+                "A quantised base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none."
             )
         return model
     from peft import get_peft_model

@@ -16,6 +16,9 @@ from typing import Any
 
 import yaml
 
+from llama_tasks.chat import TODAY
+from llama_tasks.prompts import BETWEEN
+
 TEMPLATE = "card.md.jinja"
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
@@ -185,7 +188,7 @@ def usage(
     """Python code that loads base and adapter and answers one prompt, without llama-tasks."""
     filled = {field: f"<{field}>" for field in fields}
     if "labels" in filled and contract.get("labels"):
-        filled["labels"] = ", ".join(contract["labels"])
+        filled["labels"] = contract["sample"].get("labels", ", ".join(contract["labels"]))
     special = contract["special_ids"]
     starts = contract["sample"]["input_ids"][:1] == [special.get("bos")]
     bos = f"[{special['bos']}] + " if starts else ""
@@ -204,15 +207,38 @@ tokenizer = AutoTokenizer.from_pretrained({_literal(repo_id)})
 
 template = {_literal(template)}
 fields = {_literal(filled)}
-prompt = re.sub(r"\\{{(\\w+)\\}}", lambda match: fields.get(match[1], match[0]), template)
-ids = {bos}tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)
+prompt = {_before(contract)}re.sub(r"\\{{(\\w+)\\}}", lambda match: fields.get(match[1], match[0]), template)
+{_ids(contract, bos)}
 ids = torch.tensor([ids])
 output = model.generate(
     input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens={int(max_new_tokens)},
-    eos_token_id={special["eos"]}, pad_token_id={pad},
+    eos_token_id={contract["sample"]["input_ids"][-1]}, pad_token_id={pad},
 )
 print(tokenizer.decode(output[0, ids.shape[1]:], skip_special_tokens=True))
 """
+
+
+def _before(contract: dict[str, Any]) -> str:
+    """What stands before the template in every prompt, as the start of an expression."""
+    parts = contract["template"]
+    main = _main_key(contract)
+    system = f"{parts['system']}{BETWEEN}" if parts.get("system") and not parts.get("chat") else ""
+    fewshot = parts.get(f"fewshot.{main}", parts.get("fewshot.en", parts.get("fewshot", "")))
+    return f"{_literal(system + fewshot)} + " if system + fewshot else ""
+
+
+def _ids(contract: dict[str, Any], bos: str) -> str:
+    """The line that makes ids of `prompt`."""
+    parts = contract["template"]
+    if not parts.get("chat"):
+        return f"ids = {bos}tokenizer.encode(prompt, add_special_tokens=False, split_special_tokens=True)"
+    system = [{"role": "system", "content": parts["system"]}] if parts.get("system") else []
+    messages = "".join(f"{_literal(message)}, " for message in system)
+    return (
+        f'messages = [{messages}{{"role": "user", "content": prompt.strip()}}]\n'
+        "ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, "
+        f"date_string={_literal(TODAY)})"
+    )
 
 
 def _literal(value: object) -> str:
@@ -264,9 +290,15 @@ def _recipe(run_dir: Path, base_model: str, revision: str) -> dict[str, Any]:
 
 
 def _main_template(contract: dict[str, Any]) -> str:
-    """The template that the usage example shows: the default one, else the first."""
-    templates = contract["template"]
-    return templates.get("default") or templates.get("en") or next(iter(templates.values()))
+    """The template that the usage example shows."""
+    return str(contract["template"][_main_key(contract)])
+
+
+def _main_key(contract: dict[str, Any]) -> str:
+    """The default template, of the variant that the run used, else the first."""
+    templates, variant = contract["template"], contract["sample"].get("variant")
+    keys = [*([f"default.{variant}"] if variant else []), "default", "en"]
+    return next((key for key in keys if key in templates), next(iter(templates)))
 
 
 def _languages(contract: dict[str, Any], scores: list[dict[str, Any]]) -> list[str]:

@@ -44,8 +44,8 @@ def save(
     """
     target = folder / f"step-{training.step}"
     tensors, scalars = _optimizer_state(training.optimizer)
-    state = {"step": training.step, "tokens_seen": training.tokens_seen, "optimizer": scalars,
-             "scheduler": training.scheduler.state_dict(), "needs": list(needs), "extra": extra}  # fmt: skip
+    state = {"step": training.step, "position": training.position, "tokens_seen": training.tokens_seen,
+             "optimizer": scalars, "scheduler": training.scheduler.state_dict(), "needs": list(needs), "extra": extra}  # fmt: skip
     parts = {"weights": trained_weights(training), "optimizer": tensors, "random": random or random_states()}
     with files.staged(target) as staging:
         for name, part in parts.items():
@@ -65,7 +65,8 @@ def restore(path: Path, training: Training) -> dict[str, Any]:
     _load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     training.scheduler.load_state_dict(state["scheduler"])
     set_random_state(load_file(path / "random.safetensors"), training.accelerator.process_index)
-    training.step, training.tokens_seen = state["step"], state["tokens_seen"]
+    training.step, training.position = state["step"], state["position"]
+    training.tokens_seen = state["tokens_seen"]
     return state["extra"]
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from llama_tasks.contract import PromptContract
 from llama_tasks.errors import LlamaTasksError
-from llama_tasks.prompts import PromptContract, hash_of
+from llama_tasks.recipe import Recipe
 
 REQUIRED = (
     "README.md",
@@ -83,8 +84,10 @@ def normalise_adapter_config(folder: Path, base_model: str, revision: str | None
     (folder / "adapter_config.json").write_text(normal, encoding="utf-8")
 
 
-def check_files(folder: Path, *, base_model: str, revision: str, private: Iterable[str] = ()) -> GateReport:
-    """The checks that read names and bytes only."""
+def check_files(
+    folder: Path, *, base_model: str, revision: str, private: Iterable[str] = (), recipe: Recipe | None = None
+) -> GateReport:
+    """The checks that need no model; `recipe` is the run's, which the prompt contract must fit."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
     looks: list[tuple[str, Callable[[], Iterator[str]]]] = [
         ("files", lambda: _wrong_names(files)),
@@ -92,7 +95,7 @@ def check_files(folder: Path, *, base_model: str, revision: str, private: Iterab
         ("weights", lambda: _weights(folder)),
         ("base pinned", lambda: _base(folder, base_model, revision)),
         ("stable bytes", lambda: _stable(folder, base_model, revision)),
-        ("prompt contract", lambda: _contract(folder)),
+        ("prompt contract", lambda: _contract(folder, recipe)),
         ("no local path", lambda: _local_paths(files, private)),
         ("no secret", lambda: _secrets(files, private)),
     ]
@@ -180,13 +183,15 @@ def _stable(folder: Path, base_model: str, revision: str) -> Iterator[str]:
         yield "adapter_config.json is not in its normal form"
 
 
-def _contract(folder: Path) -> Iterator[str]:
+def _contract(folder: Path, recipe: Recipe | None) -> Iterator[str]:
+    from transformers import AutoTokenizer
+
     contract = PromptContract.load(folder)
     ids = contract.sample.get("input_ids")
     if not ids or not all(type(i) is int and i >= 0 for i in ids):
         yield "prompt_contract.json has no sample of token ids"
-    if hash_of(contract.template) != contract.template_sha256:
-        yield "prompt_contract.json: the template was changed after training (its hash differs)"
+    if (folder / "tokenizer.json").is_file():
+        yield from contract.differences(AutoTokenizer.from_pretrained(str(folder)), recipe)
 
 
 def _local_paths(files: dict[str, Path], private: Iterable[str]) -> Iterator[str]:

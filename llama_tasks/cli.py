@@ -24,6 +24,7 @@ EPILOG = """examples:
   llama-tasks finetune recipes/summarize.yaml base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl
   llama-tasks evaluate runs/summarize
   llama-tasks push runs/summarize user/name --dry-run
+  llama-tasks score --metric rouge --lang zh hypotheses.txt references.txt
 """
 
 
@@ -80,11 +81,13 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="continue from the newest checkpoint of the run directory"
     )
     finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
-    _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect = _command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     _command(commands, "evaluate", "score base and adapter of a run again, on its test split", "run")
     predict = _command(commands, "predict", "answer rows of a file with a run's adapter", "run")
     predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
     predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
+    _add_score(commands)
     _command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
     export = _command(
         commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False
@@ -131,6 +134,25 @@ def _command(
     return command
 
 
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    text = "score lines of text against lines of text, or a predictions.jsonl; needs no run"
+    score = commands.add_parser("score", help=text, description=text, allow_abbrev=False)
+    score.add_argument(
+        "predictions", type=Path, help="one prediction a line, or rows {prediction, references} as .jsonl"
+    )
+    score.add_argument("references", type=Path, nargs="*", help="one reference a line; several files are alternatives")
+    score.add_argument(
+        "--metric", action="append", required=True, metavar="NAME",
+        help="such as bleu, bleu:tok=intl, rouge, f1:norm=cmrc, classification; may be given again",
+    )  # fmt: skip
+    score.add_argument("--lang", help="language code; by default the column `lang` of a .jsonl")
+    score.add_argument("--labels", help="label set, such as positive,negative; by default the choices of a .jsonl")
+    score.add_argument("--source", type=Path, help="what was summarised, one text a line (novelty, copy_rate)")
+    score.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    score.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
+    score.add_argument("--json", action="store_true", help="print JSON")
+
+
 class _Version(argparse.Action):
     """Prints the version of the installed package."""
 
@@ -167,7 +189,7 @@ def _inspect(args: argparse.Namespace) -> None:
     console = _console()
     from llama_tasks.inspection import inspect
 
-    inspect(recipe, console)
+    inspect(recipe, console, args.html)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -192,12 +214,28 @@ def _predict(args: argparse.Namespace) -> None:
     console.print(f"{rows} predictions in {args.output}", highlight=False)
 
 
+def _score(args: argparse.Namespace) -> None:
+    import json
+
+    from rich.console import Console
+
+    from llama_tasks import score_files
+
+    rows = score_files.read_rows(args.predictions, args.references, args.source)
+    labels = args.labels.split(",") if args.labels else None
+    result = score_files.score_rows(rows, args.metric, args.lang, labels, args.resamples, args.seed)
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        Console(highlight=False, soft_wrap=True).print(score_files.table(result))
+
+
 def _report(args: argparse.Namespace) -> None:
     args.overrides = []
     run, recipe = _run(args)
     from llama_tasks.evaluation import write_report
 
-    _show(write_report(run, recipe, recipe.data.labels or []), run.path, _console())
+    _show(write_report(run, recipe), run.path, _console())
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -316,6 +354,6 @@ def _complain(text: str) -> None:
 
 
 _COMMANDS = {
-    "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "report": _report,
+    "finetune": _finetune, "inspect": _inspect, "evaluate": _evaluate, "predict": _predict, "score": _score, "report": _report,
     "export": _export, "push": _push, "verify": _verify, "convert": _convert,
 }  # fmt: skip

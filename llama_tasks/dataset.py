@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import tasks
-from llama_tasks.errors import DataError
+from llama_tasks import tasks, token_cache
+from llama_tasks.audit import Audit, Finding, stop_on
+from llama_tasks.clean import asks, clean_splits, clean_texts
+from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import Split, load_splits, read_file, rename
+from llama_tasks.sources import (
+    Position,
+    Row,
+    Split,
+    StreamedRow,
+    describe_stream,
+    load_splits,
+    read_to_predict,
+    stream_rows,
+)
+from llama_tasks.stream import CHUNK, Stream
 from llama_tasks.tasks import Task
-from llama_tasks.tokens import Encoded, Encoder, audit, audit_leaks, stop_on
+from llama_tasks.tokens import Encoded, Encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,8 +43,10 @@ class Dataset:
     Attributes:
         labels: label set of a classification, else empty.
         prompts: split name -> rendered examples, every row.
-        train: the training split as tokens.
+        train: the training split as tokens; of a stream, its first rows (those in `prompts` too).
         fingerprints: split name -> rows, source, SHA-256.
+        findings: of the audit: what is allowed by the recipe, and what is only told.
+        stream: the training rows where they do not fit memory.
     """
 
     task: Task
@@ -39,6 +56,8 @@ class Dataset:
     prompts: dict[str, list[Prompt]]
     train: Encoded
     fingerprints: dict[str, dict[str, Any]]
+    findings: list[Finding] = field(default_factory=list)
+    stream: Stream | None = None
 
 
 def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -46,36 +65,152 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
 
     Raises:
         DataError: a broken file, a missing column, a label outside the set, an example too long, or an audit finding.
+        RecipeError: `data.streaming` with what needs all rows at hand.
     """
     task, labels, splits = read(recipe)
-    renderer = Renderer(task, recipe.prompt.template)
     encoder = Encoder(tokenizer, recipe.prompt)
-    prompts = {name: render_all(task, renderer, split) for name, split in splits.items()}
-    is_text = task.name == "text"
-    train = encoder.blocks(prompts["train"]) if is_text else encoder.encode(prompts["train"])
+    renderer, drawn = make_renderer(recipe, task, encoder, splits.get("train"))
+    prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
+    fingerprints = {name: split.describe() for name, split in splits.items()}
+    audit = Audit(encoder, task.name == "text")
+    for name in prompts:
+        if name != "train":
+            audit.add(name, prompts[name])
+    stream = None
+    if recipe.data.streaming:
+        stream = _stream(recipe, RowEncoder(task, renderer, encoder, audit))
+        prompts = {"train": first_prompts(task, renderer, stream), **prompts}
+        fingerprints = {"train": describe_stream(recipe.data, recipe.task), **fingerprints}
+    prompts["train"] = [prompt for prompt in prompts["train"] if prompt.example.id not in drawn]
+    train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
-    findings = [] if is_text else audit(encoder, prompts["train"], train.tokens)
-    for name in () if is_text else ("validation", "test"):
-        findings += audit_leaks(prompts["train"], prompts[name], name)
-    stop_on(findings, recipe.prompt.allow)
-    fingerprints = {name: split.describe() for name, split in splits.items()}
-    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints)
+    audit.add("train", prompts["train"], train.tokens)
+    findings = audit.report().findings
+    stop_on(findings, recipe.prompt.allow, named_by(splits))
+    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
+
+
+def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool = False) -> Encoded:
+    """The training prompts as tokens."""
+    if task.name == "text":
+        return encoder.blocks(prompts)
+    return token_cache.encode(encoder, prompts) if cache else encoder.encode(prompts)
+
+
+def make_renderer(recipe: Recipe, task: Task, encoder: Encoder, train: Split | None) -> tuple[Renderer, set[str]]:
+    """The renderer of a run, with its chat template and solved examples; and the ids of those, which leave the training."""
+    renderer = Renderer(task, recipe.prompt.template)
+    if encoder.chat:
+        renderer.templates["chat"] = encoder.chat.source
+    drawn: set[str] = set()
+    if recipe.prompt.num_fewshot and not renderer.has_fewshot and train is not None:
+        solved = render_all(task, renderer, train, training=True)
+        drawn = renderer.draw_fewshot(solved, recipe.prompt.num_fewshot, SPLIT_SEED)
+    return renderer, drawn
+
+
+def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
+    """id of a row -> the id with file and line: `test:17 (my.jsonl:18)`."""
+
+    def where(name: str) -> str:
+        split, index = (*name.split(":"), "")[:2]  # `train:17:back` is an example of the row `train:17`
+        rows = splits[split].rows if split in splits else []
+        row = next((rows[i] for i in [int(index)] if i < len(rows)), None) if index.isdigit() else None
+        return f"{name} ({row.where})" if row is not None and name.startswith(row.id) else name
+
+    return where
+
+
+# --- data beyond memory ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowEncoder:
+    """Rows of a stream -> tokens, rendered, encoded and audited as rows at hand are."""
+
+    task: Task
+    renderer: Renderer
+    encoder: Encoder
+    held_out: Audit  # of the splits that are scored
+
+    def __call__(self, rows: Sequence[Row]) -> Encoded:
+        """Encode some rows. Raises DataError for what stops a training."""
+        prompts = [self.renderer(example) for row in rows for example in self.task.examples(row, training=True)]
+        encoded = encode(self.task, self.encoder, prompts)
+        places = {row.id: f"{row.id} ({row.where})" for row in rows}
+        findings = self.held_out.check(prompts, encoded.tokens)
+        stop_on(findings, self.encoder.config.allow, lambda name: places.get(name, name))
+        return encoded
+
+
+def first_prompts(task: Task, renderer: Renderer, stream: Stream) -> list[Prompt]:
+    """The first rows of the first epoch, rendered."""
+    rows = itertools.islice(stream.rows(0, None), CHUNK)
+    return [renderer(example) for row in rows for example in task.examples(row, training=True)]
+
+
+def beginning(recipe: Recipe, task: Task, count: int) -> Split:
+    """The first `count` training rows of a stream, in the order of the first epoch, to be looked at."""
+    rows: list[Row] = list(itertools.islice(_rows(recipe, task)(0, None), count))
+    told = describe_stream(recipe.data, recipe.task)
+    return Split(rows, f"the first {len(rows):,} rows of the stream {told['source']}", told["sha256"])
+
+
+def _stream(recipe: Recipe, rows_to_tokens: RowEncoder) -> Stream:
+    return Stream(_rows(recipe, rows_to_tokens.task), rows_to_tokens, recipe.data.num_workers)
+
+
+def _rows(recipe: Recipe, task: Task) -> Callable[[int, Position | None], Iterator[StreamedRow]]:
+    return functools.partial(
+        stream_rows, recipe.data, recipe.task, "train", recipe.train.seed, fields=task.columns, group_by=task.main_field
+    )
+
+
+def _check_streaming(recipe: Recipe, task: Task) -> None:
+    """Raise RecipeError where the recipe asks for something that needs all rows at hand, or does not say when to end."""
+    if task.labelled and not recipe.data.labels:
+        raise RecipeError("data.streaming does not see all labels before the training; list them in data.labels.")
+    if recipe.train.max_steps < 1:
+        raise RecipeError("data.streaming does not know how many rows will come; say train.max_steps.")
+    for key, asked in (
+        ("prompt.num_fewshot", recipe.prompt.num_fewshot and not Renderer(task, recipe.prompt.template).has_fewshot),
+        ("train.class_weights: balanced", recipe.train.class_weights == "balanced"),
+        ("clean", asks(recipe.clean)),
+    ):
+        if asked:
+            raise RecipeError(
+                f"{key} needs all training rows at hand, which data.streaming does not keep; leave one out."
+            )
 
 
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
-    """The rows of all splits, with their task and (classification) label set. Raises DataError."""
-    main_field = tasks.create(recipe.task).main_field
-    splits = load_splits(recipe.data, recipe.task, main_field, SPLIT_SEED)
+    """The rows of all splits (a stream's training rows are left where they are), with their task and label set.
+
+    Raises:
+        DataError: a broken file, a missing column. RecipeError: keys that do not fit each other.
+    """
+    task = tasks.create(recipe.task, config=recipe.prompt)
+    if recipe.data.streaming:
+        _check_streaming(recipe, task)
+    splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
+    splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
+    train = splits["train"].rows if "train" in splits else []
     labels: list[str] = []
-    if recipe.task == "classify":
-        labels = recipe.data.labels or tasks.labels_of(splits["train"].rows)
-    return tasks.create(recipe.task, labels), labels, splits
+    if task.labelled:
+        labels = recipe.data.labels or tasks.labels_of(train, task.target_column)
+    elif recipe.train.class_weights is not None:
+        raise RecipeError(
+            f"train.class_weights belongs to tasks with labels, and {task.name!r} has none; leave it out."
+        )
+    task = tasks.create(recipe.task, labels, recipe.prompt)
+    task.weights = tasks.class_weights(recipe.train.class_weights, labels, train, task.target_column)
+    return task, labels, splits
 
 
-def render_all(task: Task, renderer: Renderer, split: Split) -> list[Prompt]:
+def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
     """Rows -> Examples -> Prompts, every row of a split."""
-    return [renderer(task.example(row)) for row in split.rows]
+    return [renderer(example) for row in split.rows for example in task.examples(row, training=training)]
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:
@@ -87,10 +222,9 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     if not source.is_file():
         raise DataError(f"There is no file {str(source)!r}.")
     labels = recipe.data.labels or []
-    task = tasks.create(recipe.task, labels)
+    task = tasks.create(recipe.task, labels, recipe.prompt)
     blank = labels[0] if labels else task.blank_target
-    data = replace(recipe.data, train=[str(source)], validation=None, test=None)
-    rows = rename(read_file(source), data, "predict")
+    rows = clean_texts(read_to_predict(source, recipe.data, recipe.task), recipe.clean)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in filled]

@@ -11,6 +11,9 @@ LlamaTasksError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class LlamaTasksError(Exception):
     """A mistake that the user can mend; `str(error)` is the whole message."""
@@ -40,3 +43,9 @@ class MetricError(LlamaTasksError):
 
 class HubError(LlamaTasksError):
     """Publishing was refused or failed."""
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """` Did you mean X?` or the list of what is known."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."

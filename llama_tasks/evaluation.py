@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import metrics, report, significance
-from llama_tasks.errors import ModelError, RecipeError, RunError
+from llama_tasks import metrics, report, significance, tasks
+from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.metrics import Metric
+from llama_tasks.metrics.names import CALIBRATION, LABELS
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
+from llama_tasks.tasks import Task
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -23,28 +25,41 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
-_LANGUAGE_FREE = ("accuracy", "macro_f1", "micro_f1")  # compare labels, not text
+_LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
 _RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
-_ROW_METRIC = {"bleu": "chrf", "macro_f1": "accuracy"}  # corpus metrics say little of one row; these speak for them
+# Corpus metrics say little of one row; these speak for them.
+_ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 
 
 def check_suite(recipe: Recipe) -> None:
     """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
     suite, lead = recipe.eval, recipe.train.metric_for_best_model
+    task = tasks.create(recipe.task, config=recipe.prompt)
     if (suite.scoring == "perplexity") != (recipe.task == "text"):
-        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {recipe.task!r}.")
+        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
     if suite.scoring == "perplexity":
         return
     if not suite.metrics:
-        raise RecipeError(f"eval.metrics is empty; name at least one of {', '.join(metrics.names())}.")
-    if suite.scoring == "likelihood" and recipe.task != "classify":
+        known = [*task.metrics, *metrics.names()]
+        raise RecipeError(f"eval.metrics is empty; name at least one of {', '.join(known)}.")
+    if suite.scoring == "likelihood" and not task.chooses:
         raise RecipeError(
-            f"eval.scoring: likelihood ranks a label set, which the task {recipe.task!r} does not have; use generate."
+            f"eval.scoring: likelihood ranks choices, which the task {task.name!r} does not have; use generate."
         )
     for name in [*suite.metrics, *([lead] if lead else [])]:
-        if name in _LANGUAGE_FREE and recipe.task != "classify":
-            raise RecipeError(f"eval.metrics: {name} compares labels, which the task {recipe.task!r} does not have.")
-        metrics.create(name, "en", ["a", "b"])
+        if name in task.metrics:
+            metrics.create(name, "en", own=task.metrics)
+            continue
+        if name in _LANGUAGE_FREE and not task.labelled:
+            raise RecipeError(f"eval.metrics: {name} compares labels, which the task {task.name!r} does not have.")
+        if metrics.parse(name, task.metrics)[0] in CALIBRATION and suite.scoring != "likelihood":
+            raise RecipeError(f"eval.metrics: {name} reads log-likelihoods; it needs `eval.scoring: likelihood`.")
+    first = lead or suite.metrics[0]
+    if first not in task.metrics and not metrics.may_lead(first):
+        raise RecipeError(
+            f"{first} does not grow as outputs get better, or is not about every row, so it cannot choose the best checkpoint; "
+            "name another metric first in eval.metrics, or as train.metric_for_best_model."
+        )
 
 
 def rehearse(dataset: Dataset, suite: Suite) -> None:
@@ -59,8 +74,9 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
     for name in ("validation", "test"):
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
-        for _, metric, part in _measures([_row(prompt, 0) for prompt in prompts], suite, dataset.labels):
-            metric.statistics([""] * len(part), [row["references"] for row in part])
+        for _, metric, part in _measures([_row(prompt, 0) for prompt in prompts], suite, dataset.task):
+            if getattr(metric, "needs", None) != "choices":  # those come with the predictions
+                metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
 
 
 def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say) -> dict[str, Any]:
@@ -81,7 +97,7 @@ def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, sa
     for name, rows in systems.items():
         write_jsonl(run.path / "eval" / name / "predictions.jsonl", rows)
     write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
-    return write_report(run, recipe, dataset.labels)
+    return write_report(run, recipe)
 
 
 def load(run: RunDirectory, recipe: Recipe) -> Any:
@@ -93,43 +109,36 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
     from accelerate import Accelerator
 
     from llama_tasks.adapters import load_tokenizer, load_trained
+    from llama_tasks.contract import PromptContract
     from llama_tasks.integrity import check_base, check_trained
-    from llama_tasks.prompts import PromptContract
 
     if not run.adapter.is_dir():
         raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
-    contract = PromptContract.load(run.adapter)
-    contract.check(load_tokenizer(recipe.base), run.adapter)
-    asked = {"task": recipe.task, "template": recipe.prompt.template, "labels": recipe.data.labels or []}
-    changed = [key for key, value in asked.items() if value != getattr(contract, key)]
-    if changed:
-        raise ModelError(
-            f"{run.adapter} was trained with another {' and '.join(changed)} than asked for now; an adapter answers only the "
-            "prompts it was trained on."
-        )
+    PromptContract.load(run.adapter).check(load_tokenizer(recipe.base), run.adapter, recipe)
     check_trained(run.path, run.adapter)
     check_base(recipe.base, run.environment().get("base"))
     return load_trained(recipe.base, run.adapter, Accelerator().device)
 
 
-def write_report(run: RunDirectory, recipe: Recipe, labels: Sequence[str]) -> dict[str, Any]:
+def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     """predictions.jsonl -> scores.json of each system -> report.json, report.md, report.html; needs no torch."""
+    task = tasks.create(recipe.task, recipe.data.labels, recipe.prompt)
     systems = {}
     for name in ("base", "adapter"):
         path = run.path / "eval" / name / "predictions.jsonl"
         if path.is_file():
             rows = list(read_jsonl(path))
-            scores = score(rows, recipe.eval, labels)
-            counts = metrics.count(rows, labels or None)
+            scores = score(rows, recipe.eval, task)
+            counts = metrics.count(rows, task.labels or None)
             write_json(path.with_name("scores.json"), {"system": name, "scores": scores, "counts": counts})
-            lead, values = row_values(rows, recipe.eval, labels)
+            lead, values = row_values(rows, recipe.eval, task)
             systems[name] = report.System(name, scores, counts, rows, values, lead)
     if "base" not in systems:
         raise RunError(f"{run.path} has no predictions yet; `llama-tasks evaluate {run.path}` makes them.")
     adapter = systems.get("adapter")
-    pairs = compare(systems["base"].predictions, adapter.predictions, recipe.eval, labels) if adapter else []
+    pairs = compare(systems["base"].predictions, adapter.predictions, recipe.eval, task) if adapter else []
     result = report.build(
-        task=recipe.task,
+        task=task.name,
         command=run.environment().get("command", command_line()),
         base=systems["base"],
         adapter=adapter,
@@ -143,14 +152,16 @@ def write_report(run: RunDirectory, recipe: Recipe, labels: Sequence[str]) -> di
 
 def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suite) -> list[dict[str, Any]]:
     """One prediction row for every prompt, in order, as predictions.jsonl holds them."""
+    from llama_tasks.choices import score_choices
     from llama_tasks.generate import generate
-    from llama_tasks.score import score_choices
 
     encoder, task = dataset.encoder, dataset.task
     if suite.scoring == "likelihood":
-        ids = encoder.fit(prompts, max(len(label) for label in encoder.ids(dataset.labels)) + 2)
-        scored = score_choices(model, encoder, prompts, ids, dataset.labels, suite.tokens_per_batch)
-        answers = [_chosen(choices) for choices in scored]
+        choices = [prompt.example.choices for prompt in prompts]
+        longest = max(map(len, encoder.ids(sorted({choice for row in choices for choice in row}))), default=0)
+        ids = encoder.fit(prompts, longest + 2)
+        scored = score_choices(model, encoder, prompts, ids, choices, suite.tokens_per_batch)
+        answers = [_chosen(task, found) for found in scored]
     else:
         ids = encoder.fit(prompts, suite.max_new_tokens)
         answers = [
@@ -160,7 +171,7 @@ def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
         ]  # fmt: skip
     whole = [len(prompt_ids) for prompt_ids in encoder.prompt_ids(prompts)]
     return [
-        {**_row(prompt, len(i)), "shortened": len(i) < n, **answer}
+        {**_row(prompt, len(i)), "shortened": len(i) < n, **answer, **_failure(task, prompt, answer["prediction"])}
         for prompt, i, n, answer in zip(prompts, ids, whole, answers, strict=True)
     ]
 
@@ -182,51 +193,51 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     return len(rows)
 
 
-def score(rows: Rows, suite: Suite, labels: Sequence[str]) -> list[dict[str, Any]]:
+def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
     """Every metric of the suite, by language, as Score dicts."""
     scores = []
-    for lang, metric, part in _measures(rows, suite, labels):
-        predictions, references = _texts(part)
-        result = metrics.score(metric, predictions, references, n_resamples=suite.n_resamples, seed=suite.seed)
+    for lang, metric, part in _measures(rows, suite, task):
+        result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
         scores.append({**result.to_dict(), "lang": lang})
     return scores
 
 
-def compare(base: Rows, adapter: Rows, suite: Suite, labels: Sequence[str]) -> list[dict[str, Any]]:
+def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
     """Paired significance of adapter against base, for every metric and language."""
     pairs = []
     for (lang, metric, before), (_, _, after) in zip(
-        _measures(base, suite, labels), _measures(adapter, suite, labels), strict=True
+        _measures(base, suite, task), _measures(adapter, suite, task), strict=True
     ):
-        stats = [metric.statistics(*_texts(part)) for part in (before, after)]
+        stats = [metrics.row_statistics(metric, part) for part in (before, after)]
         n, seed = suite.n_resamples, suite.seed
         if metric.name in _RIGHT_OR_WRONG:
             right = [list(part[:, 0] > 0) for part in stats]
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
             test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
-        pairs.append({"metric": metric.name, "lang": lang, **dataclasses.asdict(test)})
+        better = getattr(metric, "higher_is_better", True)
+        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
     return pairs
 
 
-def leading_value(rows: Rows, suite: Suite, labels: Sequence[str], name: str | None = None) -> float:
+def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None) -> float:
     """The value that decides between checkpoints: the metric `name` (the suite's first one), averaged over languages."""
     lead = dataclasses.replace(suite, metrics=[name or suite.metrics[0]])
     values = [
-        float(metric.aggregate(metric.statistics(*_texts(part)).sum(0)))
-        for lang, metric, part in _measures(rows, lead, labels)
+        metrics.value_of(metric, metrics.row_statistics(metric, part))
+        for lang, metric, part in _measures(rows, lead, task)
         if lang != EVERY
     ]
     return sum(values) / len(values)
 
 
-def row_values(rows: Rows, suite: Suite, labels: Sequence[str]) -> tuple[str, dict[str, float]]:
+def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, float]]:
     """The leading metric (or its row-level companion) and its value on each row by itself, to find rows that got worse."""
     name = _ROW_METRIC.get(suite.metrics[0], suite.metrics[0])
     lead = dataclasses.replace(suite, metrics=[name])
     values = {}
-    for _, metric, part in _measures(rows, lead, labels):
-        stats = metric.statistics(*_texts(part))
+    for _, metric, part in _measures(rows, lead, task):
+        stats = metrics.row_statistics(metric, part)
         values.update({row["id"]: float(metric.aggregate(stats[i])) for i, row in enumerate(part)})
     return name, values
 
@@ -258,24 +269,20 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         "data": data,
         "base_model": recipe.base.model,
         "base_revision": recipe.base.revision,
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": {**dataclasses.asdict(recipe), "task": Path(recipe.task).name},
     }
 
 
-def _measures(rows: Rows, suite: Suite, labels: Sequence[str]) -> Iterator[tuple[str, Metric, Rows]]:
+def _measures(rows: Rows, suite: Suite, task: Task) -> Iterator[tuple[str, Metric, Rows]]:
     """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together."""
     by_lang: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_lang.setdefault(row["lang"], []).append(row)
     for name in suite.metrics:
         for lang, part in sorted(by_lang.items()):
-            yield lang, metrics.create(name, lang, labels or None), part
-        if len(by_lang) > 1 and name in _LANGUAGE_FREE:
-            yield EVERY, metrics.create(name, sorted(by_lang)[0], labels), rows
-
-
-def _texts(rows: Rows) -> tuple[list[str], list[list[str]]]:
-    return [row["prediction"] for row in rows], [row["references"] for row in rows]
+            yield lang, metrics.create(name, lang, task.labels or None, task.metrics), part
+        if len(by_lang) > 1 and name in (*_LANGUAGE_FREE, *task.metrics):
+            yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
 
 
 def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
@@ -285,10 +292,15 @@ def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
             "prompt_tokens": prompt_tokens}  # fmt: skip
 
 
-def _chosen(choices: Mapping[str, float]) -> dict[str, Any]:
+def _failure(task: Task, prompt: Prompt, prediction: str) -> dict[str, str]:
+    name = task.failure(prediction, prompt.example)
+    return {"failure": name} if name else {}
+
+
+def _chosen(task: Task, choices: Mapping[str, float]) -> dict[str, Any]:
     best = max(choices, key=lambda choice: choices[choice])
     rounded = {key: round(value, 4) for key, value in choices.items()}
-    return {"prediction": best, "raw": best, "finish": "choice", "output_tokens": 0, "choices": rounded}
+    return {"prediction": task.choose(choices), "raw": best, "finish": "choice", "output_tokens": 0, "choices": rounded}
 
 
 def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:

@@ -18,13 +18,14 @@ import torch
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
-from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
+from llama_tasks.adapters import compute_4bit_as_trained, load_tokenizer, quantizer, where_is
 from llama_tasks.checks import OPTIONAL
+from llama_tasks.contract import PromptContract
 from llama_tasks.errors import ModelError, RunError
 from llama_tasks.files import staged
 from llama_tasks.gate import TOLERANCE
 from llama_tasks.integrity import check_trained
-from llama_tasks.prompts import PromptContract
+from llama_tasks.recipe import BaseConfig
 from llama_tasks.rundir import RunDirectory, write_json
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -55,11 +56,11 @@ class Merged:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the base is, and whether it was quantised for training."""
+    """Where the base is, and how it was quantised for training."""
 
     path: str
     revision: str | None
-    nf4: bool
+    quantization: str
 
     def load(self, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
         return LlamaForCausalLM.from_pretrained(
@@ -70,8 +71,8 @@ class _Place:
             use_safetensors=True,
         )
 
-    def load_nf4(self) -> PreTrainedModel:
-        model = self.load(nf4(torch.float32))
+    def load_as_trained(self) -> PreTrainedModel:
+        model = self.load(quantizer(self.quantization, torch.float32))
         compute_4bit_as_trained(model)
         return model
 
@@ -95,12 +96,14 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
     check_trained(run_dir, adapter)
     if dtype not in DTYPES:
         raise ModelError(f"There is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
-    recorded = RunDirectory(run_dir).recipe().base
-    place = _Place(str(base_path or where_is(recorded.model)), recorded.revision, recorded.quantization == "nf4")
+    recipe = RunDirectory(run_dir).recipe()
+    recorded = recipe.base
+    place = _Place(str(base_path or where_is(recorded.model)), recorded.revision, recorded.quantization)
     contract = PromptContract.load(adapter)
+    contract.check(load_tokenizer(BaseConfig(str(adapter))), adapter, recipe, witness=place.path)
     ids = torch.tensor([contract.sample["input_ids"]])
 
-    reference = _logits(_with_adapter(place.load_nf4() if place.nf4 else place.load(), adapter), ids)
+    reference = _logits(_with_adapter(place.load_as_trained(), adapter), ids)
     policies, policy, model = _nearest(place, adapter, ids, reference)
     with staged(output) as staging:
         saved = _save(model, staging, dtype, place, contract)
@@ -143,8 +146,8 @@ def _nearest(
 
 def _policies(place: _Place) -> Iterator[tuple[str, PreTrainedModel]]:
     """Bases to merge into, loaded one at a time."""
-    if place.nf4:
-        yield "dequantized", place.load_nf4().dequantize()
+    if place.quantization != "none":
+        yield "dequantized", place.load_as_trained().dequantize()
     yield "original", place.load()
 
 

@@ -16,14 +16,16 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise
+from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise, tasks
+from llama_tasks.clean import told
+from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
-from llama_tasks.prompts import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import pin
+from llama_tasks.report import plain
+from llama_tasks.sources import notes, pin
 from llama_tasks.train import Training
 
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -45,7 +47,7 @@ def finetune(
     accelerator = make_accelerator(recipe)
     console = console or Console(quiet=not accelerator.is_main_process)
     say = partial(console.print, highlight=False, markup=False)
-    run = rundir.RunDirectory(Path(recipe.output or f"runs/{recipe.task}"))
+    run = rundir.RunDirectory(Path(recipe.output or f"runs/{Path(recipe.task).stem}"))
     if accelerator.is_main_process:
         rundir.claim(run.path, resume, overwrite)
     evaluation.check_suite(recipe)
@@ -59,17 +61,21 @@ def finetune(
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
-    training = Training(model, dataset.train.tokens, recipe.train, accelerator, float(recipe.train.learning_rate))
+    data = dataset.stream or dataset.train.tokens
+    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate))
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
+    contract = make_contract(recipe, dataset)
     with locked(run.path) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
             rundir.claim(run.path, resume, overwrite, mine=True)  # another run may have ended in it since
             preflight.check_space(run.path, training)
         if recipe.train.preflight:
             preflight.preflight(run.path, recipe, dataset, training)
-        keeper = supervise.begin(run, recipe, dataset, training, resume, overwrite, say, weights)
+        keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
         supervise.train(run, recipe, dataset, training, keeper, console, began)
-        contract, expected = save_trained(run, recipe, dataset, training, keeper)
+        if dataset.stream:
+            _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
+        expected = save_trained(run, recipe, dataset, training, keeper, contract)
         if not accelerator.is_main_process:
             return {}
         del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
@@ -123,7 +129,10 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
             f"The tokenizer has {len(dataset.encoder.tokenizer)} tokens, more than the base's embedding "
             f"({base.get_input_embeddings().num_embeddings})."
         )
-    if recipe.train.share_prefixes and config._attn_implementation not in SHARES_PREFIXES:
+    share = recipe.train.share_prefixes
+    if share == "auto" and config._attn_implementation not in SHARES_PREFIXES:
+        share = False
+    if share is True and config._attn_implementation not in SHARES_PREFIXES:
         raise RecipeError(
             f"train.share_prefixes needs base.attn_implementation {' or '.join(SHARES_PREFIXES)}, not "
             f"{config._attn_implementation}."
@@ -140,7 +149,7 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
         data=replace(recipe.data, labels=dataset.labels or None),
         prompt=replace(recipe.prompt, template=dict(dataset.renderer.templates)),
         adapter=recipe.adapter if resume else learn_to_stop(recipe, base, dataset),
-        train=replace(recipe.train, learning_rate=rate),
+        train=replace(recipe.train, learning_rate=rate, share_prefixes=share),
     )
 
 
@@ -165,13 +174,17 @@ def learn_to_stop(recipe: Recipe, base: Any, dataset: Dataset) -> dict[str, Any]
 
 
 def save_trained(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, keeper: supervise.Keeper
-) -> tuple[PromptContract, torch.Tensor]:
-    """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract; returns the contract
-    and the trained model's logits on its sample."""
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    keeper: supervise.Keeper,
+    contract: PromptContract,
+) -> torch.Tensor:
+    """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract; returns the trained
+    model's logits on the contract's sample."""
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
-    contract = make_contract(recipe, dataset)
     model = training.accelerator.unwrap_model(training.model)
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
@@ -179,7 +192,7 @@ def save_trained(
             dataset.encoder.tokenizer.save_pretrained(staging)
             contract.save(staging)
         rundir.write_json(run.path / integrity.TRAINED, integrity.check(run.adapter, {}, "save it again"))
-    return contract, adapters.sample_logits(model, contract.sample["input_ids"])
+    return adapters.sample_logits(model, contract.sample["input_ids"])
 
 
 def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
@@ -188,15 +201,18 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
     first = min(dataset.train.tokens, key=lambda item: len(item.input_ids))
     prompt = next(p for p in dataset.prompts["train"] if p.example.id == first.id.split(".")[0])
     return PromptContract(
-        task=recipe.task,
+        task=dataset.task.name,
+        task_sha256=tasks.source_sha256(recipe.task),
         template=dict(dataset.renderer.templates),
         template_sha256=hash_of(dict(dataset.renderer.templates)),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         special_ids=special_ids(tokenizer),
         max_length=recipe.prompt.max_length,
         labels=list(dataset.labels),
-        sample={"prompt": prompt.text, "response": prompt.response, "input_ids": list(first.input_ids),
-                "prompt_length": first.prompt_length},
+        sample={"prompt": prompt.segments[0], "response": prompt.segments[1], "input_ids": list(first.input_ids),
+                "prompt_length": first.prompt_length, "variant": prompt.example.variant,
+                **{key: value for key, value in prompt.example.fields.items() if key == "labels"},
+                **dataset.encoder.pieces(prompt)},
         decoding={"max_new_tokens": recipe.eval.max_new_tokens, "num_beams": recipe.eval.num_beams, "do_sample": False},
     )  # fmt: skip
 
@@ -208,10 +224,11 @@ def _introduce(
     train = dataset.train
     tokens = sum(len(item.input_ids) for item in train.tokens)
     console.print(
-        f"task {recipe.task} · base {recipe.base.model} · {adapters.count_parameters(model)}", highlight=False
+        f"task {dataset.task.name} · base {recipe.base.model} · {adapters.count_parameters(model)}", highlight=False
     )
+    size = "a stream of examples" if dataset.stream else f"{len(train.tokens):,} training examples, {tokens:,} tokens"
     console.print(
-        f"{len(train.tokens):,} training examples, {tokens:,} tokens · validation {len(dataset.prompts['validation']):,} · "
+        f"{size} · validation {len(dataset.prompts['validation']):,} · "
         f"test {len(dataset.prompts['test']):,} · {training.total_steps} steps of up to "
         f"{recipe.train.tokens_per_batch * recipe.train.gradient_accumulation_steps:,} tokens",
         highlight=False,
@@ -220,13 +237,28 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    if training.plan.saved:
+        console.print(
+            f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
+            highlight=False,
+        )
+    for line in notes(dataset.fingerprints):
+        console.print(plain(line), highlight=False, markup=False)
+    for name, about in dataset.fingerprints.items():
+        if "cleaning" in about:
+            console.print(f"cleaned {name}: {told(about['cleaning'])}", highlight=False, markup=False)
+    for finding in dataset.findings:
+        console.print(plain(f"note: {finding}"), highlight=False, markup=False)
     if learns_to_stop:
         console.print(
             "this base has never learned to end a text: the row that scores EOS is trained too "
             "(adapter.trainable_token_indices)",
             highlight=False,
         )
-    if train.dropped or train.truncated:
-        console.print(
-            f"too long: {len(train.dropped)} examples dropped, {len(train.truncated)} shortened", highlight=False
-        )
+    if not dataset.stream:
+        _tell_too_long(len(train.dropped), len(train.truncated), console)
+
+
+def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
+    if dropped or truncated:
+        console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks.checks import Check, GateReport, check_files, names_a_secret
-from llama_tasks.prompts import PromptContract
+from llama_tasks.contract import PromptContract
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,8 @@ import torch
 
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.model.decoding import Decoder, can_decode
-from llama_tasks.packing import collate, find_families
+from llama_tasks.packing import collate
+from llama_tasks.plan import find_families
 from llama_tasks.recipe import Suite
 from llama_tasks.tokens import Encoder, Tokens
 
@@ -43,7 +44,9 @@ def generate(model: Any, encoder: Encoder, prompts: Sequence[list[int]], suite: 
     was_training = model.training
     model.eval()
     native = _native(model) if suite.num_beams == 1 else None
-    decoded = _by_batches(model, encoder, prompts, suite) if native is None else _by_slots(native, prompts, ends, suite)
+    decoded = (
+        _by_batches(model, encoder, prompts, suite) if native is None else decode_by_slots(native, prompts, ends, suite)
+    )
     for index, ids in decoded:
         end = next((i for i, token in enumerate(ids) if token in ends), None)
         stopped, ids = end is not None, ids[:end]
@@ -71,10 +74,13 @@ def _native(model: Any) -> NativeLlamaForCausalLM | None:
 # --- by slots -------------------------------------------------------------------------------------------------------
 
 
-def _by_slots(
-    model: NativeLlamaForCausalLM, prompts: Sequence[list[int]], ends: list[int], suite: Suite
+def decode_by_slots(
+    model: NativeLlamaForCausalLM, prompts: Sequence[list[int]], ends: Sequence[int], suite: Suite
 ) -> Iterator[tuple[int, list[int]]]:
-    """(index, new ids) of every prompt, as they end; the ids may go on behind an end."""
+    """(index, new ids) of every prompt, as they end: greedy, to the first of `ends` (which is among the ids) or the suite's limit.
+
+    Call it under `inference_mode`, with a model in evaluation mode for which `can_decode` holds.
+    """
     steps = STEPS_PER_LOOK.get(model.device.type, STEPS_PER_LOOK["other"])
     for queue in _octaves([len(ids) + suite.max_new_tokens for ids in prompts]):
         places = len(prompts[queue[0]]) + suite.max_new_tokens + steps
@@ -109,7 +115,7 @@ class _Stream:
         decoder: Decoder,
         prompts: Sequence[list[int]],
         queue: list[int],
-        ends: list[int],
+        ends: Sequence[int],
         suite: Suite,
         steps: int,
     ) -> None:
@@ -159,12 +165,17 @@ class _Stream:
             row.ids += columns[slot]
             if self.ends.isdisjoint(columns[slot]) and len(row.ids) < self.suite.max_new_tokens:
                 continue
-            yield row.index, row.ids[: self.suite.max_new_tokens]
+            yield row.index, self._to_its_end(row.ids)
             self.decoder.leave(slot)
             self.rows[slot], stay[slot] = self.rows[-1], stay[-1]
             self.rows.pop()
             stay.pop()
         self.newest = torch.tensor([columns[i][-1] for i in stay], device=self.decoder.device, dtype=torch.long)
+
+    def _to_its_end(self, ids: list[int]) -> list[int]:
+        """Without what was decoded behind the end, before the look that found it."""
+        end = next((i + 1 for i, token in enumerate(ids) if token in self.ends), len(ids))
+        return ids[: min(end, self.suite.max_new_tokens)]
 
 
 # --- by transformers' generate --------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from llama_tasks.checks import (
 from llama_tasks.errors import HubError
 from llama_tasks.gate import NOT_RUN, check_logits
 from llama_tasks.hub_client import Client, in_cache
+from llama_tasks.recipe import Recipe
 from llama_tasks.rundir import RunDirectory
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def push(
             base_stage = _stage_base(base.folder, Path(temporary, "base"), repo_id, license)
         card = _stage(run_dir, stage, repo_id, base, license, again)
         private_text = _private_text(run_dir, base, token)
-        report = _gate(stage, base_stage, base, private_text, client)
+        report = _gate(stage, base_stage, base, private_text, client, RunDirectory(run_dir).recipe())
         result = PushResult(repo_id, base.model, base.revision, card, _files(stage), report)
         show(result, console, with_card=dry_run)
         if client is None:
@@ -164,14 +165,14 @@ def show(result: PushResult, console: Console, *, with_card: bool) -> None:
 
 
 def _gate(
-    stage: Path, base_stage: Path | None, base: _Base, private: Sequence[str], client: Client | None
+    stage: Path, base_stage: Path | None, base: _Base, private: Sequence[str], client: Client | None, recipe: Recipe
 ) -> GateReport:
     """Names and bytes first; only when they are right is a base fetched and a model loaded.
 
     The stranger loads what the public name gives: the Hub's own copy of the base. Only a dry run, and a base that is
     not on the Hub yet, take the local folder instead.
     """
-    checks = check_files(stage, base_model=base.model, revision=base.revision, private=private).checks
+    checks = check_files(stage, base_model=base.model, revision=base.revision, private=private, recipe=recipe).checks
     if base_stage is not None:
         checks += check_base_files(base_stage, private=private).checks
     if not GateReport(checks).ok:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,8 +52,16 @@ class Family:
         first, p = self.members[0], self.prefix
         if not p:
             return list(self.members)
-        rest = (replace(m, input_ids=m.input_ids[p:], prompt_length=m.prompt_length - p) for m in self.members)
-        return [replace(first, input_ids=first.input_ids[:p], prompt_length=p), *rest]
+        return [
+            replace(first, input_ids=first.input_ids[:p], prompt_length=p, ignored=()),
+            *(_from(m, p) for m in self.members),
+        ]
+
+
+def _from(item: Tokens, start: int) -> Tokens:
+    """The example from one of its prompt's tokens on."""
+    ignored = tuple((begin - start, end - start) for begin, end in item.ignored)
+    return replace(item, input_ids=item.input_ids[start:], prompt_length=item.prompt_length - start, ignored=ignored)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Batch:
         max_length: tokens of the longest document.
         prefix_documents: int64 [documents], the earlier document that each continues or -1; None: no document does.
         own_documents: int64 [examples], the document that holds each example's own tokens.
+        loss_weights: float32 [1, T], the weight of each token's loss; None: all are 1.
     """
 
     ids: tuple[str, ...]
@@ -77,11 +85,19 @@ class Batch:
     max_length: int
     prefix_documents: torch.Tensor | None
     own_documents: torch.Tensor
+    loss_weights: torch.Tensor | None = None
 
     @cached_property
     def num_targets(self) -> int:
         """Tokens that carry loss."""
         return int((self.labels != IGNORE).sum())
+
+    @cached_property
+    def target_weight(self) -> float:
+        """Sum of the weights of the tokens that carry loss: their number, where all weights are 1."""
+        if self.loss_weights is None:
+            return self.num_targets
+        return float(self.loss_weights.double()[self.labels != IGNORE].sum())
 
     @property
     def num_tokens(self) -> int:
@@ -107,6 +123,7 @@ def collate(examples: Sequence[Tokens | Family]) -> Batch:
     positions: list[int] = []
     prefixes: list[int] = []
     own: list[int] = []
+    weights: list[float] = []
     for item in examples:
         family = item if isinstance(item, Family) else Family((item,))
         stem = len(prefixes) if family.prefix else -1
@@ -116,6 +133,7 @@ def collate(examples: Sequence[Tokens | Family]) -> Batch:
             input_ids += document.input_ids
             labels += document.labels if continues else [IGNORE, *document.labels[1:]]
             positions += range(start, start + len(document.input_ids))
+            weights += [document.weight] * len(document.input_ids)
             ends.append(len(input_ids))
             if continues or stem < 0:
                 own.append(len(prefixes))
@@ -130,78 +148,98 @@ def collate(examples: Sequence[Tokens | Family]) -> Batch:
         max_length=max(end - start for start, end in itertools.pairwise(ends)),
         prefix_documents=torch.tensor(prefixes) if max(prefixes) >= 0 else None,
         own_documents=torch.tensor(own),
+        loss_weights=torch.tensor([weights]) if any(weight != 1.0 for weight in weights) else None,
     )
 
 
-def find_families(tokens: Sequence[Tokens], tokens_per_batch: int) -> list[Family]:
-    """Gather examples that share at least half of their tokens, all of them before the first target; every example is in
-    one family, and a family of several fits a batch.
-
-    Half, because less gains little: it would put examples together, batch after batch, for the template they all begin with.
-    """
-    families: list[Family] = []
-    places: list[int] = []  # of each family's first example
-    for place, item in sorted(enumerate(tokens), key=lambda pair: pair[1].input_ids):
-        joined = _join(families[-1], item) if families else None
-        if joined is not None and joined.num_tokens <= tokens_per_batch:
-            families[-1], places[-1] = joined, min(places[-1], place)
-        else:
-            families.append(Family((item,)))
-            places.append(place)
-    return [families[i] for i in sorted(range(len(families)), key=places.__getitem__)]
-
-
-def _join(family: Family, item: Tokens) -> Family | None:
-    """The family with one more example, or None where that would cost more than it saves."""
-    pairs = zip(family.members[0].input_ids, item.input_ids, strict=False)
-    prefix = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    prefix = min(prefix, item.prompt_length, *(member.prompt_length for member in family.members))
-    joined = Family((*family.members, item), min(prefix, family.prefix or prefix))
-    if any(2 * joined.prefix < len(member.input_ids) for member in joined.members):
-        return None
-    return joined if joined.num_tokens < family.num_tokens + len(item.input_ids) else None
+CANDIDATES = 24  # documents that are tried as one of the last two of a batch
 
 
 def pack(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Best fit in the given order: every document goes into the fullest batch that still holds it; a longer one than
-    `tokens_per_batch` is a batch of its own. Returns indices, batch by batch.
+    """Gather documents of `lengths` tokens into batches; one longer than `tokens_per_batch` is a batch of its own. Returns
+    indices, batch by batch.
 
-    The order stays random on purpose. Sorting by length (best-fit decreasing) packs a little tighter, but then a batch
-    holds texts of one kind: all long ones, all of one language, and its gradient speaks for that kind alone.
+    A batch begins with the longest document that is left, goes on with the next ones in the given order while two of
+    mean length still fit, and ends with the one or two that fill its room best:
+
+        | longest left | in the given order ............ | best pair |
+
+    So a batch is as mixed as the given order is, and filled to the brim all the same: the long documents leave first, as
+    in best-fit decreasing, but each begins a batch instead of joining its like.
 
     >>> pack([3, 5, 2, 4], 7)
-    [[0, 3], [1, 2]]
+    [[1, 2], [3, 0]]
     """
-    batches: list[list[int]] = []
-    rooms: list[tuple[int, int]] = []  # (free tokens, batch), sorted
-    for index, length in enumerate(lengths):
-        at = bisect.bisect_left(rooms, (length, -1))
-        if at < len(rooms):
-            room, batch = rooms.pop(at)
-            batches[batch].append(index)
-        else:
-            room, batch = tokens_per_batch, len(batches)
-            batches.append([index])
-        bisect.insort(rooms, (room - length, batch))
+    waiting = _Waiting(lengths)
+    keep = 2 * sum(lengths) / max(len(lengths), 1)
+    batches = []
+    while waiting.sizes:
+        batch = [waiting.take(waiting.sizes[-1])]
+        room = tokens_per_batch - lengths[batch[0]]
+        while room > keep and 0 < (size := waiting.next_size()) <= room:
+            batch.append(waiting.take(size))
+            room -= size
+        while sizes := _best_pair(waiting, room):
+            batch += [waiting.take(size) for size in sizes]
+            room -= sum(sizes)
+        batches.append(batch)
     return batches
 
 
-def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch, in order: examples shuffled and packed, then the batches shuffled."""
-    shuffle = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    shuffle.shuffle(order)
-    batches = [[order[i] for i in batch] for batch in pack([lengths[i] for i in order], tokens_per_batch)]
-    shuffle.shuffle(batches)
-    return batches
+class _Waiting:
+    """Documents that are in no batch yet, in their order and by length."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = lengths
+        self.taken = bytearray(len(lengths))
+        self.order = (i for i in range(len(lengths)) if not self.taken[i])
+        self.first: list[int] = []  # what `order` has given and nobody has taken
+        self.of_size: dict[int, list[int]] = {}  # indices, the first in order last
+        for i in range(len(lengths) - 1, -1, -1):
+            self.of_size.setdefault(lengths[i], []).append(i)
+        self.sizes = sorted(self.of_size)
+
+    def take(self, size: int) -> int:
+        """The first document of this length; it waits no longer."""
+        same = self.of_size[size]
+        index = same.pop()
+        self.taken[index] = 1
+        if not same:
+            self.sizes.pop(bisect.bisect_left(self.sizes, size))
+        return index
+
+    def next_size(self) -> int:
+        """Length of the first document in order, 0 where none is left."""
+        while self.first and self.taken[self.first[0]]:
+            del self.first[0]
+        if not self.first:
+            self.first += itertools.islice(self.order, 1)
+        return self.lengths[self.first[0]] if self.first else 0
+
+    def upcoming(self) -> Iterator[int]:
+        """Lengths of the first documents in order."""
+        self.first = [i for i in self.first if not self.taken[i]]
+        self.first += itertools.islice(self.order, max(0, CANDIDATES - len(self.first)))
+        return map(self.lengths.__getitem__, self.first)
+
+    def at_most(self, room: int) -> int:
+        """The greatest length that fits, or 0."""
+        place = bisect.bisect_right(self.sizes, room)
+        return self.sizes[place - 1] if place else 0
 
 
-def plan_steps(
-    lengths: Sequence[int], tokens_per_batch: int, seed: int, batches_per_step: int
-) -> Iterator[list[list[list[int]]]]:
-    """Epoch after epoch without end: the optimizer steps of an epoch, each a list of at most `batches_per_step` batches."""
-    epoch = 0
-    while True:
-        batches = plan_epoch(lengths, tokens_per_batch, seed, epoch)
-        yield [batches[i : i + batches_per_step] for i in range(0, len(batches), batches_per_step)]
-        epoch += 1
+def _best_pair(waiting: _Waiting, room: int) -> tuple[int, ...]:
+    """Lengths of the one or two documents that leave least of the room; nothing where none fits."""
+    filled = waiting.at_most(room)
+    best: tuple[int, ...] = (filled,) if filled else ()
+    if filled in (0, room):
+        return best
+    sizes = waiting.sizes
+    for size in waiting.upcoming():
+        place = bisect.bisect_right(sizes, room - size)  # `at_most`, written out: this is the innermost loop of a plan
+        other = sizes[place - 1] if place else 0
+        if other and size + other > filled and (size != other or len(waiting.of_size[size]) > 1):
+            best, filled = (size, other), size + other
+            if filled == room:
+                break
+    return best

@@ -42,9 +42,11 @@ def main(base: str, adapter: str, out: str) -> None:
     sample = json.loads(Path(adapter, "prompt_contract.json").read_text(encoding="utf-8"))["sample"]
     ids = torch.tensor([sample["input_ids"]])
     tokenizer = AutoTokenizer.from_pretrained(adapter)
-    prompt = tokenizer.encode(sample["prompt"], add_special_tokens=False, split_special_tokens=True)
-    if sample["input_ids"][:1] == [tokenizer.bos_token_id]:  # as the model card says
-        prompt = [tokenizer.bos_token_id, *prompt]
+    starts = sample["input_ids"][:1] == [tokenizer.bos_token_id]  # as the model card says
+    pieces = sample.get("prompt_pieces") or [*([tokenizer.bos_token_id] if starts else []), sample["prompt"]]
+    encoded = [p if isinstance(p, int) else tokenizer.encode(p, add_special_tokens=False, split_special_tokens=True)
+               for p in pieces]  # fmt: skip
+    prompt = [i for ids in encoded for i in ([ids] if isinstance(ids, int) else ids)]
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with warnings.catch_warnings():  # peft only warns when weights of the adapter are missing
         warnings.filterwarnings("error", message=".*missing adapter keys.*")

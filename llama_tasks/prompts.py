@@ -1,29 +1,29 @@
-"""Example -> Prompt: the only place where templates live, and the prompt contract that travels with an adapter.
+"""Example -> Prompt: the only place where templates live.
 
 A template is plain text with {fields}; it holds no special token (BOS and EOS are added as ids by `tokens`), so what a
-user's text contains is never special either.
+user's text contains is never special either. The templates of a run are one mapping, which the contract keeps:
+
+    default, zh, ...          a template for every language code
+    default.pair, zh.pair     for the Examples of that variant
+    system                    what stands before a whole conversation
+    fewshot.en, fewshot.zh    solved examples, as they stand before every prompt of that language
+    chat                      source of the chat template (Jinja), where the base has one and the recipe wants it
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import random
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from llama_tasks.errors import ModelError, RecipeError
-from llama_tasks.recipe import did_you_mean
+from llama_tasks.errors import RecipeError, did_you_mean
 from llama_tasks.tasks.base import Example, Task
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-CONTRACT_FILE = "prompt_contract.json"
 UNSPACED = ("ja", "km", "lo", "my", "th", "zh")  # written without spaces between words
+BETWEEN = "\n\n"  # between the exchanges of a dialogue, and between solved examples
 _FIELD = re.compile(r"\{(\w+)\}")
+_OF_THE_WHOLE = ("chat", "system", "fewshot")
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,44 @@ class Prompt:
 
     Attributes:
         example: where it comes from.
-        template: the template used.
+        template: the template used, for every exchange of a dialogue.
         main_field: the field that may be shortened.
+        system: what stands before a whole conversation.
+        fewshot: solved examples before the prompt, with what separates them from it.
     """
 
     example: Example
     template: str
     main_field: str
+    system: str = ""
+    fewshot: str = ""
+
+    @property
+    def exchanges(self) -> list[tuple[str, str]]:
+        """What is asked and what is answered, oldest first; the last one is the example's own."""
+        turns = [(turn.fields, turn.answer) for turn in self.example.turns]
+        asked = [(render(self.template, fields), answer) for fields, answer in turns]
+        asked.append((render(self.template, self.example.fields), self.example.target))
+        return [(self.fewshot + asked[0][0], asked[0][1]), *asked[1:]]
+
+    @property
+    def segments(self) -> list[str]:
+        """Prompt, response, prompt, response ... as plain text, without BOS and EOS."""
+        texts: list[str] = []
+        for asked, answer in self.exchanges:
+            before = BETWEEN if texts else f"{self.system}{BETWEEN}" if self.system else ""
+            texts += [before + asked, self._follow(asked, answer)]
+        return texts
 
     @property
     def text(self) -> str:
-        """The prompt, up to the place where the response begins."""
-        return render(self.template, self.example.fields)
+        """Everything before the place where the response begins."""
+        return "".join(self.segments[:-1])
 
     @property
     def response(self) -> str:
         """The response to learn, without EOS, as it follows the prompt."""
-        return self.follow(self.example.target)
+        return self.segments[-1]
 
     def follow(self, answer: str) -> str:
         """The answer as it stands after the prompt: `Answer:` and then ` Paris`, but `答案：` and then `巴黎`.
@@ -56,12 +77,19 @@ class Prompt:
         Tokenizers write a word after a space as another token than at the start of a line, so only with its space is
         the answer the token that the text above it holds.
         """
-        spaced = self.text and not self.text[-1].isspace() and self.example.lang not in UNSPACED
+        return self._follow(self.exchanges[-1][0], answer)
+
+    def _follow(self, asked: str, answer: str) -> str:
+        spaced = asked and not asked[-1].isspace() and self.example.lang not in UNSPACED
         return f" {answer}" if spaced else answer
 
     def with_main(self, text: str) -> Prompt:
         """The same prompt with another text in the main field."""
         return replace(self, example=replace(self.example, fields={**self.example.fields, self.main_field: text}))
+
+    def without_oldest(self) -> Prompt:
+        """The same dialogue without its oldest exchange."""
+        return replace(self, example=replace(self.example, turns=self.example.turns[1:]))
 
 
 def render(template: str, fields: Mapping[str, str]) -> str:
@@ -76,85 +104,57 @@ def render(template: str, fields: Mapping[str, str]) -> str:
 class Renderer:
     """Templates of one run: Example -> Prompt. The same object serves training, evaluation and prediction."""
 
-    def __init__(self, task: Task, templates: Mapping[str, str] | None = None) -> None:
+    def __init__(self, task: Task, templates: str | Mapping[str, str] | None = None) -> None:
         self.task = task
-        self.templates = dict(templates or task.templates)
-        if "default" not in self.templates and len(self.templates) == 1:
-            self.templates["default"] = next(iter(self.templates.values()))
+        given = {"chat": "tokenizer"} if isinstance(templates, str) else dict(templates or {})
+        own = {key: text for key, text in given.items() if key.split(".")[0] not in _OF_THE_WHOLE}
+        if "default" not in own and len(own) == 1:
+            own["default"] = next(iter(own.values()))
+        self.templates = {**(own or task.templates), **{key: text for key, text in given.items() if key not in own}}
 
     def __call__(self, example: Example) -> Prompt:
         """Render one example. Raises RecipeError where the template names a field that the task does not give."""
-        template = self.templates.get(example.lang) or self.templates.get("default")
-        if template is None:
-            raise RecipeError(
-                f"There is no prompt template for the language {example.lang!r} ({example.id}); known: "
-                f"{', '.join(self.templates)}. Add prompt.template.{example.lang} or prompt.template.default."
-            )
+        template = self._template(example)
         for name in _FIELD.findall(template):
             if name not in example.fields:
                 raise RecipeError(f"The prompt template names {{{name}}}.{did_you_mean(name, list(example.fields))}")
         if template and self.task.main_field not in _FIELD.findall(template):
             raise RecipeError(f"The prompt template must name {{{self.task.main_field}}}: {template!r}")
-        return Prompt(example, template, self.task.main_field)
+        fewshot = self.templates.get(f"fewshot.{example.lang}", self.templates.get("fewshot", ""))
+        return Prompt(example, template, self.task.main_field, self.templates.get("system", ""), fewshot)
 
+    @property
+    def has_fewshot(self) -> bool:
+        """Whether solved examples stand in the templates: drawn before (a run's own recipe), or written by the user."""
+        return any(key.split(".")[0] == "fewshot" for key in self.templates)
 
-@dataclass(frozen=True)
-class PromptContract:
-    """What an adapter was trained with; everything that loads the adapter checks it."""
+    def draw_fewshot(self, prompts: Sequence[Prompt], count: int, seed: int) -> set[str]:
+        """Put `count` solved examples of each language before all later prompts of that language; returns their ids.
 
-    task: str
-    template: dict[str, str]
-    template_sha256: str
-    tokenizer_sha256: str
-    special_ids: dict[str, int | None]
-    max_length: int
-    labels: list[str] = field(default_factory=list)
-    sample: dict[str, Any] = field(default_factory=dict)
-    decoding: dict[str, Any] = field(default_factory=dict)
-    format: int = 1
+        Raises:
+            RecipeError: a language has no more examples than that.
+        """
+        by_lang: dict[str, list[Prompt]] = {}
+        for prompt in prompts:
+            by_lang.setdefault(prompt.example.lang, []).append(replace(prompt, system=""))
+        drawn: set[str] = set()
+        for lang, candidates in sorted(by_lang.items()):
+            if len(candidates) <= count:
+                raise RecipeError(
+                    f"prompt.num_fewshot is {count}, but only {len(candidates)} training rows are in the language {lang!r}."
+                )
+            chosen = random.Random(f"{seed}/{lang}").sample(candidates, count)
+            self.templates[f"fewshot.{lang}"] = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt in chosen)
+            drawn |= {prompt.example.id for prompt in chosen}
+        return drawn
 
-    def save(self, folder: Path) -> None:
-        """Write `prompt_contract.json` into the folder."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=2, sort_keys=True)
-        (folder / CONTRACT_FILE).write_text(text + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> PromptContract:
-        """Read the contract. Raises ModelError where it is missing or broken."""
-        path = folder / CONTRACT_FILE
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise ModelError(f"{folder} has no {CONTRACT_FILE}: it was not trained by llama-tasks.") from None
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"{path} is broken ({error}).") from None
-
-    def check(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-        """Raise ModelError, naming the difference, unless tokenizer and templates are those of the training."""
-        if hash_of(self.template) != self.template_sha256:
-            raise ModelError(f"{folder / CONTRACT_FILE}: the template was changed after training (its hash differs).")
-        found = special_ids(tokenizer)
-        if found != self.special_ids:
-            raise ModelError(
-                f"{folder}: trained with special tokens {self.special_ids}, but the tokenizer has {found}."
-            )
-        if tokenizer_sha256(tokenizer) != self.tokenizer_sha256:
-            raise ModelError(
-                f"{folder}: trained with another tokenizer (SHA-256 {self.tokenizer_sha256[:12]}…); use the one in the folder."
-            )
-
-
-def hash_of(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
-    """Ids of BOS, EOS and padding."""
-    return {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-
-
-def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of what decides token ids: vocabulary, merges, normaliser, pre-tokeniser (not padding, not truncation)."""
-    tree = json.loads(tokenizer.backend_tokenizer.to_str())
-    return hash_of({key: value for key, value in tree.items() if key not in ("padding", "truncation")})
+    def _template(self, example: Example) -> str:
+        """The template of the example's variant and language, else of its variant, its language, or `default`."""
+        variants = [f"{example.lang}.{example.variant}", f"default.{example.variant}"] if example.variant else []
+        for key in (*variants, example.lang, "default"):
+            if key in self.templates:
+                return self.templates[key]
+        raise RecipeError(
+            f"There is no prompt template for the language {example.lang!r} ({example.id}); known: "
+            f"{', '.join(self.templates)}. Add prompt.template.{example.lang} or prompt.template.default."
+        )

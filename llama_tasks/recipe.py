@@ -1,33 +1,34 @@
-"""Recipe and Suite: what a run is, as data. Strict typed loading, dotted overrides, "did you mean".
+"""Recipe and Suite: what a run is, as data. The sentence under each field is its documentation.
 
-A YAML file is read into the declared types below (`1e-5` is a number, an unknown key is an error that names the likely
-one, a key written twice is an error). The sentence under each field is its documentation.
+A YAML file is read into these types strictly (`typed_yaml.py`), after `key.sub=value` overrides from the command line.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 
-from llama_tasks.errors import RecipeError
+from llama_tasks.errors import RecipeError, did_you_mean
+from llama_tasks.typed_yaml import Converter, override, read_yaml
+
+#: The tasks that llama-tasks brings along.
+TASKS = ("translate", "summarize", "qa", "classify", "text")
 
 #: The least value of numbers that have one; every number must be finite.
 LEAST = {
-    "data.max_train_samples": 1, "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8,
-    "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0, "train.weight_decay": 0, "train.adam_beta2": 0,
-    "train.max_grad_norm": 0, "train.tokens_per_batch": 1, "train.gradient_accumulation_steps": 1, "train.eval_times": 1,
-    "train.save_steps": 1, "train.logging_steps": 1, "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1,
-    "eval.tokens_per_batch": 1, "eval.n_resamples": 1, "eval.seed": 0,
+    "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.num_workers": 0, "data.max_row_mb": 1,
+    "data.max_compression_ratio": 1, "data.max_uncompressed_gb": 0, "data.max_train_samples": 1,
+    "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8, "prompt.num_fewshot": 0,
+    "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0,
+    "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
+    "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
+    "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
+    "eval.seed": 0,
 }  # fmt: skip
 
 
@@ -43,8 +44,8 @@ class BaseConfig:
     """LLaMA configuration of a new model with random weights (pre-training); `model` then names its tokenizer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` is bfloat16 where the device computes it natively, else float32."""
-    quantization: Literal["none", "nf4"] = "none"
-    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA) through bitsandbytes, on GPU and CPU."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `int8`: LLM.int8(); by bitsandbytes, on GPU and CPU."""
     attn_implementation: str = "sdpa"
     """transformers' name of the attention implementation."""
 
@@ -54,7 +55,9 @@ class DataConfig:
     """Where rows come from."""
 
     train: list[str] = field(default_factory=lambda: ["embedded"])
-    """`embedded`, files (.jsonl .json .csv .tsv .parquet .txt), a folder with train/validation/test files, or a Hub id."""
+    """`embedded`, files, globs, folders, fsspec URLs or Hub ids; docs/data.md lists the formats."""
+    weights: list[float] | None = None
+    """One for each item of `train`: the shares in which they are mixed; left out: all rows, one after the other."""
     validation: list[str] | None = None
     """As `train`; left out: the source's own validation split, else carved from the training rows."""
     test: list[str] | None = None
@@ -69,6 +72,28 @@ class DataConfig:
     """Fields that are the same in every row, such as `lang: zh`."""
     labels: list[str] | None = None
     """The label set of a classification; left out: the labels of the training rows, sorted."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """`skip` sets aside the rows that cannot be read or used, counts them and says where and why; `stop` lists them all."""
+    free_answers: bool = False
+    """Question answering: answers need not stand in the context word for word."""
+    csv_quotes: bool = True
+    """Quotation marks enclose fields of .csv and .tsv; `false`: they are plain characters."""
+    split_similarity: float = 0.8
+    """Rows whose texts are at least so similar (Jaccard of character n-grams) stay on one side of a carved split."""
+    streaming: bool = False
+    """Read the training rows as a stream, for data beyond memory."""
+    shuffle_buffer: int = 10000
+    """Rows of a stream that are shuffled together."""
+    num_workers: int = 0
+    """Processes that turn the rows of a stream into tokens beside the training; their number changes no batch."""
+    cache: bool = True
+    """Keep the tokens of large training splits for the next run (docs/packing.md)."""
+    max_row_mb: int = 8
+    """The longest line or JSON object that is read, in MiB."""
+    max_compression_ratio: int = 200
+    """A compressed file that unpacks to more than so many times its size is refused (beyond 64 MiB)."""
+    max_uncompressed_gb: float = 64.0
+    """The most that a compressed file may unpack to, in GiB."""
     max_train_samples: int | None = None
     """Use a seeded sample of the training rows."""
     max_validation_samples: int | None = None
@@ -78,17 +103,57 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class CleanConfig:
+    """What is changed in rows, or left out, before they become examples; nothing unless asked."""
+
+    splits: list[Literal["train", "validation", "test"]] = field(default_factory=lambda: ["train"])  # type: ignore[arg-type]
+    """Splits that are cleaned; rows that are scored stay as they are unless you name their split."""
+    html_unescape: bool = False
+    """`&amp;` becomes `&`."""
+    unicode: Literal["none", "NFC", "NFKC"] = "none"
+    """Unicode normalisation; NFKC also folds full-width letters and ligatures."""
+    control_characters: Literal["keep", "remove", "error"] = "keep"
+    """Controls but tab and line ends, byte-order marks in a text, directional overrides."""
+    redact: list[Literal["email", "phone", "url", "ip_address", "credit_card"]] = field(default_factory=list)
+    """Kinds of personal data that are replaced by `[EMAIL]`, `[PHONE]` and so on."""
+    hook: str | None = None
+    """`FILE.py:FUNCTION` of your own, which gets every text of a row and returns the text to use."""
+    min_length: dict[str, int] = field(default_factory=dict)
+    """Field: rows whose text there has fewer characters are left out."""
+    max_length: dict[str, int] = field(default_factory=dict)
+    """Field: rows whose text there has more characters are left out."""
+    exact_duplicates: bool = False
+    """Leave out rows whose fields all equal those of an earlier row."""
+    near_duplicates: float | None = None
+    """Leave out rows whose input is as similar to that of an earlier row (Jaccard, such as 0.8)."""
+
+
+@dataclass(frozen=True)
 class PromptConfig:
     """How an example becomes text and tokens."""
 
-    template: dict[str, str] | None = None
-    """Language code (or `default`): prompt template with {fields}; left out: the task's own."""
+    template: Literal["chat"] | dict[str, str] | None = None
+    """Language code (or `default`): prompt template with {fields}; left out: the task's own. `chat`: the base's chat template."""
     max_length: int = 512
     """Most tokens of prompt and response together."""
     on_too_long: Literal["error", "drop", "truncate_prompt"] = "error"
     """What happens to a longer example; the response is never cut."""
-    allow: list[str] = field(default_factory=list)
-    """Findings of the audit that shall not stop the run: target_roundtrip, leak."""
+    allow: list[Literal["target_roundtrip", "leak", "empty_field"]] = field(default_factory=list)
+    """Findings of the audit that shall not stop the run: target_roundtrip, leak, empty_field."""
+    num_fewshot: int = 0
+    """Solved examples before every prompt, drawn once from the training rows of each language; they leave the training split."""
+    both_directions: bool = False
+    """Translation: every row also the other way round."""
+    length: int | None = None
+    """Summaries of about so many words (Chinese, Japanese: characters) are asked for; in training, of each summary's own length."""
+    length_unit: Literal["auto", "words", "characters", "sentences"] = "auto"
+    """What `length` counts; `auto`: by language."""
+    extractive: bool = False
+    """Question answering: an answer that does not stand in the context is an error in the data, a counted failure in an output."""
+    all_answers: bool = False
+    """Question answering: the answers of a row are one answer of several parts, not several ways to say one."""
+    label_descriptions: dict[str, str] = field(default_factory=dict)
+    """Classification: label: what it means; labels and descriptions are then written into the prompt."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +178,9 @@ class TrainConfig:
     """Gradients are clipped to this norm."""
     tokens_per_batch: int = 2048
     """Most tokens in one packed batch."""
-    share_prefixes: bool = False
-    """Compute once what several examples begin with (questions on one passage); they then share a batch."""
+    share_prefixes: Literal["auto"] | bool = "auto"
+    """Compute once what several examples begin with (questions on one passage); they then share a batch. `auto`: where that
+    saves a quarter of all tokens."""
     gradient_accumulation_steps: int = 1
     """Batches in one optimizer step."""
     gradient_checkpointing: bool = False
@@ -133,6 +199,8 @@ class TrainConfig:
     """A NaN or infinite loss or gradient stops the run with the step's rows; `skip` leaves the step out, counts and names it."""
     preflight: bool = True
     """Before step 1, run the longest batch, one evaluation and one save, so that too little memory shows at once."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of a label's examples in the loss, `label: number`; `balanced`: rows / (labels x rows of the label)."""
     seed: int = 42
     """Seed of everything random."""
 
@@ -142,9 +210,9 @@ class Suite:
     """What is measured, and how outputs are made."""
 
     scoring: Literal["generate", "likelihood", "perplexity"] = "generate"
-    """`likelihood` ranks the label set by its probability; `perplexity` scores plain text."""
+    """`likelihood` ranks the label set (or a row's choices) by probability; `perplexity` scores plain text."""
     metrics: list[str] = field(default_factory=list)
-    """Names from `llama_tasks.metrics`; the first one leads."""
+    """Names from `llama_tasks.metrics`, or of the task's own; the first one leads."""
     max_new_tokens: int = 64
     """Most tokens of a generated output."""
     num_beams: int = 1
@@ -161,10 +229,11 @@ class Suite:
 class Recipe:
     """One run, complete."""
 
-    task: Literal["translate", "summarize", "qa", "classify", "text"]
-    """The task."""
+    task: str
+    """translate, summarize, qa, classify, text, or a Python file with a task of your own (relative to the recipe)."""
     base: BaseConfig = field(default_factory=BaseConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     adapter: dict[str, Any] | None = field(default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32})
     """Any field of peft's configuration classes by peft's own name; `null` trains all weights."""
@@ -182,163 +251,41 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: no such file, broken YAML, unknown key, wrong type.
     """
     path = Path(path)
-    tree = _read_yaml(path, "recipe")
-    for override in overrides:
-        _override(tree, override)
+    tree = read_yaml(path, "recipe")
+    for text in overrides:
+        override(tree, text)
     if isinstance(tree.get("eval"), str):
-        tree["eval"] = _read_yaml(path.parent / tree["eval"], "suite")
+        tree["eval"] = read_yaml(path.parent / tree["eval"], "suite")
     elif (
         isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]
     ):  # a suite file with changes: {suite: FILE, ...}
         changes = dict(tree["eval"])
-        tree["eval"] = {**_read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
+        tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
-    return _convert(tree, Recipe, str(path), "")
+    recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
+    return dataclasses.replace(recipe, task=_task(recipe.task, path))
+
+
+def _task(name: str, recipe: Path) -> str:
+    """A built-in name, or the path of a task's file: beside the recipe, else from where the command runs."""
+    if name in TASKS:
+        return name
+    if not name.endswith(".py"):
+        raise RecipeError(f"{recipe}: task is {name!r}.{did_you_mean(name, TASKS)} A task of your own is a .py file.")
+    places = (recipe.parent / name, Path(name))
+    for place in places:
+        if place.is_file():
+            return str(place)
+    raise RecipeError(f"{recipe}: there is no task file {name!r} (looked for {' and '.join(map(str, places))}).")
 
 
 def load_suite(path: str | Path) -> Suite:
     """Read a suite file. Raises RecipeError as `load_recipe` does."""
-    return _convert(_read_yaml(Path(path), "suite"), Suite, str(path), "")
+    least = {key.removeprefix("eval."): value for key, value in LEAST.items() if key.startswith("eval.")}
+    suite: Suite = Converter(str(path), least).convert(read_yaml(Path(path), "suite"), Suite)
+    return suite
 
 
 def dump(config: Any) -> str:
     """A recipe or suite as YAML, every field written out."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=120)
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """` Did you mean X?` or the list of what is known."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(known)}."
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=node.value[i][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path, kind: str) -> dict[str, Any]:
-    if not path.is_file():
-        near = sorted(p.stem for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = did_you_mean(path.stem, near) if near else ""
-        raise RecipeError(f"There is no {kind} {str(path)!r}.{hint}")
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"{where}: this is not valid YAML: {getattr(error, 'problem', error)}.") from None
-    if not isinstance(tree, dict):
-        raise RecipeError(
-            f"{path} must hold `key: value` lines; it holds {'nothing' if tree is None else type(tree).__name__}."
-        )
-    return tree
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    """Apply one `train.learning_rate=1e-4` to the tree, in place."""
-    key, equals, raw = text.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"{text!r} is no override; write key=value, such as train.learning_rate=1e-4.")
-    try:
-        value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
-        value = raw
-    *path, last = key.strip().split(".")
-    for part in path:
-        child = tree.get(part)
-        if isinstance(child, str) and part == "eval":
-            child = {"suite": child}
-        tree[part] = child = {} if child is None else child
-        if not isinstance(child, dict):
-            raise RecipeError(f"{text!r}: {part!r} holds a value, not further keys.")
-        tree = child
-    tree[last] = value
-
-
-def _convert(value: Any, kind: Any, file: str, path: str) -> Any:
-    """`value` as the declared type `kind`, or a RecipeError that names file and key."""
-    origin = get_origin(kind)
-    if dataclasses.is_dataclass(kind):
-        return _convert_dataclass(value, kind, file, path)
-    if origin in (Union, types.UnionType):
-        return _convert_union(value, kind, file, path)
-    if origin is Literal:
-        if value in get_args(kind) and not isinstance(value, bool):
-            return value
-        choices = [str(choice) for choice in get_args(kind)]
-        raise _wrong(file, path, f"is {value!r}.{did_you_mean(str(value), choices)}")
-    if origin is list:
-        items = value if isinstance(value, list) else [value]  # one item may stand without brackets
-        return [_convert(item, get_args(kind)[0], file, f"{path}[{i}]") for i, item in enumerate(items)]
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise _wrong(file, path, f"must hold `key: value` lines, not {value!r}.")
-        of = get_args(kind)[1]
-        return {str(k): _convert(v, of, file, f"{path}.{k}") for k, v in value.items()}
-    return _convert_scalar(value, kind, file, path)
-
-
-def _convert_dataclass(value: Any, kind: Any, file: str, path: str) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(file, path, f"must hold `key: value` lines, not {value!r}.")
-    hints = typing.get_type_hints(kind)
-    for key in value:
-        if key not in hints:
-            raise RecipeError(f"{file}: unknown key {_join(path, key)!r}.{did_you_mean(str(key), list(hints))}")
-    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
-    for key in required:
-        if key not in value:
-            raise RecipeError(f"{file}: the key {_join(path, key)!r} is missing.")
-    return kind(**{key: _convert(item, hints[key], file, _join(path, key)) for key, item in value.items()})
-
-
-def _convert_union(value: Any, kind: Any, file: str, path: str) -> Any:
-    options = [option for option in get_args(kind) if option is not type(None)]
-    if value is None and len(options) < len(get_args(kind)):
-        return None
-    for option in options[:-1]:
-        try:
-            return _convert(value, option, file, path)
-        except RecipeError:
-            continue
-    return _convert(value, options[-1], file, path)
-
-
-def _convert_scalar(value: Any, kind: Any, file: str, path: str) -> Any:
-    if kind is float and not isinstance(value, bool):
-        with contextlib.suppress(TypeError, ValueError):
-            value = float(value)
-    if kind is Any or (type(value) is kind):
-        return _in_range(value, file, path)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    hint = " (YAML reads bare yes/no/on/off as true/false: put the word in quotes)" if isinstance(value, bool) else ""
-    wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
-    raise _wrong(file, path, f"must be {wanted}, not {value!r}{hint}.")
-
-
-def _in_range(value: Any, file: str, path: str) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _wrong(file, path, f"must be a finite number, not {value}.")
-    if path in LEAST and isinstance(value, (int, float)) and value < LEAST[path]:
-        raise _wrong(file, path, f"must be at least {LEAST[path]}, not {value}.")
-    return value
-
-
-def _wrong(file: str, path: str, what: str) -> RecipeError:
-    return RecipeError(f"{file}: {path or 'the file'} {what}")
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else str(key)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from llama_tasks.files import write_text
 from llama_tasks.lock import LOCK_FILE, refuse_if_held
 from llama_tasks.recipe import Recipe, dump, load_recipe
 
+TASK_FILE = "task.py"  # of a task of the user's own, beside the recipe that names it
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -57,10 +58,17 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def create(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Make the directory with the environment and the resolved recipe; the recipe is what makes it a run."""
+        """Make the directory with the environment, a copy of the user's own task file, and the resolved recipe; the recipe is
+        what makes it a run."""
+        source, copy = recipe.task, self.path / TASK_FILE
         self.path.mkdir(parents=True, exist_ok=True)
+        if source.endswith(".py"):
+            write_text(copy, Path(source).read_text(encoding="utf-8"))
+            recipe = replace(recipe, task=TASK_FILE)
         write_json(self.path / "environment.json", environment)
         write_text(self.path / "recipe.yaml", dump(recipe))
+        if not source.endswith(".py"):
+            copy.unlink(missing_ok=True)  # of the run that was replaced
 
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises RunError where this is no run directory."""
@@ -122,19 +130,19 @@ def claim(path: Path, resume: bool, overwrite: bool, mine: bool = False) -> RunD
 def clear(run: RunDirectory) -> None:
     """Remove an older run (asked for by --overwrite), just before the new one begins.
 
-    Recipe and environment stay until new ones replace them, so that a kill in between leaves a run directory.
+    Recipe, task file and environment stay until new ones replace them, so that a kill in between leaves a run directory.
     """
     for path in run.path.iterdir() if run.path.exists() else ():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in ("recipe.yaml", "environment.json", LOCK_FILE):
+        elif path.name not in ("recipe.yaml", "environment.json", TASK_FILE, LOCK_FILE):
             path.unlink()
 
 
 def _never_began(path: Path) -> bool:
     """Whether a directory is empty but for what a run leaves that was killed before its recipe was written."""
     names = {entry.name for entry in path.iterdir() if not files.is_leftover(entry.name)}
-    return names <= ({LOCK_FILE, "environment.json"} if LOCK_FILE in names else set())
+    return names <= ({LOCK_FILE, "environment.json", TASK_FILE} if LOCK_FILE in names else set())
 
 
 def environment(data: dict[str, Any], seed: int) -> dict[str, Any]:

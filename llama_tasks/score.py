@@ -1,4 +1,4 @@
-"""Likelihood instead of generation: of the choices of a label set, of plain text, of an end."""
+"""Likelihood instead of generation: of plain text, of an end. (Of choices: `choices`.)"""
 
 from __future__ import annotations
 
@@ -10,38 +10,9 @@ from typing import Any
 
 import torch
 
-from llama_tasks.model.attention_packed import SHARES_PREFIXES, Documents
+from llama_tasks.model.attention_packed import Documents
 from llama_tasks.packing import Batch, Family, collate, pack
-from llama_tasks.prompts import Prompt
-from llama_tasks.tokens import IGNORE, Encoder, Tokens
-
-
-def score_choices(
-    model: Any,
-    encoder: Encoder,
-    prompts: Sequence[Prompt],
-    ids: Sequence[list[int]],
-    choices: Sequence[str],
-    tokens_per_batch: int,
-) -> list[dict[str, float]]:
-    """log P(choice, EOS | prompt) in nats, for every prompt (with its ids) and choice.
-
-    EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly. A prompt is
-    computed once, and its choices continue it.
-    """
-    families: list[Family] = []
-    for prompt, head in zip(prompts, ids, strict=True):
-        tails = encoder.response_ids([prompt.follow(choice) for choice in choices])
-        members = [Tokens(prompt.example.id, head + tail + encoder.eos, len(head)) for tail in tails]
-        # Attention lays the prompt's keys out once a choice: as many choices share a prompt as fit a batch so.
-        together = max(1, tokens_per_batch // max(len(item.input_ids) for item in members))
-        if model.config._attn_implementation not in SHARES_PREFIXES:
-            together = 1
-        for i in range(0, len(members), together):
-            part = tuple(members[i : i + together])
-            families.append(Family(part, len(head) if len(part) > 1 else 0))
-    values = itertools.chain.from_iterable(_logprobs(model, families, tokens_per_batch))
-    return [dict(zip(choices, itertools.islice(values, len(choices)), strict=True)) for _ in prompts]
+from llama_tasks.tokens import IGNORE, Tokens
 
 
 def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_batch: int) -> dict[str, float]:
@@ -49,7 +20,7 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
 
     Bits per byte divide by the text's UTF-8 bytes, so they compare across tokenizers.
     """
-    total = -sum(value for (value,) in _logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
+    total = -sum(value for (value,) in logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
     targets = sum(len(t.input_ids) - max(t.prompt_length, 1) for t in tokens)
     loss = total / max(targets, 1)
     return {
@@ -78,7 +49,7 @@ def rank_of_end(model: Any, tokens: Sequence[Tokens]) -> float:
 
 
 @torch.inference_mode()
-def _logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
+def logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
     """Sum of the log-probabilities of every example's targets, family by family."""
     sums: list[list[float]] = [[] for _ in families]
     was_training = model.training

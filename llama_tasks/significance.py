@@ -2,27 +2,23 @@
 
     comparison = compare(metric, stats_base, stats_adapter)   # statistics [n, k] of the same n rows, in the same order
 
-Positive differences mean that b is better. No torch, no text: everything follows from row statistics.
+Positive differences mean that b has the greater value (for `ter` and `perplexity` the worse one). No torch, no text:
+everything follows from row statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
 from llama_tasks.errors import MetricError
-from llama_tasks.metrics.base import (
-    Array,
-    Metric,
-    chunks,
-    mean_aggregate,
-    mean_statistics,
-    percentile_interval,
-    resampled_sums,
-)
+from llama_tasks.metrics.base import Measure, mean_aggregate, mean_statistics
+from llama_tasks.metrics.bootstrap import Array, chunks, percentile_interval, resampled_sums
 
 _Aggregate = Callable[[Array], Array]
 
@@ -40,6 +36,8 @@ class Comparison:
     p_value: float
     """Two-sided: how probable a difference at least this large is if the systems are equally good"""
     method: str
+    detectable: float
+    """Smallest true difference, in points, that such a test finds (see `detectable_difference`)"""
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain JSON types."""
@@ -47,7 +45,7 @@ class Comparison:
 
 
 def compare(
-    metric: Metric,
+    metric: Measure,
     stats_a: Array,
     stats_b: Array,
     *,
@@ -67,20 +65,65 @@ def compare(
     """
     difference = _difference(metric.aggregate, stats_a, stats_b)
     resampled = _resampled_differences(metric.aggregate, stats_a, stats_b, n_resamples, seed)
-    spread = np.abs(resampled - resampled.mean())
+    spread = np.abs(resampled - np.nanmean(resampled))
     if null == "sacrebleu":
-        spread = np.abs(resampled) - np.abs(resampled).mean()
+        spread = np.abs(resampled) - np.nanmean(np.abs(resampled))
     variant = "-sacrebleu" if null == "sacrebleu" else ""
     return Comparison(
         difference=difference,
         interval=percentile_interval(resampled),
         p_value=_p_value(spread, difference),
         method=f"paired-bootstrap{variant}|bs:{n_resamples}|seed:{seed}",
+        detectable=detectable_difference(resampled),
     )
 
 
+def compare_systems(
+    metric: Measure,
+    base: Array,
+    systems: Mapping[str, Array],
+    *,
+    n_resamples: int = 1000,
+    seed: int = 12345,
+) -> dict[str, Comparison]:
+    """Each of `systems` (name -> statistics `[n, k]`) against `base`, with p-values corrected by `holm`.
+
+    Raises:
+        MetricError: the statistics are not of the same rows.
+    """
+    found = {name: compare(metric, base, stats, n_resamples=n_resamples, seed=seed) for name, stats in systems.items()}
+    corrected = holm([comparison.p_value for comparison in found.values()])
+    return {
+        name: replace(comparison, p_value=p, method=f"{comparison.method}|holm:{len(found)}")
+        for (name, comparison), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in the given order (Holm 1979): the chance of one false alarm among all of
+    them stays below the level. The i-th smallest of m is multiplied by m - i + 1, and none is less than one before it."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def detectable_difference(resampled: Array, level: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided test at `level` finds with probability `power` on this many rows.
+
+    (z(1 - level / 2) + z(power)) x the standard error (Bloom 1995), 2.8 standard errors by default; the standard error is
+    that of the resampled differences `[n_resamples]` of the two systems. Other systems on the same rows have another one.
+    """
+    normal = NormalDist()
+    # A resample in which a part of the rows is missing has no difference.
+    error = float(np.nanstd(resampled, ddof=1)) if len(resampled) > 1 else 0.0
+    return (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)) * error
+
+
 def approximate_randomisation(
-    metric: Metric, stats_a: Array, stats_b: Array, *, n_resamples: int = 10000, seed: int = 12345
+    metric: Measure, stats_a: Array, stats_b: Array, *, n_resamples: int = 10000, seed: int = 12345
 ) -> Comparison:
     """Paired approximate randomisation (Riezler and Maxwell 2005): if the systems are equally good, swapping their
     outputs on any row changes nothing, so p is the share of random swaps with a difference at least as large.
@@ -93,14 +136,16 @@ def approximate_randomisation(
     rng = np.random.default_rng(seed)
     swapped = []
     for size in chunks(n_resamples, len(half)):
-        signs = rng.integers(2, size=(size, len(half)), dtype=bool) * 2.0 - 1.0
-        moved = signs @ half
+        signs = rng.integers(2, size=(size, len(half)), dtype=bool)
+        moved = 2.0 * (signs.astype(np.float64) @ half) - half.sum(axis=0)  # each row goes up (+1) or down (-1)
         swapped.append(metric.aggregate(middle + moved) - metric.aggregate(middle - moved))
+    resampled = _resampled_differences(metric.aggregate, stats_a, stats_b, 1000, seed)
     return Comparison(
         difference=difference,
-        interval=percentile_interval(_resampled_differences(metric.aggregate, stats_a, stats_b, 1000, seed)),
+        interval=percentile_interval(resampled),
         p_value=_p_value(np.abs(np.concatenate(swapped)), difference),
         method=f"approximate-randomisation|ar:{n_resamples}|bs:1000|seed:{seed}",
+        detectable=detectable_difference(resampled),
     )
 
 
@@ -118,11 +163,13 @@ def mcnemar(
     difference = _difference(mean_aggregate, stats_a, stats_b)
     gained = int(np.sum(stats_b[:, 0] > stats_a[:, 0]))
     lost = int(np.sum(stats_b[:, 0] < stats_a[:, 0]))
+    resampled = _resampled_differences(mean_aggregate, stats_a, stats_b, n_resamples, seed)
     return Comparison(
         difference=difference,
-        interval=percentile_interval(_resampled_differences(mean_aggregate, stats_a, stats_b, n_resamples, seed)),
+        interval=percentile_interval(resampled),
         p_value=_binomial_p_value(gained, lost),
         method=f"mcnemar-exact|bs:{n_resamples}|seed:{seed}",
+        detectable=detectable_difference(resampled),
     )
 
 
@@ -133,7 +180,10 @@ def _difference(aggregate: _Aggregate, stats_a: Array, stats_b: Array) -> float:
         )
     if not len(stats_a):
         raise MetricError("there are no rows to compare")
-    return float(aggregate(stats_b.sum(axis=0)) - aggregate(stats_a.sum(axis=0)))
+    difference = float(aggregate(stats_b.sum(axis=0)) - aggregate(stats_a.sum(axis=0)))
+    if math.isnan(difference):
+        raise MetricError("there are no rows of the part that the metric is about")
+    return difference
 
 
 def _resampled_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array, n_resamples: int, seed: int) -> Array:
@@ -145,6 +195,7 @@ def _resampled_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array
 
 def _p_value(sampled: Array, difference: float) -> float:
     """Share of `sampled` at least as large as |difference|; 1 is added to both counts so that p is never 0."""
+    sampled = sampled[~np.isnan(sampled)]
     extreme = int(np.sum(sampled >= abs(difference) - _ROUNDING))
     return (extreme + 1) / (len(sampled) + 1)
 

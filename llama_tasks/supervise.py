@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, rundir
+from llama_tasks import adapters, checkpoint, evaluation, files, rundir, tasks
+from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.interrupt import Interrupted, Interrupts
@@ -80,6 +81,7 @@ def begin(
     recipe: Recipe,
     dataset: Dataset,
     training: Training,
+    contract: PromptContract,
     resume: bool,
     overwrite: bool,
     tell: Callable[[str], None],
@@ -88,29 +90,47 @@ def begin(
     """Make the run directory, or bring everything to the state of the newest checkpoint that is whole.
 
     Raises:
+        ModelError: the checkpoints were made with another template, tokenizer or label set.
         RunError: the recipe or the rows are others than the run began with, or no checkpoint is whole.
     """
     if resume:
-        return _resume(run, recipe, dataset, training, tell)
+        return _resume(run, recipe, dataset, training, contract, tell)
     if training.accelerator.is_main_process:
         if overwrite:
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
         run.create(recipe, {**environment, "base": base_sha256, "command": rundir.command_line()})
+        _keep_contract(run, contract)
     training.accelerator.wait_for_everyone()
     return Keeper()
 
 
+def _keep_contract(run: rundir.RunDirectory, contract: PromptContract) -> None:
+    run.checkpoints.mkdir(exist_ok=True)
+    contract.save(run.checkpoints)
+
+
 def _resume(
-    run: rundir.RunDirectory, recipe: Recipe, dataset: Dataset, training: Training, tell: Callable[[str], None]
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    training: Training,
+    contract: PromptContract,
+    tell: Callable[[str], None],
 ) -> Keeper:
-    refuse_changes(run.path, run.recipe(), recipe)
+    if checkpoint.newest(run.checkpoints) is not None:  # before the first one, the contract may not be written yet
+        PromptContract.load(run.checkpoints).check(dataset.encoder.tokenizer, run.checkpoints, recipe)
+    before = run.recipe()
+    if tasks.source_sha256(before.task) == tasks.source_sha256(recipe.task) is not None:
+        before = replace(before, task=recipe.task)  # the same file: the run has a copy, so paths differ
+    refuse_changes(run.path, before, recipe)
     moved = [name for name, about in run.environment()["data"].items() if about != dataset.fingerprints[name]]
     if moved:
         raise RunError(
             f"The {' and '.join(moved)} rows have changed since {run.path} began; use --overwrite, or put them back."
         )
-    if training.accelerator.is_main_process:
+    main = training.accelerator.is_main_process
+    if main:
         files.sweep(run.path)
         checkpoint.find(run.checkpoints, tell)  # sets damaged ones aside, before every process takes the newest
     training.accelerator.wait_for_everyone()
@@ -118,6 +138,8 @@ def _resume(
     if newest is None:
         tell(f"{run.path} was stopped before its first checkpoint; beginning at step 1.")
         run.rewind_log(0)
+        if main:
+            _keep_contract(run, contract)
         return Keeper()
     extra = checkpoint.restore(newest, training)
     run.rewind_log(training.step)
@@ -250,7 +272,7 @@ def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
         return "loss", score_text(model, tokens, n_bytes, recipe.train.tokens_per_batch)["loss"]
     name = recipe.train.metric_for_best_model or recipe.eval.metrics[0]
     rows = evaluation.predict(model, dataset, prompts, recipe.eval)
-    return name, evaluation.leading_value(rows, recipe.eval, dataset.labels, name)
+    return name, evaluation.leading_value(rows, recipe.eval, dataset.task, name)
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """The training loop: packed batches in, a StepReport out after every optimizer step. Knows nothing of disks or loggers.
 
-The loss of an optimizer step is the sum over its target tokens divided by their number, over all batches of the step
-and all processes; so batch size, accumulation, packing and world size do not change the mathematics.
+The loss of an optimizer step is the sum over its target tokens divided by their number (with weights: the weighted sum by
+the sum of weights), over all batches of the step and all processes; so batch size, accumulation, packing and world size do
+not change the mathematics.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,11 @@ from accelerate import Accelerator
 from transformers import get_scheduler
 
 from llama_tasks.errors import LlamaTasksError, RecipeError
-from llama_tasks.packing import Batch, Family, collate, find_families, plan_steps
+from llama_tasks.packing import Batch, collate
+from llama_tasks.plan import Step
 from llama_tasks.recipe import TrainConfig
+from llama_tasks.stream import Stream
+from llama_tasks.stream_plan import make_plan
 from llama_tasks.tokens import IGNORE, Tokens
 
 SKIPS = 10  # steps in a row without a finite loss: then it is not a matter of some rows
@@ -56,15 +59,17 @@ class Training:
     """Model, optimizer and schedule of one run, and the position in the data."""
 
     def __init__(
-        self, model: Any, tokens: Sequence[Tokens], config: TrainConfig, accelerator: Accelerator, learning_rate: float
+        self,
+        model: Any,
+        data: Sequence[Tokens] | Stream,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        learning_rate: float,
     ) -> None:
-        self.families = (
-            find_families(tokens, config.tokens_per_batch) if config.share_prefixes else [Family((t,)) for t in tokens]
-        )
         self.config = config
         self.accelerator = accelerator
-        self.steps = list(self._plan())
-        if not self.steps:
+        self.plan = make_plan(data, config, config.gradient_accumulation_steps * accelerator.num_processes)
+        if not self.plan.total_steps:
             raise RecipeError(
                 f"train.num_train_epochs={config.num_train_epochs} is less than one optimizer step; nothing would be trained."
             )
@@ -85,24 +90,25 @@ class Training:
                 f"further settings ({str(error).splitlines()[0]}); cosine, linear, constant and polynomial need none."
             ) from None
         self.step = 0
+        self.position: dict[str, Any] = {}
         self.tokens_seen = 0
         self._skips = 0  # steps in a row that were left out
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return len(self.steps)
+        return self.plan.total_steps
 
     def run(self) -> Iterator[StepReport]:
         """Train from the current step to the last, one report a step; stop iterating to stop training."""
         self.model.train()
-        while self.step < self.total_steps:
-            yield self._optimizer_step(self.steps[self.step])
+        for step in self.plan.read(self.step, self.position):
+            yield self._optimizer_step(step)
 
     def rehearse(self, batch: Batch) -> None:
         """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
         self.model.train()
-        self._accumulate([batch] * self.accelerator.num_processes, max(batch.num_targets, 1))
+        self._accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -110,29 +116,11 @@ class Training:
         """Recompute activations in the backward pass from now on."""
         _checkpoint_gradients(self.accelerator.unwrap_model(self.model))
 
-    def _plan(self) -> Iterator[tuple[float, list[list[int]]]]:
-        """(epoch, batches of indices of families) for every optimizer step, over all processes."""
-        lengths = [family.num_tokens for family in self.families]
-        per_step = self.config.gradient_accumulation_steps * self.accelerator.num_processes
-        epochs = plan_steps(lengths, self.config.tokens_per_batch, self.config.seed, per_step)
-        if self.config.max_steps > 0:
-            everything = ((e + i / len(steps), step) for e, steps in enumerate(epochs) for i, step in enumerate(steps))
-            yield from itertools.islice(everything, self.config.max_steps)
-            return
-        left = self.config.num_train_epochs
-        for e, steps in enumerate(epochs):
-            count = round(len(steps) * min(left, 1.0))
-            yield from ((e + i / len(steps), step) for i, step in enumerate(steps[:count]))
-            left -= 1.0
-            if left <= 0:
-                return
-
-    def _optimizer_step(self, planned: tuple[float, list[list[int]]]) -> StepReport:
+    def _optimizer_step(self, step: Step) -> StepReport:
         began = time.perf_counter()
-        epoch, plan = planned
-        batches = [collate([self.families[i] for i in indices]) for indices in plan]
+        batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
-        loss = self._accumulate(batches, targets)
+        loss = self._accumulate(batches, sum(b.target_weight for b in batches))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         skipped = self._skipped(loss, float(norm), batches)
         learning_rate = self.scheduler.get_last_lr()[0]
@@ -141,12 +129,12 @@ class Training:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
+        self.step, self.position = self.step + 1, step.position
         self.tokens_seen += tokens
         return StepReport(
             self.step,
             self.total_steps,
-            epoch,
+            step.epoch,
             loss,
             float(norm),
             learning_rate,
@@ -156,8 +144,8 @@ class Training:
             skipped,
         )
 
-    def _accumulate(self, batches: Sequence[Batch], targets: int) -> float:
-        """Gradients of sum(loss) / targets over the step's batches; returns that loss, summed over processes."""
+    def _accumulate(self, batches: Sequence[Batch], weight: float) -> float:
+        """Gradients of sum(weighted loss) / `weight` over the step's batches; returns that loss, summed over processes."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)
@@ -167,9 +155,14 @@ class Training:
             batch, labels = (batches[index], batches[index].labels) if index < len(batches) else (batches[0], None)
             labels = torch.full_like(batch.labels, IGNORE) if labels is None else labels
             device = self.accelerator.device
+            weights = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
             with self.accelerator.no_sync(self.model) if i + 1 < rounds else nullcontext():
                 loss = self.model(
-                    **batch.inputs(device), labels=labels.to(device), num_items_in_batch=targets, skip_logits=True
+                    **batch.inputs(device),
+                    **weights,
+                    labels=labels.to(device),
+                    num_items_in_batch=weight,
+                    skip_logits=True,
                 ).loss
                 # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
                 self.accelerator.backward(loss * world)

@@ -22,9 +22,12 @@ from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausa
 
 from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
 from llama_tasks.errors import ModelError
+from llama_tasks.generate import decode_by_slots
 from llama_tasks.model import load_native
+from llama_tasks.model.decoding import can_decode
 from llama_tasks.model.loading import read_config
 from llama_tasks.packing import Family, collate
+from llama_tasks.recipe import Suite
 from llama_tasks.tokens import IGNORE, Tokens
 
 Precision = Literal["float32", "bfloat16", "nf4"]
@@ -163,11 +166,17 @@ def verify(model: str, revision: str | None = None, precisions: Sequence[Precisi
     for precision in precisions:
         native = checkpoint.load(True, precision)
         ours = _look(native, texts)
+        by_slots = _decoded_by_slots(native, texts) if precision == "float32" and can_decode(native) else []
         itself = [*_layouts(native, texts), *_training_losses(native, texts)] if precision == "float32" else []
         del native
         gc.collect()
         theirs = _look(checkpoint.load(False, precision), texts)
-        lines += [*_against_transformers(theirs, ours, precision), *itself]
+        lines += _against_transformers(theirs, ours, precision)
+        if by_slots:
+            lines.append(
+                Line("texts decoded otherwise (by slots)", precision, _differing(by_slots, theirs.generated), 0)
+            )
+        lines += itself
         del theirs, ours
         gc.collect()
     return Certificate(
@@ -210,8 +219,20 @@ def _against_transformers(theirs: _Findings, ours: _Findings, precision: Precisi
     gradients = _gradients_apart(ours.gradients, theirs.gradients)
     yield Line("gradients against transformers", precision, gradients, 3 * tolerance)
     if precision != "bfloat16":  # where two tokens are nearly as likely, rounding decides
-        other = sum(a != b for a, b in zip(ours.generated, theirs.generated, strict=True))
-        yield Line("texts generated otherwise (greedy)", precision, other, 0)
+        yield Line("texts generated otherwise (greedy)", precision, _differing(ours.generated, theirs.generated), 0)
+
+
+def _differing(found: Sequence[list[int]], expected: Sequence[list[int]]) -> int:
+    return sum(a != b for a, b in zip(found, expected, strict=True))
+
+
+@torch.inference_mode()
+def _decoded_by_slots(model: Any, texts: Sequence[list[int]]) -> list[list[int]]:
+    """Every text and what the evaluation's own decoding continues it with, all texts at once."""
+    named = model.generation_config.eos_token_id
+    ends = [named] if isinstance(named, int) else named or []
+    made = dict(decode_by_slots(model, texts, ends, Suite(max_new_tokens=NEW_TOKENS)))
+    return [ids + made[i] for i, ids in enumerate(texts)]
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from llama_tasks.prompts import PromptContract, hash_of, render, special_ids, tokenizer_sha256
+from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
+from llama_tasks.prompts import render
 
 TEMPLATE = {
     "default": "Summarize the text.\n\n{document}\n\nSummary:\n",

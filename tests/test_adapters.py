@@ -52,7 +52,7 @@ def test_auto_learning_rate_follows_the_width() -> None:
     assert adapters.auto_learning_rate(4096) == pytest.approx(2.86e-4, rel=0.01)
 
 
-# --- 4-bit ---------------------------------------------------------------------------------------------------------
+# --- quantised ---------------------------------------------------------------------------------------------------------
 
 
 def test_nf4_computes_the_same_in_training_after_an_evaluation(tmp_path: Path) -> None:
@@ -76,6 +76,26 @@ def test_nf4_computes_the_same_in_training_after_an_evaluation(tmp_path: Path) -
     torch.testing.assert_close(evaluated, logits[0], atol=1e-5, rtol=0)
     assert any("layers.0" in name and gradient.any() for name, gradient in gradients.items())
     assert all(torch.equal(gradient, gradients_after[name]) for name, gradient in gradients.items())
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_an_adapter_learns_on_a_quantised_base(tmp_path: Path, quantization: str) -> None:
+    base = BaseConfig(model=str(make_base(tmp_path / "base")), quantization=quantization)
+    set_seed(1)
+    model = adapters.attach(adapters.load_base(base), {"r": 4}, base)
+    stored = dict(model.named_parameters())["base_model.model.model.layers.0.mlp.up_proj.base_layer.weight"]
+    assert stored.dtype == {"nf4": torch.uint8, "int8": torch.int8}[quantization]
+    before, ids = stored.clone(), torch.randint(3, 4608, (2, 20))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(4):
+        loss = model(input_ids=ids, labels=ids, skip_logits=True).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses == sorted(losses, reverse=True)
+    assert torch.equal(stored, before)
 
 
 # --- a base that never met EOS -------------------------------------------------------------------------------------

@@ -66,6 +66,17 @@ def test_nf4_merges_into_the_base_as_trained(base: Path, tmp_path: Path) -> None
     assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
 
 
+def test_int8_merges_into_whichever_is_nearer(base: Path, tmp_path: Path) -> None:
+    """LLM.int8() rounds inputs too, which no merged model does: what that costs is measured and written."""
+    made = merge(make_run(tmp_path / "run", base, quantization="int8"), tmp_path / "merged")
+    means = {name: difference.mean for name, difference in made.policies.items()}
+    assert means.keys() == {"dequantized", "original"}
+    assert made.policy == min(means, key=lambda name: means[name])
+    assert 0 < means[made.policy] < 0.1
+    assert made.written.largest == pytest.approx(made.policies[made.policy].largest, abs=1e-4)
+    assert "quantization_config" not in json.loads((tmp_path / "merged" / "config.json").read_text())
+
+
 def test_an_existing_folder_is_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(RunError, match="exists"):

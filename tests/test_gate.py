@@ -22,9 +22,9 @@ from llama_tasks.checks import (
     normalise_adapter_config,
     repo_id_problem,
 )
+from llama_tasks.contract import PromptContract
 from llama_tasks.gate import check, compare, native_logits
 from llama_tasks.probe import Without
-from llama_tasks.prompts import PromptContract
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CANARY = "hf_" + "CanaryCanaryCanaryCanary"

@@ -11,10 +11,13 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("files",), ("recipe",), ("sources",), ("tasks",), ("prompts",), ("checks",), ("tokenizer",), ("integrity",),
-    ("tokens",), ("packing",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
-    ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",),
-    ("card",), ("hub_client",), ("export", "hub"), ("evaluation",), ("preflight",), ("resume",), ("supervise",),
+    ("errors",), ("files", "typed_yaml"), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
+    ("tasks",), ("prompts",),
+    ("contract",), ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
+    ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",),
+    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"),
+    ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"),
+    ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -82,6 +85,7 @@ def test_light_imports_leave_torch_out(statement: str) -> None:
 def test_scoring_and_reporting_leave_torch_out() -> None:
     check = (
         "import llama_tasks.metrics, llama_tasks.significance, llama_tasks.report, llama_tasks.evaluation, sys\n"
+        "import llama_tasks.score_files\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import random
 
-from llama_tasks.packing import Family, collate, find_families, pack, plan_epoch, plan_steps
+from llama_tasks.packing import Family, collate, pack
+from llama_tasks.plan import find_families, plan_epoch, steps_of
 from llama_tasks.tokens import IGNORE, Tokens
 
 
@@ -53,7 +54,7 @@ def test_epochs_differ_and_repeat_for_the_same_seed() -> None:
 
 def test_steps_group_batches_and_lose_none() -> None:
     lengths = [30] * 35
-    epoch = next(plan_steps(lengths, 100, 1, 4))
+    epoch = steps_of(plan_epoch(lengths, 100, 1, 0), 4)
     assert [len(step) for step in epoch] == [4, 4, 4]
     assert sorted(i for step in epoch for batch in step for i in batch) == list(range(35))
 

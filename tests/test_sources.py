@@ -70,7 +70,11 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.jsonl", b"\n \n", "has no rows"),
         ("a.jsonl", '{"a": "你好"}\n'.encode("gb18030"), "a.jsonl:1: not UTF-8"),
         ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "is UTF-16"),
-        ("a.json", b'{"a": 1}', "must hold a list of objects"),
+        (
+            "a.json",
+            b'{"a": 1,\n "b": 2}',
+            "a.json:2: this object holds no list of rows under the key 'data' (its keys: a, b)",
+        ),
         ("a.json", b'[{"a": 1},\n  {"a" 2}]', "a.json:2: broken JSON"),
         ("a.csv", b"a,b\n1\n", "a.csv:2: this row has 1 fields, the header 2"),
         ("a.csv", b'a,b\n1,"2\n', "broken CSV"),
@@ -101,7 +105,7 @@ def test_a_file_is_carved_into_disjoint_splits(folder: Path) -> None:
 
 
 def test_rows_with_the_same_passage_stay_on_one_side(tmp_path: Path) -> None:
-    rows = [{"context": f"passage {i // 6}", "question": str(i), "answers": ["x"]} for i in range(240)]
+    rows = [{"context": f"passage {i // 6}", "question": str(i), "answers": ["passage"]} for i in range(240)]
     (tmp_path / "qa.jsonl").write_text(lines(rows), encoding="utf-8")
     splits = load_splits(DataConfig(train=[str(tmp_path / "qa.jsonl")]), "qa", "context", seed=3)
     sides = [{row.values["context"] for row in split.rows} for split in splits.values()]

@@ -7,7 +7,9 @@ import pytest
 from llama_tasks import tasks
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Renderer
+from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
+from llama_tasks.tasks.summarize import bucket, measure
 
 
 def row(**values: object) -> Row:
@@ -138,3 +140,116 @@ def test_numbers_are_labels_too() -> None:
 def test_unknown_task() -> None:
     with pytest.raises(RecipeError, match="no task 'dream'"):
         tasks.create("dream")
+
+
+def test_an_option_of_another_task_is_refused() -> None:
+    with pytest.raises(RecipeError, match="prompt.both_directions does not belong to the task 'qa'"):
+        tasks.create("qa", config=PromptConfig(both_directions=True))
+
+
+def test_translation_in_both_directions() -> None:
+    task = tasks.create("translate", config=PromptConfig(both_directions=True))
+    there, back = task.examples(GOOD[0][1], training=True)
+    assert (there.id, there.lang, there.target) == ("train:0", "zh", "你好。")
+    assert (back.id, back.lang, back.target) == ("train:0:back", "en", "Good day.")
+    assert Renderer(task)(back).text == "Translate from Chinese to English.\n\n你好。\n\nEnglish:"
+    assert len(tasks.create("translate").examples(GOOD[0][1], training=True)) == 1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "failure"),
+    [("你好。", None), ("Good day.", "copied"), ("Guten Tag.", "wrong_script"), ("", None), ("12", None)],
+)
+def test_translations_that_fail(prediction: str, failure: str | None) -> None:
+    task = tasks.create("translate")
+    assert task.failure(prediction, task.example(GOOD[0][1])) == failure
+
+
+SUMMARY = row(
+    document="A long text of many words. " * 9, summary="One two three four. Five six seven eight nine ten eleven!"
+)
+
+
+@pytest.mark.parametrize(
+    ("unit", "learned", "asked"),
+    [
+        ("auto", "10 words", "30 words"),
+        ("characters", "40 characters", "30 characters"),
+        ("sentences", "2 sentences", "30 sentences"),
+    ],
+)
+def test_summaries_of_a_length(unit: str, learned: str, asked: str) -> None:
+    """In training the summary's own length in coarse steps; to be answered, what the recipe or the row says."""
+    task = tasks.create("summarize", config=PromptConfig(length=30, length_unit=unit))
+    example = task.examples(SUMMARY, training=True)[0]
+    assert Renderer(task)(example).text.startswith(f"Summarize the text in about {learned}.")
+    assert task.examples(SUMMARY, training=False)[0].fields["length"] == task.example(SUMMARY).fields["length"] == asked
+    short = row(**SUMMARY.values, length="1")
+    assert task.example(short).fields["length"].startswith("1 ")
+    with pytest.raises(DataError, match="'length' must be a whole number above 0, not 'few'"):
+        task.example(row(**SUMMARY.values, length="few"))
+
+
+def test_lengths_by_language_and_step() -> None:
+    task = tasks.create("summarize", config=PromptConfig(length=12))
+    chinese = task.examples(row(document="长文。" * 20, summary="今天天气很好，大家去公园。"), training=True)[0]
+    assert Renderer(task)(chinese).text.startswith("用大约15个字概括下面的文字。")
+    assert [measure("今天 好。去吧！", unit) for unit in ("words", "characters", "sentences")] == [2, 7, 2]
+    assert [bucket(n, "words") for n in (1, 7, 8, 70, 9999)] == [5, 5, 10, 60, 640]
+    assert task.failure("字" * 25, chinese) is None
+    assert task.failure("字" * 31, chinese) == "too_long"
+    assert tasks.create("summarize").failure("长文。" * 20, chinese) == "copied"
+
+
+def test_several_answers() -> None:
+    """Ways to say one answer, or (asked for) parts of one, whose order does not count."""
+    given = row(context="Anna, Ben and Cleo sang.", question="Who?", answers=["Cleo", "Anna", "Ben"], lang="en")
+    alternatives = tasks.create("qa").example(given)
+    assert (alternatives.target, alternatives.references) == ("Cleo", ("Cleo", "Anna", "Ben"))
+    task = tasks.create("qa", config=PromptConfig(all_answers=True, extractive=True))
+    parts = task.example(given)
+    assert (parts.target, parts.references) == ("Cleo; Anna; Ben", ("Anna; Ben; Cleo",))
+    assert task.parse(" Ben; Cleo;Anna ; Anna", "en") == parts.references[0]
+    assert task.parse("unanswerable", "en") == ""
+    assert task.failure("Anna; Ben", parts) is None
+    assert task.failure("Anna; Dora", parts) == "not_in_context"
+    assert task.parse("安娜； 本", "zh") == "安娜；本"
+
+
+def test_extractive_answers_stand_in_the_text() -> None:
+    task = tasks.create("qa", config=PromptConfig(extractive=True))
+    with pytest.raises(DataError, match=r"my.jsonl:1: the answer 'Dora' does not stand in the context"):
+        task.example(row(context="Anna sang.", question="Who?", answers=["Dora"]))
+    assert task.example(row(context="Anna sang.", question="Who?", answers=[])).target == "unanswerable"
+
+
+def test_pairs_and_descriptions() -> None:
+    pair = row(text="It rains.", text_pair="It is wet.", label="food", lang="en")
+    task = tasks.create("classify", ["food", "sports"])
+    assert Renderer(task)(task.example(pair)).text == "Classify the pair of texts.\n\nIt rains.\n\nIt is wet.\n\nLabel:"
+    described = tasks.create("classify", ["food", "sports"], PromptConfig(label_descriptions={"food": "meals"}))
+    text = Renderer(described)(described.example(row(text="球赛", label="food", lang="zh"))).text
+    assert text == "给下面的文字分类。\n\nfood: meals\nsports\n\n球赛\n\n类别："
+    with pytest.raises(RecipeError, match="names 'fod', which is no label"):
+        wrong = tasks.create("classify", ["food", "sports"], PromptConfig(label_descriptions={"fod": "meals"}))
+        wrong.example(pair)
+
+
+def test_class_weights_equal_scikit_learns() -> None:
+    import numpy as np
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = ["a"] * 5 + ["b"] * 2 + ["c"]
+    rows = [row(text="x", label=label) for label in labels]
+    expected = compute_class_weight("balanced", classes=np.array(["a", "b", "c"]), y=labels)
+    found = tasks.class_weights("balanced", ["a", "b", "c"], rows, "label")
+    assert list(found.values()) == pytest.approx(list(expected))
+    assert sum(found[label] for label in labels) == pytest.approx(len(labels))
+    task = tasks.create("classify", ["a", "b", "c"])
+    task.weights = tasks.class_weights({"b": 3.0}, task.labels, rows, "label")
+    assert [task.example(rows[i]).weight for i in (0, 5)] == [1.0, 3.0]
+    assert tasks.class_weights(None, ["a"], rows, "label") == {}
+    with pytest.raises(RecipeError, match="names 'd', which is no label"):
+        tasks.class_weights({"d": 1.0}, ["a"], rows, "label")
+    with pytest.raises(RecipeError, match="must be above 0"):
+        tasks.class_weights({"a": 0.0}, ["a"], rows, "label")

@@ -1,68 +1,25 @@
-"""Prompt and response as ids, golden pictures of the mask, and the audit. Tokenizers are trained in the test."""
+"""Prompt and response as ids, golden pictures of the mask. Tokenizers are trained in the test."""
 
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from token_styles import gpt2_style, llama2_first_style, llama2_style, llama3_style
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llama_tasks import tasks
+from llama_tasks.contract import tokenizer_sha256
 from llama_tasks.errors import DataError, ModelError, RecipeError
-from llama_tasks.prompts import Prompt, Renderer, render, tokenizer_sha256
+from llama_tasks.prompts import Prompt, Renderer, render
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
-from llama_tasks.tokens import IGNORE, Encoder, Tokens, audit, audit_leaks, stop_on
+from llama_tasks.tokens import IGNORE, Encoder
 
-TEXT = [
-    "Summarize the text. The quick brown fox jumps. Label: Summary: Kurze Zusammenfassung für alle. 你好世界，今天天气很好。概括"
-] * 40
+STYLES = {style.__name__: style for style in (gpt2_style, llama2_style, llama2_first_style, llama3_style)}
 
 
-def gpt2_style() -> PreTrainedTokenizerFast:
-    """Byte level, no BOS, EOS <|endoftext|>."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
-
-
-def llama2_style() -> PreTrainedTokenizerFast:
-    """Sentencepiece-like: a space is put before every text, BOS is added by the tokenizer, characters fall back to bytes."""
-    raw = Tokenizer(models.BPE())
-    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    raw.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=200, show_progress=False))
-    state = raw.get_vocab()
-    pieces = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{i:02X}>" for i in range(256)),
-        *sorted(state, key=lambda piece: state[piece]),
-    ]
-    import json
-
-    merges = [tuple(merge) for merge in json.loads(raw.to_str())["model"]["merges"]]
-    tokenizer = Tokenizer(
-        models.BPE({p: i for i, p in enumerate(pieces)}, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True)
-    )
-    tokenizer.normalizer = raw.normalizer
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-@pytest.fixture(scope="module", params=[gpt2_style, llama2_style], ids=["gpt2", "llama2"])
+@pytest.fixture(scope="module", params=STYLES)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
-    return request.param()
+    return STYLES[request.param]()
 
 
 def prompt(document: str, summary: str, lang: str = "en", name: str = "train:0") -> Prompt:
@@ -176,36 +133,6 @@ def test_tokenizer_without_eos_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no EOS"):
         Encoder(tokenizer, PromptConfig())
-
-
-def test_audit_finds_each_fault() -> None:
-    encoder = Encoder(llama2_style(), PromptConfig())
-    good = prompt("A fox.", "A fox.")
-    item = encoder.encode([good]).tokens[0]
-    assert audit(encoder, [good], [item]) == []
-    broken = {
-        "no_eos": Tokens(item.id, item.input_ids[:-1], item.prompt_length),
-        "no_target": Tokens(item.id, item.input_ids, len(item.input_ids) - 1),
-        "bos": Tokens(item.id, encoder.bos + item.input_ids, item.prompt_length + 1),
-        "target_roundtrip": Tokens(item.id, [*item.input_ids[:-1], 300, item.input_ids[-1]], item.prompt_length),
-    }
-    for rule, tokens in broken.items():
-        findings = audit(encoder, [good], [tokens])
-        assert rule in [finding.rule for finding in findings]
-        with pytest.raises(DataError, match="train:0"):
-            stop_on(findings, [])
-
-
-def test_audit_stops_on_leaks_unless_allowed() -> None:
-    train, test = (
-        [prompt("A fox.", "Fox.")],
-        [prompt("A fox.", "Another.", name="test:0"), prompt("A dog.", "Dog.", name="test:1")],
-    )
-    findings = audit_leaks(train, test, "test")
-    assert (findings[0].total, findings[0].rows) == (1, ["test:0"])
-    with pytest.raises(DataError, match="prompt.allow"):
-        stop_on(findings, [])
-    stop_on(findings, ["leak"])
 
 
 def test_templates() -> None:

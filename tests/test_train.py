@@ -67,10 +67,11 @@ def test_shared_prefixes_do_not_change_the_mathematics() -> None:
         made += [Tokens(f"{passage.id}.{q}", [*stem, 3 + q, 9, 20 + q, 2], 42) for q in range(5)]
     config = replace(CONFIG, tokens_per_batch=10_000, max_steps=1, lr_scheduler_type="constant", warmup_steps=0)
     found = []
-    for share in (False, True):
+    for share in (False, True, "auto"):
         run = training(replace(config, share_prefixes=share), made)
         found.append((next(run.run()), checkpoint.trained_weights(run)))
-    (plain, weights), (shared, changed) = found
+    (plain, weights), (shared, changed), (automatic, _) = found
+    assert automatic.tokens == shared.tokens
     assert shared.tokens < 0.4 * plain.tokens
     assert shared.targets == plain.targets == 40
     assert shared.loss == pytest.approx(plain.loss, abs=1e-6)

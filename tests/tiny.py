@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,3 +54,20 @@ def recipe_text(task: str, base: Path, data: Path, **train: object) -> str:
         f"task: {task}\nbase:\n  model: {base}\ndata:\n  train: {data}\nprompt:\n  max_length: 256\ntrain:\n{lines}"
         f"eval:\n  scoring: {scoring}\n  metrics: {suite}\n  max_new_tokens: 4\n  n_resamples: 100\n"
     )
+
+
+def plain_embedded() -> Any:
+    """The embedded base as transformers' own LLaMA, in float32."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(ROOT / "llama_tasks/embedded/base", dtype=torch.float32).eval()
+
+
+def logprob(plain: Any, ids: list[int], start: int) -> float:
+    """log P(ids[start:] | ids[:start]) by one text at a time."""
+    import torch
+
+    with torch.inference_mode():
+        values = plain(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(float(values[i - 1, ids[i]]) for i in range(start, len(ids)))

@@ -9,37 +9,44 @@ second look at the text (the design is sacrebleu's).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from llama_tasks.errors import MetricError
+from llama_tasks.metrics.bootstrap import Array, percentile_interval, resampled_sums
 
-Array = npt.NDArray[np.float64]
-
-_DRAWS_AT_ONCE = 1 << 22  # row draws held in memory together: 32 MiB of indices
+_COLUMNS = {"sources": "the texts that were summarised", "choices": "the log-likelihood of each label"}
 
 
-class Metric(Protocol):
-    """A metric for one language. `signature` names every choice that changes the value."""
+class Measure(Protocol):
+    """What turns sums into a number. `signature` names every choice that changes the value."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    lang: str
+    signature: str
 
-    @property
-    def lang(self) -> str: ...
+    def aggregate(self, sums: Array) -> Array:
+        """The value, 0..100 where nothing else is said, `[...]` of statistics summed over rows, `[..., k]`."""
 
-    @property
-    def signature(self) -> str: ...
+
+class Metric(Measure, Protocol):
+    """A measure of texts in one language, against references.
+
+    A metric that reads more of a row than that has `needs`, the name of a column (`sources`: the text that was
+    summarised; `choices`: each label's log-likelihood), and `statistics` takes that column third. A metric that falls
+    as outputs get better has `higher_is_better = False`; one that only describes them, `None`.
+    """
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
         """Sufficient statistics `[n, k]` of n rows; `references[i]` are the acceptable answers of row i."""
 
-    def aggregate(self, sums: Array) -> Array:
-        """The value, 0..100, `[...]` of statistics summed over rows, `[..., k]`."""
+
+class NoRows(MetricError):
+    """A metric of a part of the rows, where the part is empty."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Score:
     metric: str
     lang: str
     value: float
-    """0..100"""
+    """0..100; `length_ratio` and `ter` may pass 100, `copy_density`, `perplexity` and `bits_per_byte` are no percentages"""
     interval: tuple[float, float]
     """95% percentile bootstrap over rows"""
     n: int
@@ -65,49 +72,68 @@ def score(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
     *,
+    sources: Sequence[str] | None = None,
+    choices: Sequence[Mapping[str, float]] | None = None,
     n_resamples: int = 1000,
     seed: int = 12345,
 ) -> Score:
-    """Score `predictions` with a 95% bootstrap interval.
+    """Score `predictions` with a 95% bootstrap interval; `sources` and `choices` for the metrics that need them.
 
     Raises:
         MetricError: the rows are malformed or the metric does not fit them.
     """
-    stats = metric.statistics(predictions, references)
+    stats = statistics(metric, predictions, references, sources=sources, choices=choices)
+    part = score_statistics(metric, stats, n_resamples=n_resamples, seed=seed)
+    return replace(part, signature=f"nrefs:{_reference_count(references)}|{part.signature}")
+
+
+def statistics(
+    metric: Metric, predictions: Sequence[str], references: Sequence[Sequence[str]], **columns: Sequence[Any] | None
+) -> Array:
+    """`metric.statistics` with the column that the metric needs, out of `columns`.
+
+    Raises:
+        MetricError: also when that column is missing.
+    """
+    name = getattr(metric, "needs", None)
+    if name is None:
+        return metric.statistics(predictions, references)
+    if columns.get(name) is None:
+        raise MetricError(f"{metric.name} needs {_COLUMNS[name]}, one a row: give `{name}`")
+    needy: Any = metric
+    return needy.statistics(predictions, references, columns[name])
+
+
+def score_statistics(metric: Measure, stats: Array, *, n_resamples: int = 1000, seed: int = 12345) -> Score:
+    """The score of rows whose statistics `[n, k]` are known.
+
+    Resamples without a value (a part of the rows of which none was drawn) are left out of the interval.
+
+    Raises:
+        NoRows: as `value_of`.
+    """
+    value = value_of(metric, stats)
     return Score(
         metric=metric.name,
         lang=metric.lang,
-        value=float(metric.aggregate(stats.sum(axis=0))),
+        value=value,
         interval=percentile_interval(metric.aggregate(resampled_sums(stats, n_resamples, seed))),
-        n=len(stats),
-        signature=f"nrefs:{_reference_count(references)}|bs:{n_resamples}|seed:{seed}|{metric.signature}",
+        # A mean tells how many rows it is over, which may be a part of them.
+        n=int(stats[:, 1].sum()) if metric.aggregate is mean_aggregate else len(stats),
+        signature=f"bs:{n_resamples}|seed:{seed}|{metric.signature}",
     )
 
 
-def resampled_sums(stats: Array, n_resamples: int, seed: int) -> Array:
-    """Sums `[n_resamples, k]` over rows of `stats` `[n, k]` drawn with replacement, n draws each (Efron 1979).
+def value_of(metric: Measure, stats: Array) -> float:
+    """The value of rows whose statistics `[n, k]` are known.
 
-    The draws are those of sacrebleu for the same seed, so its resamples and ours are the same.
+    Raises:
+        NoRows: there is nothing that the metric could be computed from.
     """
-    if n_resamples < 1:
-        raise MetricError(f"n_resamples is {n_resamples}; give at least 1 (1000 is usual)")
-    n = len(stats)
-    rng = np.random.default_rng(seed)
-    return np.concatenate([_counts(rng.integers(n, size=(size, n))) @ stats for size in chunks(n_resamples, n)])
-
-
-def chunks(total: int, width: int) -> Iterator[int]:
-    """Sizes that add up to `total`, each small enough to hold that many rows of `width` draws in memory."""
-    most = max(1, _DRAWS_AT_ONCE // width)
-    while total > 0:
-        yield min(most, total)
-        total -= most
-
-
-def percentile_interval(values: Array) -> tuple[float, float]:
-    """The middle 95% of `values` `[n_resamples]`."""
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    value = float(metric.aggregate(stats.sum(axis=0)))
+    if math.isnan(value):
+        raise NoRows(f"{metric.name}: none of the {len(stats)} rows has what this metric is computed from")
+    return value
 
 
 def mean_statistics(values: Sequence[float]) -> Array:
@@ -116,8 +142,13 @@ def mean_statistics(values: Sequence[float]) -> Array:
 
 
 def mean_aggregate(sums: Array) -> Array:
-    """The mean, 0..100, of summed `mean_statistics`."""
-    return np.asarray(100.0 * sums[..., 0] / sums[..., 1])
+    """The mean, 0..100, of summed `mean_statistics`; NaN over no rows."""
+    return 100.0 * divide(sums[..., 0], sums[..., 1], empty=np.nan)
+
+
+def divide(top: Array, bottom: Array, empty: float = 0.0) -> Array:
+    """top / bottom, and `empty` where bottom is 0."""
+    return np.divide(top, bottom, out=np.full(np.shape(bottom), empty), where=np.asarray(bottom) != 0)
 
 
 def best_over_references(
@@ -172,10 +203,3 @@ def _spell(value: object) -> str:
 def _reference_count(references: Sequence[Sequence[str]]) -> str:
     counts = {len(row) or 1 for row in references}  # no reference stands for one: the empty answer
     return str(counts.pop()) if len(counts) == 1 else "var"
-
-
-def _counts(draws: npt.NDArray[np.int64]) -> Array:
-    """How often each row was drawn, `[b, n]`, from the drawn indices `[b, n]`."""
-    b, n = draws.shape
-    flat = (draws + n * np.arange(b)[:, None]).ravel()
-    return np.bincount(flat, minlength=b * n).reshape(b, n).astype(np.float64)

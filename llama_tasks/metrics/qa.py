@@ -1,82 +1,100 @@
-"""Exact match and F1 of short answers: SQuAD's definition in English, MLQA's in other languages.
-
-Sources: Rajpurkar et al. 2016 and 2018 (evaluate-v2.0.py), Lewis et al. 2020 (mlqa_evaluation_v1.py).
-"""
+"""Exact match and F1 of short answers, as the data sets' own scripts define them (`normalise.py` has their rules)."""
 
 from __future__ import annotations
 
-import re
-import string
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from llama_tasks.metrics.base import Array, best_over_references, check_rows, mean_aggregate
-from llama_tasks.metrics.text import base_language, refuse_unspaced, unspaced
+import numpy as np
 
-# What is dropped as an article. SQuAD: English; MLQA: the others (Arabic: the prefix, wherever it stands).
-_ARTICLES = {
-    "en": r"\b(?:a|an|the)\b",
-    "de": r"\b(?:der|die|das|des|dem|den|eine?|eine[nmsr])\b",
-    "es": r"\b(?:el|la|los|las|una?|un[oa]s)\b",
-    "vi": r"\b(?:của|là|cái|chiếc|những)\b",
-    "ar": "ال",
-}
+from llama_tasks.errors import MetricError
+from llama_tasks.metrics.base import check_rows, mean_aggregate, mean_statistics
+from llama_tasks.metrics.bootstrap import Array
+from llama_tasks.metrics.normalise import ARTICLES, MLQA_LANGUAGES, cmrc_text, cmrc_tokens, mlqa_tokens, squad_tokens
+from llama_tasks.metrics.text import base_language, refuse_unspaced
+
+_Tokens = Callable[[str], list[str]]
 
 
 class QuestionAnswering:
     """`exact_match` or `f1`; of several references the best counts. Statistics `[n, 2]`: value and 1.
 
-    A row without references, or with only empty ones, is unanswerable: the right prediction is empty. When prediction
-    or reference is empty after normalisation, F1 = EM = whether both are (SQuAD 2).
+    Where no `norm` is named: SQuAD's rules in English, MLQA's in every other language (Chinese too: a bag of characters
+    as SQuAD's is one of words), and unanswerable rows as in SQuAD 2. A row without references, or with only empty ones,
+    is unanswerable: the right prediction is empty. When prediction or reference is empty after normalisation, F1 = EM =
+    whether both are.
+
+    norm: `squad1` and `mlqa` follow evaluate-v1.1.py and mlqa_evaluation_v1.py, where nothing shared is F1 0, also
+    between two empty answers; `squad2` evaluate-v2.0.py; `cmrc` cmrc2018_evaluate.py, whose F1 is over the longest
+    common run.
+    rows: `hasans` or `noans` averages only over answerable or unanswerable rows; the others have statistics 0, 0.
+
+    Raises:
+        MetricError: a norm that the language does not have.
     """
 
     aggregate = staticmethod(mean_aggregate)
 
-    def __init__(self, name: str, lang: str) -> None:
+    def __init__(self, name: str, lang: str, norm: str = "", rows: str = "all") -> None:
         self.name = name
         self.lang = lang
-        self._language = base_language(lang)
-        kind = "squad" if self._language == "en" else "mlqa"
-        articles = self._language if self._language in _ARTICLES else "no"
-        self.signature = f"norm:{kind}|articles:{articles}|noanswer:squad2|agg:mean"
+        language = base_language(lang)
+        self._exact = name == "exact_match"
+        self._rows = rows
+        self._no_answers = norm in ("", "squad2")
+        self._cmrc = norm == "cmrc"
+        kind = norm.rstrip("12") or ("squad" if language == "en" else "mlqa")
+        if (norm == "mlqa" and language not in MLQA_LANGUAGES) or (self._cmrc and language != "zh"):
+            known = ", ".join(MLQA_LANGUAGES) if norm == "mlqa" else "zh"
+            raise MetricError(f"{name}: norm={norm} is defined for {known}, and this is `lang: {lang}`")
+        self._spaced = kind == "squad" or (language in MLQA_LANGUAGES and language != "zh")
+        tokens: dict[str, _Tokens] = {
+            "squad": squad_tokens,
+            "mlqa": partial(mlqa_tokens, language=language),
+            "cmrc": cmrc_tokens,
+        }
+        self._tokens = tokens[kind]
+        self.signature = f"norm:{kind}|{self._choices(kind, language)}|agg:mean"
 
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Array:
-        """See `Metric.statistics`; refuses English rules for references written without spaces."""
-        check_rows(self.name, predictions, references, unanswerable=True)
-        if self._language == "en":
+        """See `Metric.statistics`; refuses rules for spaced words where the references are written without spaces."""
+        check_rows(self.name, predictions, references, unanswerable=self._no_answers)
+        if self._spaced:
             refuse_unspaced(self.name, self.lang, references)
-        # As in SQuAD 2: answers that normalise to nothing count only where there is no other.
-        answers = [[answer for answer in row if self._tokens(answer)] or [""] for row in references]
-        return best_over_references(self._value, predictions, answers)
+        values = [self._best(*row) for row in zip(predictions, references, strict=True)]
+        return mean_statistics(values) * self._counted(references)[:, None]
+
+    def _best(self, prediction: str, references: Sequence[str]) -> float:
+        if self._no_answers:  # as in SQuAD 2: answers that normalise to nothing count only where there is no other
+            references = [answer for answer in references if self._tokens(answer)] or [""]
+        return max(self._value(prediction, answer) for answer in references)
 
     def _value(self, prediction: str, reference: str) -> float:
+        if self._exact and self._cmrc:
+            return float(cmrc_text(prediction) == cmrc_text(reference))
         found, wanted = self._tokens(prediction), self._tokens(reference)
-        if self.name == "exact_match" or not found or not wanted:
+        if self._exact or (self._no_answers and not (found and wanted)):
             return float(found == wanted)
-        common = (Counter(found) & Counter(wanted)).total()
-        return 2 * common / (len(found) + len(wanted))
+        common = longest_run(found, wanted) if self._cmrc else (Counter(found) & Counter(wanted)).total()
+        return 2 * common / max(len(found) + len(wanted), 1)
 
-    def _tokens(self, text: str) -> list[str]:
-        return answer_tokens(text, self._language)
+    def _counted(self, references: Sequence[Sequence[str]]) -> Array:
+        answerable = np.array([any(answer.strip() for answer in row) for row in references], dtype=np.float64)
+        return {"all": np.ones(len(references)), "hasans": answerable, "noans": 1.0 - answerable}[self._rows]
 
-
-def answer_tokens(text: str, language: str) -> list[str]:
-    """Tokens of an answer, normalised: lower case, no punctuation, no articles, cut at spaces.
-
-    English drops ASCII punctuation only, as SQuAD does, and keeps unspaced characters together. Other languages drop
-    all punctuation of Unicode and make each unspaced character a token: "《红楼梦》, 120回" -> 红 楼 梦 120 回.
-    """
-    if language == "en":
-        text = "".join(char for char in text.lower() if char not in string.punctuation)
-        return re.sub(_ARTICLES["en"], " ", text).split()
-    text = "".join(char for char in text.lower() if not _is_punctuation(char))
-    if language in _ARTICLES:
-        text = re.sub(_ARTICLES[language], " ", text)
-    return "".join(f" {char} " if unspaced(char) else char for char in text).split()
+    def _choices(self, kind: str, language: str) -> str:
+        articles = "en" if kind == "squad" else language if language in ARTICLES and kind == "mlqa" else "no"
+        parts = [f"articles:{articles}", f"noanswer:{'squad2' if self._no_answers else 'no'}"]
+        if self._cmrc:
+            parts += ["seg:han+nltk", *([] if self._exact else ["match:longest-run"])]
+        return "|".join([*parts, *([] if self._rows == "all" else [f"rows:{self._rows}"])])
 
 
-@lru_cache(maxsize=1 << 16)
-def _is_punctuation(char: str) -> bool:
-    return char in string.punctuation or unicodedata.category(char).startswith("P")
+def longest_run(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest contiguous run that both have."""
+    best, ending = 0, [0] * (len(second) + 1)  # ending[j]: length of the common run that ends before second[j]
+    for token in first:
+        ending = [0, *(ending[j] + 1 if token == other else 0 for j, other in enumerate(second))]
+        best = max(best, *ending)
+    return best

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from importlib.metadata import version
 
 from llama_tasks.errors import MetricError
 
@@ -34,6 +35,15 @@ _UNSPACED = (
 )
 
 _SENTENCE_END = re.compile(r"(?:[。！？；।॥]+[”’」』）]*|[.!?؟۔]+[\"')\]”’]*(?=\s))\s*")
+
+# Words before a period that ends no sentence, and those before one that may, where a capital letter follows.
+_TITLES = {
+    "mr", "mrs", "ms", "dr", "prof", "st", "gen", "gov", "sen", "rep", "col", "lt", "sgt", "capt", "rev", "hon", "mt", "vs",
+    "cf", "fig", "approx", "e.g", "i.e", "z.b", "d.h",
+}  # fmt: skip
+_MAY_END = {
+    "inc", "co", "corp", "ltd", "jr", "sr", "etc", "jan", "feb", "apr", "aug", "sept", "oct", "nov", "dec", "bzw", "usw",
+}  # fmt: skip
 
 
 def base_language(lang: str) -> str:
@@ -69,9 +79,47 @@ def _spread(char: str) -> str:
     return f" {char} " if unspaced(char) else char
 
 
+def word_cutter(name: str, lang: str, tok: str) -> tuple[Callable[[str], list[str]], str]:
+    """What cuts text into words, and how a signature calls it: `unicode` is `words`, `jieba` cuts Chinese by dictionary.
+
+    Raises:
+        MetricError: jieba for another language, or not installed.
+    """
+    language = base_language(lang)
+    if tok == "unicode":
+        return words, tok
+    if language != "zh":
+        raise MetricError(f"{name}: jieba cuts Chinese only, and this is `lang: {lang}`; leave `tok` out")
+    try:
+        import rjieba
+    except ImportError:
+        raise MetricError(f'{name}: jieba is not installed; pip install "llama-tasks[zh]"') from None
+
+    def cut(text: str) -> list[str]:
+        return [word.lower() for word in rjieba.cut(text) if any(map(str.isalnum, word))]
+
+    return cut, f"jieba-rjieba-{version('rjieba')}"
+
+
 def split_sentences(text: str) -> str:
-    """`text` with a newline after each sentence: after 。！？； and the danda always, after . ! ? before a space."""
-    return _SENTENCE_END.sub(lambda end: end[0].rstrip() + "\n", text).rstrip("\n")
+    """`text` with a newline after each sentence; text that has newlines is taken as split already.
+
+    After 。！？； and the danda always, after . ! ? before a space, but not after a title (Dr.), an initial (J.), nor
+    before a small letter after an abbreviation (U.S., Inc.).
+    """
+    if "\n" in text.strip():
+        return text
+    return _SENTENCE_END.sub(lambda end: end[0].rstrip() + "\n" if _ends(text, end) else end[0], text).rstrip("\n")
+
+
+def _ends(text: str, end: re.Match[str]) -> bool:
+    if not end[0].startswith("."):
+        return True
+    before = re.search(r"[\w.]*$", text[max(0, end.start() - 16) : end.start()])
+    word = before[0] if before else ""
+    if word.lower() in _TITLES or (len(word) == 1 and word.isupper() and word != "I"):
+        return False
+    return not text[end.end() : end.end() + 1].islower() or not ("." in word or word.lower() in _MAY_END)
 
 
 def mostly(texts: Iterable[str], test: Callable[[str], bool]) -> bool:

@@ -123,8 +123,14 @@ def _check_weights(model: NativeLlamaForCausalLM, info: dict[str, Any], name: st
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             raise ModelError(f"The weights of {name} do not fit its config.json: {kind} {shown}.")
     for key, weight in model.named_parameters():
-        if weight.is_floating_point() and not weight.is_meta and not weight.isfinite().all():
+        if weight.is_floating_point() and not weight.is_meta and not _is_finite(weight):
             raise ModelError(f"The weights of {name} are damaged: {key} holds values that are not finite numbers.")
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    # Quantisers have tensor classes of their own, and those know few operations; 8-bit floats have no `isfinite`.
+    plain = weight if type(weight) is torch.nn.Parameter else weight.dequantize()
+    return bool((plain.float() if plain.itemsize == 1 else plain).isfinite().all())
 
 
 def _explain(error: BaseException, name: str, revision: str | None) -> str:

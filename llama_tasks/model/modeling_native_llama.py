@@ -32,6 +32,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from . import kernels
 from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_attention
 from .configuration_native_llama import NativeLlamaConfig
 from .decoding import Slots
@@ -80,6 +81,8 @@ class NativeLlamaRMSNorm(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         if x_BTD.dtype == torch.float32 and not torch.is_grad_enabled():
             return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.eps)  # the same bits in one call
+        if kernels.by_liger(x_BTD, self.weight):
+            return kernels.rms_norm(x_BTD, self.weight, self.eps)
         return _RMSNorm.apply(x_BTD, self.weight, self.eps)
 
     def extra_repr(self) -> str:
@@ -227,10 +230,15 @@ class NativeLlamaMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
+        self.is_swiglu = config.hidden_act in ("silu", "swish")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, value_BTF = project(x_BTD, self.gate_proj, self.up_proj)
-        (out_BTD,) = project(self.act_fn(gate_BTF) * value_BTF, self.down_proj)
+        if self.is_swiglu and kernels.by_liger(gate_BTF, value_BTF):
+            product_BTF = kernels.swiglu(gate_BTF, value_BTF)
+        else:
+            product_BTF = self.act_fn(gate_BTF) * value_BTF
+        (out_BTD,) = project(product_BTF, self.down_proj)
         return out_BTD
 
 

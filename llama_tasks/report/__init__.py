@@ -15,7 +15,19 @@ from llama_tasks.report.as_markdown import markdown, scores_table
 from llama_tasks.report.as_terminal import terminal
 from llama_tasks.report.content import System, build
 from llama_tasks.report.files import load, write
-from llama_tasks.report.text import plain
+from llama_tasks.report.text import plain, shorten
 from llama_tasks.report.verdict import verdicts
 
-__all__ = ["System", "build", "html", "load", "markdown", "plain", "scores_table", "terminal", "verdicts", "write"]
+__all__ = [
+    "System",
+    "build",
+    "html",
+    "load",
+    "markdown",
+    "plain",
+    "scores_table",
+    "shorten",
+    "terminal",
+    "verdicts",
+    "write",
+]

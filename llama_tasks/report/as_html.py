@@ -31,7 +31,7 @@ def html(report: dict[str, Any]) -> str:
     plots = interval_plots(report["scores"])
     training = dict.fromkeys(_TRAINING) | (report.get("training") or {})
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             report=report,
@@ -46,9 +46,9 @@ def html(report: dict[str, Any]) -> str:
             recipe=provenance.get("recipe") or {},
             facts={key: value for key, value in provenance.items() if key not in _OWN_PLACE and value is not None},
             # The only texts that are not escaped: two files of this package.
-            css=Markup(_asset("page.css")),
-            script=Markup(_asset("page.js")),
-            script_hash=_sha256(_asset("page.js")),
+            css=Markup(asset("page.css")),
+            script=Markup(asset("page.js")),
+            script_hash=script_hash(asset("page.js")),
         )
     )
 
@@ -72,8 +72,9 @@ def clip(whole: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """Templates of this folder, autoescaped, with the filters that make texts of data harmless."""
+    made = Environment(
         loader=PackageLoader("llama_tasks", "report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -83,15 +84,16 @@ def _environment() -> Environment:
     words = (text.plain, text.shorten, text.inline, text.shown_fields, text.as_yaml, text.metric_name, text.method_name)
     numbers = (text.number, text.interval, text.p_value, text.duration)
     for function in (*words, *numbers, clip, label, language_tag):
-        environment.filters[function.__name__] = function
-    environment.tests |= {"better": is_better, "worse": is_worse, "significant": text.is_significant}
-    return environment
+        made.filters[function.__name__] = function
+    made.tests |= {"better": is_better, "worse": is_worse, "significant": text.is_significant}
+    return made
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of this folder: style or script of the page."""
     return resources.files("llama_tasks.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _sha256(script: str) -> str:
+def script_hash(script: str) -> str:
     """The hash by which a content security policy names an inline script (CSP 3, section 2.3.1)."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

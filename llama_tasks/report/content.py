@@ -46,8 +46,8 @@ def build(
 ) -> dict[str, Any]:
     """The report as plain JSON values (no NaN, no tuples, every text encodable), so that it equals itself reloaded.
 
-    `comparisons` are `{metric, lang, difference, interval, p_value, method}`, adapter minus base. `examples` rows are
-    drawn with a fixed seed, evenly over languages. Raises RunError where the two systems cannot be compared.
+    `comparisons` are `{metric, lang, difference, interval, p_value, method, higher_is_better?}`, adapter minus base.
+    `examples` rows are drawn with a fixed seed, evenly over languages. Raises RunError where the two systems cannot be compared.
     """
     if adapter is not None:
         _check_same_rows(base, adapter)
@@ -117,6 +117,7 @@ def _scores(base: System, adapter: System | None, comparisons: Sequence[Mapping[
             row["difference_interval"] = test.get("interval")
             row["p_value"] = test.get("p_value")
             row["method"] = test.get("method", "")
+            row["higher_is_better"] = test.get("higher_is_better", True)
         rows.append(row)
     return rows
 

@@ -33,13 +33,19 @@ def verdicts(report: dict[str, Any]) -> list[Finding]:
 
 
 def is_better(score: dict[str, Any]) -> bool:
-    """The adapter is significantly above the base."""
-    return is_significant(score.get("p_value")) and (score.get("difference") or 0) > 0
+    """The adapter is significantly better than the base."""
+    return is_significant(score.get("p_value")) and _gain(score) > 0
 
 
 def is_worse(score: dict[str, Any]) -> bool:
-    """The adapter is significantly below the base."""
-    return is_significant(score.get("p_value")) and (score.get("difference") or 0) < 0
+    """The adapter is significantly worse than the base."""
+    return is_significant(score.get("p_value")) and _gain(score) < 0
+
+
+def _gain(score: dict[str, Any]) -> float:
+    """The difference, turned over where a smaller value is better; 0 for a metric that is neither (`novelty`)."""
+    sign = {True: 1.0, False: -1.0, None: 0.0}[score.get("higher_is_better", True)]
+    return sign * (score.get("difference") or 0.0)
 
 
 def _finding(score: dict[str, Any], *, name_language: bool) -> Finding:
@@ -65,6 +71,7 @@ def _join(bounds: Any, *parts: str) -> str:
 
 
 def _overall(scores: list[dict[str, Any]]) -> Finding:
+    scores = [score for score in scores if score.get("higher_is_better", True) is not None]
     better, worse = sum(map(is_better, scores)), sum(map(is_worse, scores))
     undecided = len(scores) - better - worse
     return Finding(f"Of {len(scores)} comparisons, {better} are better, {worse} worse, {undecided} undecided")

@@ -1,26 +1,52 @@
-"""The tasks: row -> Example. `create(name, labels)` gives one by its name."""
+"""The tasks: row -> Example. `create(name)` gives one by its name, or from a Python file of the user's own."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from llama_tasks.errors import RecipeError
-from llama_tasks.tasks.base import Example, Task
-from llama_tasks.tasks.classify import Classify, labels_of
+from llama_tasks.recipe import PromptConfig
+from llama_tasks.tasks.base import Example, Task, Turn, guess_lang, lang_of, text_of, texts_of
+from llama_tasks.tasks.classify import Classify, class_weights, labels_of
+from llama_tasks.tasks.file import load_task
 from llama_tasks.tasks.qa import QA
 from llama_tasks.tasks.summarize import Summarize
 from llama_tasks.tasks.text import Text
 from llama_tasks.tasks.translate import Translate
 
-__all__ = ["QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "create", "labels_of"]
+__all__ = [
+    "QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "Turn", "class_weights", "create", "guess_lang",
+    "labels_of", "lang_of", "source_sha256", "text_of", "texts_of",
+]  # fmt: skip
 
-_PLAIN: dict[str, type[Task]] = {task.name: task for task in (QA, Summarize, Text, Translate)}
+_BUILT_IN: dict[str, type[Task]] = {task.name: task for task in (Classify, QA, Summarize, Text, Translate)}
+_OPTIONS = tuple(name for task in _BUILT_IN.values() for name in task.options)
 
 
-def create(name: str, labels: Sequence[str] | None = None) -> Task:
-    """The task of that name; `labels` is the label set of a classification. Raises RecipeError for an unknown name."""
-    if name == Classify.name:
-        return Classify(labels or ())
-    if name not in _PLAIN:
-        raise RecipeError(f"There is no task {name!r}; known: {', '.join([Classify.name, *_PLAIN])}.")
-    return _PLAIN[name]()
+def create(name: str, labels: Sequence[str] | None = None, config: PromptConfig | None = None) -> Task:
+    """The task of that name, or the one in that Python file.
+
+    labels: the label set of a classification; config: the recipe's `prompt` section, whose options a task may read.
+
+    Raises:
+        RecipeError: an unknown name, a file that holds no usable task, an option of another task.
+    """
+    kind = load_task(Path(name)) if name.endswith(".py") else _BUILT_IN.get(name)
+    if kind is None:
+        raise RecipeError(
+            f"There is no task {name!r}; known: {', '.join(_BUILT_IN)}, or a .py file with one of your own."
+        )
+    config = config or PromptConfig()
+    defaults = {field.name: getattr(PromptConfig(), field.name) for field in dataclasses.fields(PromptConfig)}
+    for option in _OPTIONS:
+        if option not in kind.options and getattr(config, option) != defaults[option]:
+            raise RecipeError(f"prompt.{option} does not belong to the task {kind.name!r}; leave it out.")
+    return kind(labels or (), config)
+
+
+def source_sha256(name: str) -> str | None:
+    """SHA-256 of the file of a task of the user's own; None for a built-in one."""
+    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(".py") else None

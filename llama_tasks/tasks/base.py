@@ -9,7 +9,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llama_tasks.errors import DataError
+from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HAN = re.compile("[\u4e00-\u9fff]")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An earlier exchange of a dialogue: the template's fields, and what was answered."""
+
+    fields: dict[str, str]
+    answer: str
 
 
 @dataclass(frozen=True)
@@ -22,7 +34,10 @@ class Example:
         target: the response to learn.
         references: acceptable answers, for scoring; `()` where none is right (an unanswerable question).
         lang: language of the response (ISO 639-1), which chooses template and metric tokenizer.
-        choices: the label set, where the answer is one of a set.
+        choices: the candidates, where the answer is one of a set.
+        turns: earlier exchanges of a dialogue, oldest first; their answers are learned too.
+        variant: chooses among the task's templates beside the language (`pair`: `default.pair`, `zh.pair`).
+        weight: of the example's loss.
     """
 
     id: str
@@ -31,10 +46,16 @@ class Example:
     references: tuple[str, ...]
     lang: str
     choices: tuple[str, ...] = ()
+    turns: tuple[Turn, ...] = ()
+    variant: str = ""
+    weight: float = 1.0
 
 
 class Task:
-    """Base of the tasks. A task of your own names its fields and templates and says how a row becomes an Example."""
+    """Base of the tasks. A task of your own names its fields and templates and says how a row becomes an Example.
+
+    labels: the label set, where the task is `labelled`; config: the recipe's `prompt` section.
+    """
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]
@@ -46,15 +67,40 @@ class Task:
     blank_target: ClassVar[Any] = "-"
     """What stands in the target column of a row to predict."""
     templates: ClassVar[Mapping[str, str]]
-    """Language code (or `default`): prompt template."""
+    """Language code (or `default`), with `.variant` where an Example names one: prompt template."""
+    labelled: ClassVar[bool] = False
+    """Whether the answers are labels, which `data.labels` or the training rows give."""
+    chooses: ClassVar[bool] = False
+    """Whether every Example has choices, so that `eval.scoring: likelihood` can rank them."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Keys of the recipe's `prompt` section that belong to this task."""
+    metrics: ClassVar[Mapping[str, Any]] = {}
+    """Metrics of the task's own, by the name that a suite may give (see docs/tasks.md)."""
+
+    def __init__(self, labels: Sequence[str] = (), config: PromptConfig | None = None) -> None:
+        self.labels = tuple(labels)
+        self.config = config or PromptConfig()
+        self.weights: Mapping[str, float] = {}  # of labels, in the loss; set where the recipe asks for them
 
     def example(self, row: Row) -> Example:
         """Turn a row into an Example. Raises DataError that names file, line and field."""
         raise NotImplementedError
 
+    def examples(self, row: Row, *, training: bool) -> list[Example]:
+        """All Examples of a row, in a split to train on or to score. Raises DataError."""
+        return [self.example(row)]
+
     def parse(self, text: str, lang: str) -> str:
         """The prediction in a generated text."""
         return text.strip()
+
+    def choose(self, scores: Mapping[str, float]) -> str:
+        """The prediction from the choices' log-probabilities: the likeliest one."""
+        return max(scores, key=lambda choice: scores[choice])
+
+    def failure(self, prediction: str, example: Example) -> str | None:
+        """The name of the way in which an answer fails this task whatever its score is (`copied`), or None."""
+        return None
 
     def check_columns(self, row: Row) -> None:
         """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match."""
@@ -79,7 +125,7 @@ def text_of(row: Row, field: str) -> str:
         )
     if not value.strip():
         raise DataError(f"{row.where}: the field {field!r} is empty.")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _SURROGATE.search(value):
         raise DataError(f"{row.where}: the field {field!r} holds half a character (a lone surrogate); mend the text.")
     return value
 
@@ -114,6 +160,5 @@ def primary(code: str) -> str:
 
 def guess_lang(text: str) -> str:
     """`zh` where a third or more of the letters are Han characters, else `en`."""
-    letters = [c for c in text if c.isalpha()]
-    han = sum("\u4e00" <= c <= "\u9fff" for c in letters)
-    return "zh" if letters and han * 3 >= len(letters) else "en"
+    letters, han = sum(map(str.isalpha, text)), len(_HAN.findall(text))
+    return "zh" if letters and han * 3 >= letters else "en"

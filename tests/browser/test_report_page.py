@@ -18,11 +18,11 @@ QUIET += ["--disable-background-networking", "--disable-component-update", "--di
 
 
 class Dom(HTMLParser):
-    """Title, tags, and of each example row its language and whether it is hidden."""
+    """Title, tags, the language of the labels, and of each example row its language and whether it is hidden."""
 
     def __init__(self, dump: str) -> None:
         super().__init__()
-        self.title = self.status = ""
+        self.title = self.status = self.ui = ""
         self.tags: list[str] = []
         self.rows: list[tuple[str | None, bool]] = []
         self._inside: list[str] = []
@@ -33,6 +33,7 @@ class Dom(HTMLParser):
         found = dict(attrs)
         self.tags.append(tag)
         self._inside.append(tag)
+        self.ui = found.get("data-ui") or self.ui
         if tag == "table":
             self._table = found.get("id") or ""
         if tag == "tr" and self._table == "examples" and "data-lang" in found:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -59,12 +64,56 @@ def test_bleu_equals_sacrebleu(rows, lang, tokenizer):
     assert metric.aggregate(stats.sum(0)) == pytest.approx(expected.score, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["chrf", "chrf++"])
+@pytest.mark.parametrize("tokenizer", ["13a", "intl", "char", "none", "zh"])
+@pytest.mark.parametrize("case", ["mixed", "lc"])
+def test_tokenizers_by_name(tokenizer, case):
+    predictions, references = columns(EN)
+    metric = metrics.create(f"bleu:tok={tokenizer}:case={case}", "en")
+    expected = sacrebleu.corpus_bleu(predictions, streams(references), tokenize=tokenizer, lowercase=case == "lc")
+    assert metric.aggregate(metric.statistics(predictions, references).sum(0)) == pytest.approx(
+        expected.score, abs=1e-9
+    )
+    assert f"case:{case}" in metric.signature and f"tok:{tokenizer}" in metric.signature
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(monkeypatch):
+    """A download that cannot happen: the folder for models lies in a file."""
+    from sacrebleu.tokenizers import tokenizer_spm
+
+    monkeypatch.setattr(tokenizer_spm, "SACREBLEU_DIR", __file__)
+    with pytest.raises(MetricError, match="the download failed"):
+        metrics.create("bleu:tok=flores200", "en")
+
+
+def test_mecab_by_name_is_there_or_refused():
+    if importlib.util.find_spec("MeCab"):
+        assert "tok:ja-mecab" in metrics.create("bleu:tok=ja-mecab", "ja").signature
+    else:
+        with pytest.raises(MetricError, match=r'pip install "llama-tasks\[ja-ko\]"'):
+            metrics.create("bleu:tok=ja-mecab", "ja")
+
+
+def test_equals_sacrebleus_command(tmp_path):
+    rows = [(prediction or "x", references[0]) for prediction, references in EN]
+    for name, place in (("hyp", 0), ("ref", 1)):
+        (tmp_path / name).write_text("".join(f"{row[place]}\n" for row in rows), encoding="utf-8")
+    command = [sys.executable, "-m", "sacrebleu", "ref", "-i", "hyp", "-m", "bleu", "chrf", "ter", "-w", "9"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    texts = [row[0] for row in rows], [[row[1]] for row in rows]
+    for found in json.loads(done.stdout):
+        name = {"chrF2": "chrf"}.get(found["name"], found["name"].lower())
+        score = metrics.score(metrics.create(name, "en"), *texts, n_resamples=2)
+        assert score.value == pytest.approx(found["score"], abs=1e-6)
+        assert score.signature == found["signature"].replace("nrefs:1|", "nrefs:1|bs:2|seed:12345|")
+
+
+@pytest.mark.parametrize("name", ["chrf", "chrf++", "chrf:case=lc"])
 @pytest.mark.parametrize("rows", [EN, ZH, JA, HI])
 def test_chrf_equals_sacrebleu(name, rows):
     predictions, references = columns(rows)
     metric = metrics.create(name, "en")
-    expected = sacrebleu.corpus_chrf(predictions, streams(references), word_order=2 if name == "chrf++" else 0)
+    scorer = CHRF(word_order=2 if name == "chrf++" else 0, lowercase=name.endswith("lc"))
+    expected = scorer.corpus_score(predictions, streams(references))
     assert metric.aggregate(metric.statistics(predictions, references).sum(0)) == pytest.approx(
         expected.score, abs=1e-9
     )

@@ -9,6 +9,7 @@ import unicodedata
 from collections import Counter
 
 import pytest
+from nltk.tokenize import word_tokenize
 
 from llama_tasks import metrics
 from llama_tasks.errors import MetricError
@@ -42,6 +43,7 @@ def squad2(prediction, golds):
 def mlqa_f1(prediction, gold, lang):
     """F1 by the rules of mlqa_evaluation_v1.py, for two answers that are not empty."""
     articles = {
+        "en": ["a", "an", "the"],
         "de": ["ein", "eine", "einen", "einem", "eines", "einer", "der", "die", "das", "den", "dem", "des"],
         "es": ["un", "una", "unos", "unas", "el", "la", "los", "las"],
         "vi": ["của", "là", "cái", "chiếc", "những"],
@@ -62,6 +64,202 @@ def mlqa_f1(prediction, gold, lang):
     found, wanted = tokens(prediction), tokens(gold)
     same = sum((Counter(found) & Counter(wanted)).values())
     return 0 if same == 0 else 2 * same / (len(found) + len(wanted))
+
+
+def squad1(prediction, golds):
+    """(EM, F1) by the rules of evaluate-v1.1.py: no answer is left out, and two empty ones share nothing."""
+
+    def words(text):
+        kept = "".join(char for char in text.lower() if char not in set(string.punctuation))
+        return [word for word in re.split(r"\s+", re.sub(r"\b(a|an|the)\b", " ", kept)) if word]
+
+    def f1(gold):
+        left, same = words(gold), 0
+        for word in words(prediction):
+            if word in left:
+                left.remove(word)
+                same += 1
+        if same == 0:
+            return 0.0
+        precision, recall = same / len(words(prediction)), same / len(words(gold))
+        return 2 * precision * recall / (precision + recall)
+
+    return float(any(words(gold) == words(prediction) for gold in golds)), max(f1(gold) for gold in golds)
+
+
+def cmrc(prediction, golds):
+    """(EM, F1) by the rules of cmrc2018_evaluate.py, in Python 3."""
+    dropped = ["-", ":", "_", "*", "^", "/", "\\", "~", "`", "+", "="]
+    dropped += ["，", "。", "：", "？", "！", "“", "”", "；", "’", "《", "》", "·", "、"]
+    dropped += ["「", "」", "（", "）", "－", "～", "『", "』"]
+
+    def bare(text):
+        for char in dropped:
+            text = text.replace(char, "")
+        return text
+
+    def tokens(text):
+        found, other = [], ""
+        for char in [*bare(text.lower().strip()), None]:
+            if char is not None and not "\u4e00" <= char <= "\u9fa5":
+                other += char
+                continue
+            found += word_tokenize(other, preserve_line=True) if other else []
+            found += [char] if char else []
+            other = ""
+        return found
+
+    def f1(gold):
+        a, b = tokens(gold), tokens(prediction)
+        runs = [
+            n
+            for n in range(len(a) + 1)
+            for i in range(len(a) - n + 1)
+            for j in range(len(b))
+            if a[i : i + n] == b[j : j + n]
+        ]
+        longest = max(runs, default=0)
+        if not longest:
+            return 0
+        precision, recall = longest / len(b), longest / len(a)
+        return 2 * precision * recall / (precision + recall)
+
+    exact = any(bare(gold.lower().strip()) == bare(prediction.lower().strip()) for gold in golds)
+    return float(exact), max(f1(gold) for gold in golds)
+
+
+def drawn(seed, pieces, references):
+    """500 random predictions with their references."""
+    rng = random.Random(seed)
+    for _ in range(500):
+        prediction, *golds = (
+            "".join(rng.choices(pieces, k=rng.randrange(6))) for _ in range(rng.choice(references) + 1)
+        )
+        yield prediction, golds
+
+
+ENGLISH = ["the ", "A ", " an", "Paris", " paris,", "U.S.", "'", "-", " in ", "1,000", "é", "  ", "“x”", ".", "theatre"]
+ENGLISH += ["\t", "\u3000"]
+CHINESE = [
+    "北京",
+    "大学",
+    "是",
+    "，",
+    "。",
+    "《",
+    "》",
+    "…",
+    "—",
+    "GDP",
+    " iPhone 4s",
+    "5.2%",
+    "1,000",
+    "-",
+    "don't",
+    '"x"',
+]
+CHINESE += [" ", "〇", "龥龦", "カ"]
+
+
+@pytest.mark.parametrize(
+    ("norm", "lang", "expected", "pieces"),
+    [("squad1", "en", squad1, ENGLISH), ("squad2", "en", squad2, ENGLISH), ("cmrc", "zh", cmrc, CHINESE)],
+)
+def test_equals_the_official_script_on_random_answers(norm, lang, expected, pieces):
+    exact, f1 = (metrics.create(f"{name}:norm={norm}", lang) for name in ("exact_match", "f1"))
+    for prediction, golds in drawn(0, pieces, references=[1, 1, 2, 3] if norm != "squad2" else [0, 1, 2, 3]):
+        if lang == "en" and not any(char.isascii() for gold in golds for char in gold):
+            continue
+        found = exact.statistics([prediction], [golds])[0, 0], f1.statistics([prediction], [golds])[0, 0]
+        assert found == pytest.approx(expected(prediction, golds), abs=1e-9), (prediction, golds)
+
+
+@pytest.mark.parametrize("lang", ["en", "de", "es", "vi", "hi", "ar", "zh"])
+def test_mlqa_by_name_equals_the_official_script(lang):
+    pieces = [
+        "the ",
+        " der",
+        " einen ",
+        "la ",
+        " những ",
+        "الكتاب ",
+        "दिल्ली ",
+        "北京",
+        "カナ",
+        "〇",
+        "x",
+        "？",
+        "।",
+        " ",
+    ]
+    f1 = metrics.create("f1:norm=mlqa", lang)
+    for prediction, golds in drawn(1, pieces, references=[1, 2]):
+        try:
+            found = f1.statistics([prediction], [golds])[0, 0]
+        except MetricError:
+            assert lang != "zh"  # mostly Chinese, read by rules for words between spaces
+            continue
+        assert found == pytest.approx(max(mlqa_f1(prediction, gold, lang) for gold in golds), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("norm", "lang", "prediction", "references", "exact", "f1"),
+    [
+        ("squad1", "en", "", [""], 100, 0),  # equal, but no word is shared
+        ("squad1", "en", "the", ["a."], 100, 0),
+        ("squad1", "en", "", ["Paris", ""], 100, 0),
+        ("squad2", "en", "the", ["a."], 100, 100),
+        ("squad2", "en", "", ["Paris", ""], 0, 0),
+        ("mlqa", "zh", "。", ["，"], 100, 0),
+        ("mlqa", "de", "der", ["die"], 100, 0),
+        ("cmrc", "zh", "。", ["，"], 100, 0),
+        ("cmrc", "zh", "", [""], 100, 0),
+        ("cmrc", "zh", "大学北京", ["北京大学"], 0, 50),  # the longest common run is two characters
+        ("cmrc", "zh", "北京…", ["北京"], 0, 80),  # the list holds the ellipsis as a pair, which no character equals
+        ("cmrc", "zh", "《红楼梦》", ["红楼梦。"], 100, 100),
+        ("cmrc", "zh", "售价5.2%", ["5.2%"], 0, 200 / 3),  # 售 价 5.2 %
+        ("cmrc", "zh", "北 京", ["北京"], 0, 100),
+        ("cmrc", "zh", "Hello world. Bye", ["hello world"], 0, 200 / 3),  # hello world . bye
+        ("cmrc", "zh", "J. K. 罗琳", ["罗琳"], 0, 400 / 7),  # j. k . 罗 琳
+        ("squad1", "de", "Über the Fluss", ["über Fluss"], 100, 100),  # English rules, by name
+    ],
+)
+def test_named_rules(norm, lang, prediction, references, exact, f1):
+    assert value(f"exact_match:norm={norm}", lang, prediction, references) == pytest.approx(exact)
+    assert value(f"f1:norm={norm}", lang, prediction, references) == pytest.approx(f1)
+
+
+def test_parts_of_squad2():
+    rows = ["Paris", "", "", "Rome city"], [["Paris"], [], ["Berlin"], ["Rome"]]
+
+    def part(name):
+        score = metrics.score(metrics.create(name, "en"), *rows, n_resamples=50)
+        return score.value, score.n
+
+    assert part("exact_match:rows=hasans") == (pytest.approx(100 / 3), 3)
+    assert part("f1:norm=squad2:rows=hasans") == (pytest.approx(100 * (1 + 2 / 3) / 3), 3)
+    assert part("f1:rows=noans") == (100, 1)
+    assert part("f1") == (pytest.approx(100 * (2 + 2 / 3) / 4), 4)
+    assert "rows:noans" in metrics.create("f1:rows=noans", "en").signature
+
+
+def test_an_empty_part_is_said_and_not_0():
+    with pytest.raises(metrics.NoRows, match="none of the 1 rows"):
+        value("f1:rows=noans", "en", "Paris", ["Paris"])
+
+
+@pytest.mark.parametrize(
+    ("name", "lang"), [("f1:norm=mlqa", "ja"), ("f1:norm=cmrc", "en"), ("exact_match:norm=cmrc", "ja")]
+)
+def test_rules_of_other_languages_are_refused(name, lang):
+    with pytest.raises(MetricError, match="is defined for"):
+        metrics.create(name, lang)
+
+
+@pytest.mark.parametrize("norm", ["squad1", "mlqa"])
+def test_rules_without_unanswerable_rows_refuse_them(norm):
+    with pytest.raises(MetricError, match="row 0 has no reference"):
+        metrics.create(f"f1:norm={norm}", "en").statistics(["a"], [[]])
 
 
 def test_equals_squad2_on_random_answers():

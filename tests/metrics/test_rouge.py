@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
@@ -38,6 +40,53 @@ def test_equals_rouge_score(name):
     stats = metric.statistics([row[0] for row in ROWS], [row[1] for row in ROWS])
     assert stats[:, 0].tolist() == expected
     assert metric.aggregate(stats.sum(0)) == pytest.approx(100 * sum(expected) / len(ROWS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stem", ["yes", "no"])
+def test_stemmer_and_lines_equal_rouge_score_on_random_texts(name, stem):
+    """With several references by `score_multi`; texts that have lines are split there, and nowhere else."""
+    rng = random.Random(0)
+    pieces = [
+        "running",
+        "runs",
+        "ran",
+        "cats",
+        "cat",
+        "the",
+        "Mr. Fox",
+        "U.S. policies",
+        "3.5",
+        "é",
+        "\n",
+        "\n",
+        ".",
+        "generous",
+    ]
+    scorer = RougeScorer([name], use_stemmer=stem == "yes")
+    metric = metrics.create(f"{name}:stem={stem}", "en")
+    for _ in range(100):
+        texts = [" ".join(rng.choices(pieces, k=rng.randrange(12))) + "\nlast" for _ in range(3)]
+        expected = scorer.score_multi(texts[1:], texts[0])[name].fmeasure
+        assert metric.statistics(texts[:1], [texts[1:]])[0, 0] == pytest.approx(expected, abs=1e-12), texts
+
+
+def test_lines_alone_by_name():
+    plain = RougeScorer(["rougeLsum"]).score("He came. She left.", "She left. He came.")["rougeLsum"].fmeasure
+    assert value("rougeLsum:sent=newline", "en", "She left. He came.", "He came. She left.") == 100 * plain == 50
+
+
+@pytest.mark.parametrize(("name", "lang"), [("rouge1:stem=yes", "de"), ("rouge1:stem=yes:tok=unicode", "en")])
+def test_the_stemmer_is_english(name, lang):
+    with pytest.raises(MetricError, match="the stemmer is for English"):
+        metrics.create(name, lang)
+
+
+def test_chinese_by_words():
+    found = value("rouge1:tok=jieba", "zh", "我爱北京大学！", "北京大学在北京")
+    assert found == pytest.approx(100 * 2 * 1 / (3 + 3))  # 我 爱 北京大学, 北京大学 在 北京
+    assert value("rouge1", "zh", "我爱北京大学！", "北京大学在北京") == pytest.approx(100 * 2 * 4 / (6 + 7))
+    assert "tok:jieba-rjieba-" in metrics.create("rouge1:tok=jieba", "zh").signature
 
 
 @pytest.mark.parametrize("name", NAMES)

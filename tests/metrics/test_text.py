@@ -49,6 +49,16 @@ def test_words(text, expected):
         ('He said "no." Then left.', 'He said "no."\nThen left.'),
         ("आज अच्छा है। कल नहीं।", "आज अच्छा है।\nकल नहीं।"),
         ("two\nlines", "two\nlines"),
+        ("It has lines. Really.\nSo it is split.", "It has lines. Really.\nSo it is split."),
+        (
+            "U.S. troops left. Dr. J. Smith of Acme Inc. in Rome, e.g. he, stayed.",
+            "U.S. troops left.\nDr. J. Smith of Acme Inc. in Rome, e.g. he, stayed.",
+        ),
+        (
+            "He works for Acme Inc. She does not. It is 5 p.m. We go.",
+            "He works for Acme Inc.\nShe does not.\nIt is 5 p.m.\nWe go.",
+        ),
+        ("so am I. they left . she came .", "so am I.\nthey left .\nshe came ."),
         ("", ""),
     ],
 )

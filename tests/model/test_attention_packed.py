@@ -60,10 +60,11 @@ def test_loss_and_gradients_equal_one_document_at_a_time(pair: Any, skip_logits:
     torch.testing.assert_close(gradients(native), expected, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
 @pytest.mark.parametrize("how", ["bounds", "positions", "positions, cache by default"])
 @pytest.mark.parametrize("changed", [0, 3, 6])
-def test_a_document_does_not_move_another_by_a_bit(pair: Any, changed: int, how: str) -> None:
-    _, native = pair
+def test_a_document_does_not_move_another_by_a_bit(make_pair: Any, changed: int, how: str, attn: str) -> None:
+    _, native = make_pair(attn=attn)
     options: dict[str, Any] = flash_names()
     if how != "bounds":
         options = {"position_ids": POSITIONS}
@@ -91,13 +92,15 @@ def test_damage_stays_in_its_document(pair: Any) -> None:
     assert int(broken.sum()) == LENGTHS[2]
 
 
-def test_gradient_checkpointing(pair: Any) -> None:
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing(pair: Any, use_reentrant: bool) -> None:
     _, native = pair
     native.train()
+    native.enable_input_require_grads()
     ids = row()
     native(ids, labels=ids, skip_logits=True, **flash_names()).loss.backward()
     expected = gradients(native)
-    native.gradient_checkpointing_enable({"use_reentrant": False})
+    native.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     native(ids, labels=ids, skip_logits=True, **flash_names()).loss.backward()
     torch.testing.assert_close(gradients(native), expected)
 

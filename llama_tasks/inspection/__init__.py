@@ -1,0 +1,36 @@
+"""`llama-tasks inspect`: what the model will see, before anything is trained; in the terminal, and as a page.
+
+Rows pass once, in pieces, through the stations of a training (rows, Examples, Prompts, Tokens) and through its audit; what is kept
+of them are hashes, counts and a few to show, so a million rows are looked at in the memory of the rows themselves.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from llama_tasks.audit import stop_on
+from llama_tasks.files import write_text
+from llama_tasks.inspection.as_html import html as page
+from llama_tasks.inspection.as_terminal import terminal
+from llama_tasks.inspection.gather import Inspection, gather
+from llama_tasks.recipe import Recipe
+from llama_tasks.tokenizer import load_tokenizer
+
+__all__ = ["Inspection", "gather", "inspect", "page", "terminal"]
+
+
+def inspect(recipe: Recipe, console: Console, html: Path | None = None) -> Inspection:
+    """Print (and write to the file `html`) lengths, audit, overlaps and examples with their mask.
+
+    Raises:
+        DataError: whatever would stop a training of this recipe, after everything has been shown.
+    """
+    found = gather(recipe, load_tokenizer(recipe.base))
+    console.print(terminal(found))
+    if html is not None:
+        write_text(html, page(found))
+        console.print(f"page: {html}", highlight=False, markup=False, soft_wrap=True)
+    stop_on(found.report.findings, recipe.prompt.allow, found.where)
+    return found

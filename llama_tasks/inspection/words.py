@@ -1,0 +1,98 @@
+"""The labels of the page, in English and Chinese."""
+
+from __future__ import annotations
+
+WORDS: dict[str, tuple[str, str]] = {
+    "title": ("what the model will see", "模型将看到的内容"),
+    "may_start": ("A training may start.", "可以开始训练。"),
+    "with_allowed": ("With what prompt.allow allows.", "prompt.allow 允许了部分问题。"),
+    "would_stop": ("A training would stop.", "训练将被中止。"),
+    "checked": (
+        "Every example has its target and EOS in the loss, one BOS at most, no cut target; no scored row is trained on to the "
+        "letter or once normalised.",
+        "每个样本都有目标，EOS 计入损失，至多一个 BOS，目标没有被截断；训练集里没有与评测行完全相同或规范化后相同的行。",
+    ),
+    "findings": ("Findings", "审查结果"),
+    "none": ("Nothing was found.", "没有发现问题。"),
+    "stops": ("stops", "中止"),
+    "told": ("told", "提示"),
+    "allowed": ("allowed", "已允许"),
+    "rows": ("rows", "行数"),
+    "what": ("what", "内容"),
+    "allow_with": ("allow with", "允许方式"),
+    "sources": ("Sources", "数据来源"),
+    "fingerprint": ("sha256", "sha256"),
+    "split": ("split", "划分"),
+    "source": ("source", "来源"),
+    "train": ("train", "训练集"),
+    "validation": ("validation", "验证集"),
+    "test": ("test", "测试集"),
+    "languages": ("languages", "语言"),
+    "cleaning": ("cleaning", "清洗"),
+    "lengths": ("Lengths", "长度"),
+    "lengths_note": (
+        "Tokens of the training examples; the dashed line is prompt.max_length.",
+        "训练样本的词元数；虚线是 prompt.max_length。",
+    ),
+    "prompt": ("prompt", "提示"),
+    "response": ("response, with EOS", "回答（含 EOS）"),
+    "total": ("both", "合计"),
+    "dropped": ("dropped, too long", "过长而舍弃"),
+    "shortened": ("shortened, never in the target", "被缩短（目标不变）"),
+    "labels": ("Label balance", "标签分布"),
+    "label": ("label", "标签"),
+    "share": ("share of train", "训练集占比"),
+    "repeats": ("Repeats in the training split", "训练集内的重复"),
+    "repeats_note": (
+        "Input and target of an earlier row again; near ones by the input alone, at a Jaccard similarity of at least 0.8.",
+        "输入和目标与前面的行相同；近似重复只比较输入，Jaccard 相似度至少 0.8。",
+    ),
+    "contradictions": ("One input, different targets", "输入相同，目标不同"),
+    "overlap": ("Overlap of the splits", "划分之间的重叠"),
+    "overlap_note": (
+        "Rows of the second split whose input the first one holds too. Normalised: but for case, width, spaces and punctuation.",
+        "第二个划分中，输入也出现在第一个划分里的行。规范化：忽略大小写、全半角、空白和标点。",
+    ),
+    "near_note": ("Near duplicates were looked for among", "近似重复的查找范围："),
+    "of": ("of", "／"),
+    "pair": ("splits", "划分"),
+    "exact": ("exact", "完全相同"),
+    "normalised": ("normalised", "规范化后相同"),
+    "near": ("near", "近似"),
+    "examples": ("Examples as the model sees them", "模型看到的样本"),
+    "examples_note": (
+        "Green tokens carry loss, grey ones do not; special tokens stand in a frame. Point at a token, or tap it, for its id.",
+        "绿色词元计入损失，灰色词元不计；特殊词元带边框。指向或点按词元可看到它的编号。",
+    ),
+    "tokens": ("tokens", "个词元"),
+    "carry_loss": ("carry loss", "个计入损失"),
+    "left_out": ("tokens not shown", "个词元未显示"),
+    "contract": ("Prompt contract", "提示契约"),
+    "contract_note": (
+        "Goes with the adapter; everything that loads it checks it.",
+        "随适配器保存；加载适配器的每个命令都会核对。",
+    ),
+    "template": ("template", "模板"),
+    "special": ("special tokens", "特殊词元"),
+    "tokenizer": ("tokenizer", "分词器"),
+    "footer": (
+        "Written by llama-tasks inspect. This page is complete in itself and loads nothing.",
+        "由 llama-tasks inspect 生成。本页自成一体，不加载任何内容。",
+    ),
+}
+
+#: what a finding says, in Chinese, by its rule (its `explanation` says it in English)
+RULES_ZH = {
+    "no_target": "没有可学习词元的样本",
+    "no_eos": "损失不以 EOS 结尾的样本",
+    "bos": "开头不是恰好一个 BOS 的样本",
+    "target_cut": "词元与完整文本不符的目标",
+    "target_roundtrip": "分词器无法还原的目标",
+    "label": "不在标签集中的答案",
+    "empty_field": "有空字段的行",
+    "too_long": "超过 prompt.max_length 的样本",
+    "leak": "在另一划分中也出现的行",
+    "duplicate": "训练集内重复的行",
+    "contradiction": "输入相同而目标不同的训练行",
+    "unseen_label": "训练集中没有的标签",
+}

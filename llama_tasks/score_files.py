@@ -1,0 +1,168 @@
+"""Scores of files that need no run: lines of text against lines of text, or the rows of a predictions.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from llama_tasks import metrics
+from llama_tasks.errors import DataError, MetricError
+from llama_tasks.metrics import language_model
+from llama_tasks.metrics.names import LABELS, parse
+from llama_tasks.report.text import plain
+from llama_tasks.rundir import read_jsonl
+
+Rows = list[dict[str, Any]]
+
+
+def read_rows(predictions: Path, references: Sequence[Path], source: Path | None = None) -> Rows:
+    """Rows {prediction, references, source?}: line i of every file, or the objects of one .jsonl.
+
+    Raises:
+        DataError: a file is missing, is not UTF-8, or has another number of lines; references beside a .jsonl, or none
+            beside a text.
+    """
+    if predictions.suffix == ".jsonl":
+        if references or source:
+            raise DataError(f"{predictions} has its references and sources in its rows; leave the other files out.")
+        rows = list(read_jsonl(predictions))
+        if not all(isinstance(row, dict) for row in rows):
+            raise DataError(f"{predictions} must hold one object a line, {{prediction, references, ...}}.")
+        return rows
+    if not references:
+        raise DataError(f"{predictions} needs at least one file of references after it, one a line.")
+    lines = _lines(predictions)
+    others = [_lines(path) for path in (*references, *([source] if source else []))]
+    for path, found in zip([*references, source], others, strict=False):
+        if len(found) != len(lines):
+            raise DataError(
+                f"{path} has {len(found)} lines, and {predictions} has {len(lines)}; line i answers line i."
+            )
+    rows = []
+    for prediction, *texts in zip(lines, *others, strict=True):
+        row = {"prediction": prediction, "references": texts[: len(references)]}
+        rows.append({**row, "source": texts[-1]} if source else row)
+    return rows
+
+
+def score_rows(
+    rows: Rows,
+    names: Sequence[str],
+    lang: str | None,
+    labels: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 12345,
+) -> dict[str, Any]:
+    """Every metric by language: {scores, counts}, and for labels {labels, confusion}, for calibration {reliability}.
+
+    Raises:
+        MetricError: an unknown metric, rows that lack what it reads or that it does not fit, or no language.
+    """
+    if not rows:
+        raise MetricError("there are no rows to score")
+    if any(name in language_model.NAMES for name in names):
+        return {"scores": [_language_model(name, rows, n_resamples, seed).to_dict() for name in names]}
+    labels = labels or list(rows[0].get("choices", [])) or None
+    result: dict[str, Any] = {"scores": []}
+    for name in names:
+        several = metrics.expand(name)
+        for one in several:
+            for code, part in _by_language(rows, lang).items():
+                metric = metrics.create(one, code, labels)
+                try:
+                    score = metrics.score_rows(metric, part, n_resamples=n_resamples, seed=seed)
+                except metrics.NoRows:
+                    if len(several) == 1:
+                        raise
+                    continue  # a group's part of the rows, of which there are none
+                result["scores"].append(score.to_dict())
+            result |= _pictures(one, rows, labels)
+    return result | {"counts": metrics.count(rows, labels)}
+
+
+def table(result: Mapping[str, Any]) -> RenderableType:
+    """The result of `score_rows` for a terminal: values, signatures, counts, and the tables of labels."""
+    scores = Table(box=None, pad_edge=False)
+    for heading in ("metric", "lang", "value", "95% interval", "n"):
+        scores.add_column(heading, justify="left" if heading in ("metric", "lang") else "right")
+    for score in result["scores"]:
+        low, high = score["interval"]
+        scores.add_row(
+            Text(score["metric"]), score["lang"], f"{score['value']:.2f}", f"{low:.2f} to {high:.2f}", str(score["n"])
+        )
+    parts: list[RenderableType] = [scores]
+    if "counts" in result:
+        parts.append(Text("\n" + ", ".join(f"{name} {number}" for name, number in result["counts"].items())))
+    if "labels" in result:
+        parts += [Text(), _label_table(result["labels"]), Text(), _confusion(result["labels"], result["confusion"])]
+    parts.append(Text())
+    return Group(
+        *parts, *(Text(f"{s['metric']} ({s['lang']}): {s['signature']}", style="dim") for s in result["scores"])
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}).") from None
+    lines = text.split("\n")  # not splitlines: it also cuts at characters that belong to a text
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _language_model(name: str, rows: Rows, n_resamples: int, seed: int) -> metrics.Score:
+    measure = metrics.LanguageModel(name)
+    for index, row in enumerate(rows):
+        lacking = [key for key in ("nll", "tokens", "bytes") if key not in row]
+        if lacking:
+            raise MetricError(f"{name}: row {index} has no {', '.join(lacking)}; such rows are {{nll, tokens, bytes}}")
+    stats = measure.statistics(*([row[key] for row in rows] for key in ("nll", "tokens", "bytes")))
+    return metrics.score_statistics(measure, stats, n_resamples=n_resamples, seed=seed)
+
+
+def _by_language(rows: Rows, lang: str | None) -> dict[str, Rows]:
+    if lang:
+        return {lang: rows}
+    parts: dict[str, Rows] = {}
+    for index, row in enumerate(rows):
+        if "lang" not in row:
+            raise MetricError(f"row {index} does not say its language; give --lang, such as --lang en")
+        parts.setdefault(row["lang"], []).append(row)
+    return dict(sorted(parts.items()))
+
+
+def _pictures(name: str, rows: Rows, labels: Sequence[str] | None) -> dict[str, Any]:
+    kind = parse(name)[0]
+    if kind in LABELS and labels:
+        texts = [row["prediction"] for row in rows], [row["references"] for row in rows]
+        return {"labels": metrics.label_table(*texts, labels), "confusion": metrics.confusion(*texts, labels)}
+    if kind == "calibration_error":
+        return {"reliability": metrics.reliability(metrics.row_statistics(metrics.create(name, "en"), rows))}
+    return {}
+
+
+def _label_table(labels: Sequence[Mapping[str, Any]]) -> Table:
+    shown = Table("label", box=None, pad_edge=False)
+    for heading in ("precision", "recall", "f1", "rows", "predicted"):
+        shown.add_column(heading, justify="right")
+    for row in labels:
+        values = (f"{row[key]:.2f}" for key in ("precision", "recall", "f1"))
+        shown.add_row(Text(plain(row["label"])), *values, str(row["support"]), str(row["predicted"]))
+    return shown
+
+
+def _confusion(labels: Sequence[Mapping[str, Any]], matrix: Sequence[Sequence[int]]) -> Table:
+    shown = Table("true \\ predicted", box=None, pad_edge=False)
+    for label in labels:
+        shown.add_column(Text(plain(label["label"])), justify="right")
+    shown.add_column("none of them", justify="right")
+    for label, row in zip(labels, matrix, strict=True):
+        shown.add_row(Text(plain(label["label"])), *map(str, row))
+    return shown

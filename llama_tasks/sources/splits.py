@@ -1,0 +1,100 @@
+"""Train, validation and test rows of a recipe: read, carved where the source has no such split, mixed, sampled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from llama_tasks.errors import RecipeError
+from llama_tasks.recipe import DataConfig
+from llama_tasks.sources.carving import carve
+from llama_tasks.sources.locate import SPLITS, limit_of, located, source_of
+from llama_tasks.sources.reading import Found, Reader, identified
+from llama_tasks.sources.rows import Row, Split, sha256_of
+from llama_tasks.sources.stream import held_out
+
+
+def load_splits(
+    data: DataConfig, task: str, group_by: str, seed: int, fields: Sequence[str] | None = None
+) -> dict[str, Split]:
+    """Read train, validation and test rows.
+
+    A split that the source does not have is carved from the training rows, a tenth each, by a hash: rows whose field `group_by`
+    is the same or nearly the same (`data.split_similarity`) stay on one side, and a row's side does not depend on the order of
+    the file.
+
+    Args:
+        fields: what the task reads of every row; each must be there and hold text, numbers, or lists or objects of text.
+
+    Raises:
+        DataError: nothing to read, a broken file, rows that cannot be used, a Hub dataset that cannot be had.
+    """
+    check(data)
+    reader = Reader(data, task, fields or ())
+    shards = located(data, task)
+    if data.streaming:
+        return held_out(data, reader, shards, group_by)
+    found = {name: reader.read(items) for name, items in shards.items()}
+    missing = [name for name in SPLITS if name not in found]
+    if missing:
+        train = found["train"]
+        for name, items in carve(train.items, missing, group_by, data.split_similarity, seed).items():
+            found[name] = replace(train, items=items) if name == "train" else Found(items)
+    return {name: _split(found[name], name, data, seed) for name in SPLITS}
+
+
+def _split(found: Found, name: str, data: DataConfig, seed: int) -> Split:
+    mixed = name == "train" and data.weights is not None
+    items = _mix(found.items, data, seed) if mixed else found.items
+    rows = _sample([row for part in items.values() for row in part], limit_of(data, name), seed)
+    rows = identified(rows, name)
+    mix = {item: len(part) for item, part in items.items()} if mixed else {}
+    return Split(rows, source_of(data, name), sha256_of(rows), tuple(found.read_as), found.bad, mix)
+
+
+def check(data: DataConfig) -> None:
+    """Raise RecipeError for values of `data` that do not go together."""
+    if data.split_similarity > 1:
+        raise RecipeError(f"data.split_similarity must be at most 1, not {data.split_similarity}.")
+    lists = (data.train, data.validation or [], data.test or [])
+    twice = next((item for items in lists for item in items if items.count(item) > 1), None)
+    if twice:
+        raise RecipeError(f"{twice!r} stands twice in data; to give it more weight, use data.weights.")
+    if data.streaming and data.max_train_samples:
+        raise RecipeError(
+            "data.max_train_samples needs all rows at hand, which data.streaming does not have; use train.max_steps."
+        )
+    if data.weights is not None and len(data.weights) != len(data.train):
+        raise RecipeError(
+            f"data.weights has {len(data.weights)} numbers for {len(data.train)} items of data.train; write one for each."
+        )
+    if any(weight <= 0 for weight in data.weights or ()):
+        raise RecipeError("data.weights must be above 0; leave out the item that shall not be read.")
+
+
+# --- mixing and sampling --------------------------------------------------------------------------------------------
+
+
+def _mix(items: Mapping[str, list[Row]], data: DataConfig, seed: int) -> Mapping[str, list[Row]]:
+    """The rows of each item in the shares of their weights.
+
+    No row is left out: the item that is largest for its weight gives each of its rows once, the others repeat theirs (whole
+    passes, then a seeded sample).
+    """
+    if data.weights is None:
+        return items
+    share = dict(zip(data.train, data.weights, strict=True))
+    unit = max(len(rows) / share[item] for item, rows in items.items())
+    mixed = {}
+    for item, rows in items.items():
+        passes, rest = divmod(round(unit * share[item]), len(rows))
+        mixed[item] = rows * passes + _sample(rows, rest, seed)
+    return mixed
+
+
+def _sample(rows: list[Row], limit: int | None, seed: int) -> list[Row]:
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = sorted(random.Random(seed).sample(range(len(rows)), limit))
+    return [rows[i] for i in chosen]

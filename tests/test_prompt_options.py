@@ -1,0 +1,141 @@
+"""What the recipe's prompt section does to a whole run: solved examples, chat templates, class weights, both directions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tiny import make_base, make_rows, recipe_text
+from token_styles import LLAMA2_CHAT
+
+from llama_tasks import adapters, card, cli, dataset, evaluation
+from llama_tasks.errors import RecipeError
+from llama_tasks.finetune import finetune
+from llama_tasks.recipe import load_recipe
+
+
+def prepared(root: Path, task: str, *overrides: str) -> dataset.Dataset:
+    sizes = [
+        "data.max_train_samples=60",
+        "data.max_validation_samples=8",
+        "data.max_test_samples=8",
+        "prompt.max_length=512",
+    ]
+    recipe = load_recipe(root / f"recipes/{task}.yaml", [*sizes, *overrides])
+    return dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+
+
+def test_solved_examples_stand_before_every_prompt_of_their_language(root: Path) -> None:
+    data = prepared(root, "classify", "prompt.num_fewshot=2")
+    plain = prepared(root, "classify")
+    headers = {lang: data.renderer.templates[f"fewshot.{lang}"] for lang in ("en", "zh")}
+    for split, prompts in data.prompts.items():
+        assert all(prompt.text.startswith(headers[prompt.example.lang]) for prompt in prompts), split
+    assert [p.text for p in plain.prompts["test"]] == [
+        p.text.removeprefix(headers[p.example.lang]) for p in data.prompts["test"]
+    ]
+    solved = [f"{p.text}{p.response}\n\n" for p in plain.prompts["train"]]
+    for header in headers.values():
+        assert sum(text in header for text in solved) == 2
+    left = {p.example.id for p in data.prompts["train"]}
+    assert len(plain.prompts["train"]) - len(left) == 4
+    assert not any(
+        f"{p.text}{p.response}\n\n" in "".join(headers.values()) for p in plain.prompts["train"] if p.example.id in left
+    )
+
+
+def test_solved_examples_are_the_same_every_time_and_recorded(root: Path, tmp_path: Path) -> None:
+    first, second = (prepared(root, "classify", "prompt.num_fewshot=2").renderer.templates for _ in range(2))
+    assert first == second
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({"task": "classify", "prompt": {"num_fewshot": 2, "template": first}}))
+    again = dataset.prepare(
+        load_recipe(path, ["data.max_train_samples=60"]), adapters.load_tokenizer(load_recipe(path).base)
+    )
+    assert again.renderer.templates == first  # a run's own recipe holds them: nothing is drawn again
+
+
+def test_too_few_rows_to_draw_from(root: Path) -> None:
+    with pytest.raises(RecipeError, match="prompt.num_fewshot is 500, but only"):
+        prepared(root, "classify", "prompt.num_fewshot=500")
+
+
+def test_weights_of_labels_reach_the_tokens(root: Path) -> None:
+    data = prepared(root, "classify", "train.class_weights=balanced")
+    labels = [prompt.example.target for prompt in data.prompts["train"]]
+    expected = [len(labels) / (len(set(labels)) * labels.count(label)) for label in labels]
+    assert [item.weight for item in data.train.tokens] == pytest.approx(expected)
+    with pytest.raises(RecipeError, match="train.class_weights belongs to tasks with labels"):
+        prepared(root, "qa", "train.class_weights=balanced")
+
+
+def test_both_directions_of_every_split(root: Path) -> None:
+    data, plain = (prepared(root, "translate", f"prompt.both_directions={flag}") for flag in ("true", "false"))
+    for split, prompts in data.prompts.items():
+        assert len(prompts) == 2 * len(plain.prompts[split])
+        pairs = [(p.example.fields["source"], p.example.target) for p in prompts]
+        assert pairs[1::2] == [(target, source) for source, target in pairs[::2]]
+
+
+@pytest.fixture(scope="module")
+def chat_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base whose tokenizer has a chat template."""
+    base = make_base(tmp_path_factory.mktemp("chat") / "base")
+    (base / "chat_template.jinja").write_text(LLAMA2_CHAT)
+    return base
+
+
+ROWS = [
+    {"document": f"Anna has {n} red apples in Oakfield.", "summary": f"Anna has {n} apples.", "lang": "en"}
+    for n in range(60)
+]
+
+
+def run_of(tmp_path: Path, base: Path, *overrides: str) -> tuple[Any, evaluation.RunDirectory]:
+    data = make_rows(tmp_path / "rows.jsonl", ROWS)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_text("summarize", base, data, max_steps=2))
+    recipe = load_recipe(path, [f"output={tmp_path / 'run'}", *overrides])
+    return finetune(recipe, console=Console(quiet=True)), evaluation.RunDirectory(tmp_path / "run")
+
+
+def test_a_run_with_a_chat_template(chat_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From recipe to the gate: the template is in the contract, and a stranger finds the same prompt ids."""
+    _, run = run_of(tmp_path, chat_base, "prompt.template=chat")
+    contract = json.loads((run.adapter / "prompt_contract.json").read_text())
+    assert contract["template"]["chat"] == LLAMA2_CHAT
+    assert run.recipe().prompt.template == contract["template"]
+    tokenizer = adapters.load_tokenizer(run.recipe().base)
+    ids = contract["sample"]["input_ids"]
+    assert tokenizer.decode(ids[: contract["sample"]["prompt_length"]]).startswith("<s>[INST] Summarize the text.")
+    assert ids[-1] == tokenizer.eos_token_id
+    assert evaluation.load(run, run.recipe()) is not None
+    base = ["--base-model", "user/base", "--base-revision", "0" * 40]
+    assert cli.main(["push", str(run.path), "user/name", "--dry-run", *base]) == 0
+    shown = capsys.readouterr().out
+    assert "would be published" in shown
+    assert "apply_chat_template" in shown
+
+
+def test_the_card_puts_the_solved_examples_before_the_prompt(chat_base: Path, tmp_path: Path) -> None:
+    _, run = run_of(tmp_path, chat_base, "prompt.num_fewshot=1")
+    header = json.loads((run.adapter / "prompt_contract.json").read_text())["template"]["fewshot.en"]
+    text = card.model_card(run.path, "user/name", "user/base", "0" * 40)
+    assert f"prompt = {json.dumps(header, ensure_ascii=False)} + re.sub(" in text
+
+
+def test_dialogues_of_a_chat_base(root: Path, chat_base: Path, tmp_path: Path) -> None:
+    """The worked example on a base with a chat template: the same task file, turns by the template, every answer learned."""
+    overrides = [
+        f"data.train={root / 'examples/dialogue'}", f"base.model={chat_base}", "prompt.template=chat", "prompt.max_length=256",
+        f"output={tmp_path / 'run'}", "train.max_steps=2", "eval.n_resamples=20", "eval.max_new_tokens=4", "train.eval_times=1",
+    ]  # fmt: skip
+    recipe = load_recipe(root / "examples/dialogue/recipe.yaml", overrides)
+    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    text = data.encoder.tokenizer.decode(data.train.tokens[0].input_ids)
+    assert text.count("[INST]") == text.count("</s>") == len(data.train.tokens[0].responses) == 3
+    report = finetune(recipe, console=Console(quiet=True))
+    assert {score["metric"] for score in report["scores"]} == {"rougeL", "word_recall"}

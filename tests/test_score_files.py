@@ -1,0 +1,142 @@
+"""`llama-tasks score`: files in, numbers with signature, n and interval out; every mistake is one paragraph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llama_tasks import metrics
+from llama_tasks.cli import main
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of text and of rows in the current folder."""
+    texts = {
+        "hyp.txt": "今天天气很好\r\n我们\u2028去公园\n\n",  # a line separator inside a text, an empty prediction
+        "ref.txt": "\ufeff今天天气不错\n我们去公园\n你好",
+        "ref2.txt": "今天天气好\n去公园\n您好\n",
+        "short.txt": "一行\n",
+        "labels.txt": "good\nbad\nbad\n",
+        "said.txt": "good\ngood\n[b]?[/b]\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text.encode())
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def scored(capsys: pytest.CaptureFixture, *argv: str) -> dict:
+    assert main(["score", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_group_over_lines(files: Path, capsys: pytest.CaptureFixture) -> None:
+    result = scored(capsys, "hyp.txt", "ref.txt", "ref2.txt", "--metric", "rouge", "--lang", "zh", "--seed", "3")
+    assert [score["metric"] for score in result["scores"]] == ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    predictions = ["今天天气很好", "我们\u2028去公园", ""]
+    references = [["今天天气不错", "今天天气好"], ["我们去公园", "去公园"], ["你好", "您好"]]
+    expected = metrics.score(metrics.create("rouge1", "zh"), predictions, references, seed=3)
+    assert result["scores"][0] == expected.to_dict()
+    assert result["counts"] == {"rows": 3, "empty": 1, "truncated": 0, "unparsable": 0, "shortened": 0}
+
+
+def test_the_table_has_value_interval_n_and_signature(files: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["score", "hyp.txt", "ref.txt", "--metric", "chrf", "--metric", "bleu", "--lang", "zh"]) == 0
+    shown = capsys.readouterr().out
+    for text in ("95% interval", "chrf", "tok:zh", "nrefs:1|bs:1000|seed:12345|", "rows 3, empty 1, truncated 0"):
+        assert text in shown
+
+
+def test_labels_have_their_tables_and_invalid_outputs_are_shown(files: Path, capsys: pytest.CaptureFixture) -> None:
+    argv = ["said.txt", "labels.txt", "--metric", "classification", "--lang", "en", "--labels", "good,bad"]
+    result = scored(capsys, *argv)
+    assert result["confusion"] == [[1, 0, 0], [1, 0, 1]]
+    assert [row["support"] for row in result["labels"]] == [1, 2]
+    assert result["counts"]["unparsable"] == 1
+    assert len(result["scores"]) == 12
+    assert main(["score", *argv]) == 0
+    assert "none of them" in capsys.readouterr().out
+
+
+def test_rows_of_predictions_by_language(files: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        {
+            "lang": "en",
+            "prediction": "a cat",
+            "references": ["a cat sat"],
+            "input": {"document": "a cat sat"},
+            "finish": "length",
+        },
+        {"lang": "zh", "prediction": "公园", "references": ["去公园"], "source": "我们去公园", "finish": "stop"},
+    ]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "rouge1", "--metric", "novelty:n=1", "--metric", "copy_density")
+    found = {(score["metric"], score["lang"]): score["value"] for score in result["scores"]}
+    assert found[("rouge1", "en")] == pytest.approx(80)
+    assert found[("rouge1", "zh")] == pytest.approx(80)
+    assert found[("novelty:n=1", "zh")] == 0
+    assert found[("copy_density", "en")] == 2
+    assert result["counts"]["truncated"] == 1
+
+
+def test_squad2_leaves_out_a_part_without_rows(files: Path, capsys: pytest.CaptureFixture) -> None:
+    (files / "p.jsonl").write_text(lines({"prediction": "Rome", "references": ["Rome"]}), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "squad2", "--lang", "en")
+    names = [score["metric"] for score in result["scores"]]
+    assert len(names) == 4 and not any("noans" in name for name in names)
+
+
+def test_choices_give_labels_and_calibration(files: Path, capsys: pytest.CaptureFixture) -> None:
+    row = {"lang": "en", "prediction": "a", "references": ["a"], "choices": {"a": 0.0, "b": 0.0}}
+    (files / "p.jsonl").write_text(lines(row), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "calibration_error", "--metric", "accuracy")
+    assert [score["value"] for score in result["scores"]] == [pytest.approx(50), 100]
+    assert result["reliability"][0]["confidence"] == 0.5
+    assert result["confusion"] == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
+    (files / "p.jsonl").write_text(lines({"nll": 2.0, "tokens": 2, "bytes": 4}), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "perplexity", "--metric", "bits_per_byte")
+    assert [score["value"] for score in result["scores"]] == pytest.approx([2.718281828, 0.721347520])
+    assert main(["score", "p.jsonl", "--metric", "loss"]) == 0
+    assert "per:token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["hyp.txt", "ref.txt", "--metric", "bleu"], "give --lang"),
+        (["hyp.txt", "--metric", "bleu", "--lang", "zh"], "needs at least one file of references"),
+        (["hyp.txt", "short.txt", "--metric", "bleu", "--lang", "zh"], "short.txt has 1 lines, and hyp.txt has 3"),
+        (["hyp.txt", "nosuch.txt", "--metric", "bleu", "--lang", "zh"], "There is no file nosuch.txt"),
+        (["latin.txt", "short.txt", "--metric", "bleu", "--lang", "fr"], "latin.txt is not UTF-8 (byte 3)"),
+        (["hyp.txt", "ref.txt", "--metric", "rouge", "--lang", "en"], "reads only the letters a-z"),
+        (["hyp.txt", "ref.txt", "--metric", "bleau", "--lang", "en"], "did you mean 'bleu'"),
+        (["hyp.txt", "ref.txt", "--metric", "accuracy", "--lang", "en"], "needs its label set"),
+        (["hyp.txt", "ref.txt", "--metric", "novelty", "--lang", "zh"], "row 0 has neither `source` nor `input`"),
+        (["hyp.txt", "ref.txt", "--metric", "perplexity"], "row 0 has no nll, tokens, bytes"),
+        (["bad.jsonl", "--metric", "bleu", "--lang", "en"], "must hold one object a line"),
+        (["some.jsonl", "--metric", "bleu", "--lang", "en"], "row 1 has no `references`; it has prediction"),
+        (["some.jsonl", "ref.txt", "--metric", "bleu", "--lang", "en"], "leave the other files out"),
+        (["none.jsonl", "--metric", "bleu", "--lang", "en"], "there are no rows to score"),
+        (["null.jsonl", "--metric", "bleu", "--lang", "en"], "the prediction of row 0 must be a text, not None"),
+    ],
+)
+def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str) -> None:
+    (files / "bad.jsonl").write_text("[1]\n")
+    (files / "some.jsonl").write_text(lines({"prediction": "a", "references": ["a"]}, {"prediction": "a"}))
+    (files / "none.jsonl").write_text("")
+    (files / "null.jsonl").write_text(lines({"prediction": None, "references": ["a"]}))
+    assert main(["score", *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("llama-tasks: ") and error.count("\n") == 1
+    assert message in error
