@@ -62,10 +62,10 @@ class RunDirectory:
         what makes it a run."""
         source, copy = recipe.task, self.path / TASK_FILE
         self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "environment.json", environment)
         if source.endswith(".py"):
             write_text(copy, Path(source).read_text(encoding="utf-8"))
             recipe = replace(recipe, task=TASK_FILE)
-        write_json(self.path / "environment.json", environment)
         write_text(self.path / "recipe.yaml", dump(recipe))
         if not source.endswith(".py"):
             copy.unlink(missing_ok=True)  # of the run that was replaced

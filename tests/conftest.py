@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faulty_runs import Zygote, make_workplace, result
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -35,3 +36,25 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Starts runs in no time."""
+    made = Zygote(tmp_path_factory.mktemp("jobs"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base, rows and a recipe."""
+    return make_workplace(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def whole(zygote: Zygote, place: Path) -> tuple[bytes, bytes]:
+    """What the undisturbed run leaves."""
+    done = zygote.run("finetune", "mine.yaml", "output=whole", cwd=place)
+    assert done.wait() == 0, done.error
+    return result(place / "whole")

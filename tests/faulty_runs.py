@@ -19,7 +19,7 @@ ROWS = [
      "lang": "en"}
     for n in range(90)
 ]  # fmt: skip
-SETTINGS = {"max_steps": 12, "save_steps": 3, "eval_times": 3}
+SETTINGS = {"max_steps": 8, "save_steps": 2, "eval_times": 2}
 
 
 @dataclass
@@ -129,3 +129,19 @@ def result(run: Path) -> tuple[bytes, bytes]:
     return (run / "adapter/adapter_model.safetensors").read_bytes(), (
         run / "eval/adapter/predictions.jsonl"
     ).read_bytes()
+
+
+def go_on(zygote: Zygote, place: Path, output: str, *more: str, **fault: object) -> Run:
+    """Start the run, or resume it where it had begun."""
+    begun = ["--resume"] if (place / output / "recipe.yaml").exists() else []
+    return zygote.start("finetune", "mine.yaml", f"output={output}", *begun, *more, cwd=place, **fault)
+
+
+def refused(run: Run, *words: str, code: int = 2) -> str:
+    """The one sentence of a run that ended with the code."""
+    assert run.wait() == code, run.error
+    assert run.error.startswith("llama-tasks: ")
+    assert run.error.count("\n") == 1, run.error
+    for word in words:
+        assert word in run.error
+    return run.error
