@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from operations import Operations
 
-from llama_tasks import metrics, tasks
+from llama_tasks import metrics, rundir, tasks
 from llama_tasks.errors import DataError, MetricError, RecipeError
-from llama_tasks.recipe import PromptConfig, load_recipe
+from llama_tasks.lock import LOCK_FILE
+from llama_tasks.recipe import PromptConfig, Recipe, load_recipe
 from llama_tasks.sources import Row
 
 GOOD = '''"""Shout."""
@@ -184,3 +186,24 @@ def test_the_file_in_the_documentation_works(root: Path, tmp_path: Path) -> None
         assert (
             metrics.score(metrics.create(name, "en", own=task.metrics), ["Cat barks"], [["Dog barks"]]).value == value
         )
+
+
+def test_a_run_killed_while_it_is_created_has_not_begun(tmp_path: Path) -> None:
+    """At every operation: another run may take the directory, and the copy of the task is the recipe's."""
+    source = write(tmp_path, GOOD)
+    recipe = Recipe(source)
+    with Operations(None).active() as counted:
+        rundir.RunDirectory(tmp_path / "counted").create(recipe, {})
+    names = [operation.split()[1].split(".")[-3] for operation in counted.done if operation.startswith("write")]
+    assert names[-1] == "yaml"  # the recipe is the last
+    for fatal in range(len(counted.done) - 2):  # the last two: the recipe has its name, and the folder is flushed
+        run = rundir.RunDirectory(tmp_path / f"run{fatal}")
+        run.path.mkdir()
+        (run.path / LOCK_FILE).touch()
+        with pytest.raises(OSError, match="No space"), Operations(fatal, "full").active():
+            run.create(recipe, {})
+        rundir.claim(run.path, resume=False, overwrite=False, mine=True).create(recipe, {})
+        assert tasks.source_sha256(run.recipe().task) == tasks.source_sha256(source)
+        rundir.clear(run)
+        run.create(Recipe("summarize"), {})
+        assert not (run.path / rundir.TASK_FILE).exists()
