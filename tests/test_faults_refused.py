@@ -16,11 +16,14 @@ def test_too_little_memory_is_met_before_step_1(zygote: Zygote, place: Path) -> 
         {"document": f"{n} " + "pears and apples " * 40, "summary": f"{n} pears.", "lang": "en"} for n in range(900)
     ]
     make_rows(place / "many.jsonl", rows)
+    make_rows(place / "few.jsonl", rows[:8])
     limits = {"memory": 500 << 20}
     big = [
         "finetune",
         "mine.yaml",
         "data.train=many.jsonl",
+        "data.validation=few.jsonl",
+        "data.test=few.jsonl",
         "train.tokens_per_batch=65536",
         "train.max_steps=2",
         "prompt.allow=[leak]",
