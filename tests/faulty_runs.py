@@ -72,6 +72,8 @@ class Zygote:
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": str(ROOT),
             "CUDA_VISIBLE_DEVICES": "",
+            # glibc else keeps large blocks once freed, and a limit of memory meets how it was cut, not how much is used.
+            "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
         }
         environment.pop("LLAMA_TASKS_COMMAND", None)
         self.process = subprocess.Popen(
