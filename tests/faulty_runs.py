@@ -145,5 +145,5 @@ def refused(run: Run, *words: str, code: int = 2) -> str:
     assert run.error.startswith("llama-tasks: ")
     assert run.error.count("\n") == 1, run.error
     for word in words:
-        assert word in run.error
+        assert word in run.error, run.error
     return run.error
