@@ -17,7 +17,7 @@ def test_too_little_memory_is_met_before_step_1(zygote: Zygote, place: Path) -> 
     ]
     make_rows(place / "many.jsonl", rows)
     make_rows(place / "few.jsonl", rows[:8])
-    limits = {"memory": 750 << 20}
+    limits = {"memory": 400 << 20}
     big = [
         "finetune",
         "mine.yaml",
