@@ -43,7 +43,12 @@ def load_task(path: Path) -> type[Task]:
 @lru_cache(maxsize=16)
 def _load(resolved: str, _changed: int, shown: str) -> type[Task]:
     """Read once for every state of the file: its classes stay the same objects for the whole run."""
-    source = Path(resolved).read_text(encoding="utf-8")
+    try:
+        source = Path(resolved).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{shown} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from None
     module = _run(source, resolved, shown)
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Task)]
     found = [kind for kind in classes if kind.__module__ == module.__name__]
@@ -87,7 +92,11 @@ def _check(kind: type[Task], source: str, shown: str) -> None:
         raise RecipeError(
             f"{here}: `target_column` must be one of `columns` {kind.columns}, not {kind.target_column!r}."
         )
-    if any(f"{{{kind.main_field}}}" not in template for template in kind.templates.values()):
+    if not all(isinstance(template, str) for template in kind.templates.values()):
+        line = lines.get("templates", lines["class"])
+        raise RecipeError(f"{shown}:{line}: `templates` must hold texts by language code.")
+    asked = [text for key, text in kind.templates.items() if key != "system"]
+    if any(f"{{{kind.main_field}}}" not in template for template in asked):
         raise RecipeError(
             f"{shown}:{lines.get('templates', lines['class'])}: every template must name `main_field`: {{{kind.main_field}}}."
         )
