@@ -81,11 +81,12 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         stream = _stream(recipe, RowEncoder(task, renderer, encoder, audit))
         prompts = {"train": first_prompts(task, renderer, stream), **prompts}
         fingerprints = {"train": describe_stream(recipe.data, recipe.task), **fingerprints}
-    prompts["train"] = [prompt for prompt in prompts["train"] if prompt.example.id not in drawn]
+    held = prompts["train"]
+    prompts["train"] = [prompt for prompt in held if prompt.example.id not in drawn]
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
-    audit.add("train", prompts["train"], train.tokens)
+    audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
     stop_on(findings, recipe.prompt.allow, named_by(splits))
     return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
