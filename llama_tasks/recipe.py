@@ -123,7 +123,7 @@ class CleanConfig:
     max_length: dict[str, int] = field(default_factory=dict)
     """Field: rows whose text there has more characters are left out."""
     exact_duplicates: bool = False
-    """Leave out rows whose fields all equal those of an earlier row."""
+    """Leave out rows whose fields (but id, idx and guid) all equal those of an earlier row."""
     near_duplicates: float | None = None
     """Leave out rows whose input is as similar to that of an earlier row (Jaccard, such as 0.8)."""
 

@@ -64,6 +64,9 @@ def test_texts(config: dict[str, Any], before: Any, after: Any) -> None:
         ("phone", "In 1998, 2024-01-01, 3.14159265, 12345678901234 and 1,234,567,890", None),
         ("url", "见https://example.org/a?b=1#c，以及www.example.com。", "见[URL]，以及[URL]。"),
         ("ip_address", "192.168.0.1, not 1.2.3 or 999.1.1.1 or 1.2.3.4.5", "[IP_ADDRESS], not 1.2.3 or 999.1.1.1 or 1.2.3.4.5"),
+        ("ip_address", "The server is 10.0.0.1. It was 10.0.0.2, or10.0.0.3.", "The server is [IP_ADDRESS]. It was [IP_ADDRESS], or[IP_ADDRESS]."),
+        ("url", "See HTTPS://Example.org/A and Www.example.com now", "See [URL] and [URL] now"),
+        ("phone", "(010)62751234或(0341) 123456", "[PHONE]或[PHONE]"),
         ("credit_card", "4111 1111 1111 1111 but not 4111 1111 1111 1112", "[CREDIT_CARD] but not 4111 1111 1111 1112"),
     ],
 )  # fmt: skip
@@ -87,6 +90,23 @@ LONG = "The train to Leipzig leaves at seven in the morning and arrives at nine,
 )  # fmt: skip
 def test_rows_that_are_left_out(config: dict[str, Any], documents: list[Any], kept: list[Any]) -> None:
     assert cleaned(CleanConfig(**config), *documents) == kept
+
+
+@pytest.mark.parametrize("config", [{"exact_duplicates": True}, {"near_duplicates": 0.8}])
+@pytest.mark.parametrize(
+    ("columns", "fields", "differs"),
+    [
+        (("text", "label"), {"text": LONG, "text_pair": "It is late.", "label": "no"}, {"text_pair": "Anna waits."}),
+        (("source", "target"), {"source": LONG, "target": "x", "source_lang": "en", "target_lang": "de"}, {"target_lang": "fr"}),
+    ],
+)  # fmt: skip
+def test_rows_that_differ_beside_the_columns_are_no_duplicates(
+    config: dict[str, Any], columns: tuple[str, str], fields: dict[str, str], differs: dict[str, str]
+) -> None:
+    values = [fields, {**fields, **differs}, fields]
+    given = {"train": Split([Row(f"train:{i}", {**v, "id": i}, f"my.jsonl:{i}") for i, v in enumerate(values)], "", "")}
+    kept = clean_splits(given, CleanConfig(**config), columns, columns[1])["train"].rows
+    assert [row.values["id"] for row in kept] == [0, 1]
 
 
 def test_what_was_done_is_told_with_the_first_rows() -> None:
