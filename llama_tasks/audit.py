@@ -37,7 +37,7 @@ RULES: dict[str, tuple[str, str | None]] = {
     "target_cut": ("targets whose tokens are not those of the whole text", None),
     "target_roundtrip": ("targets that the tokenizer cannot write (unknown characters, or its normalisation changes them)",
                          "target_roundtrip"),
-    "label": ("answers outside the label set", None),
+    "label": ("answers outside the label set (list all labels in data.labels)", None),
     "empty_field": ("rows with a field that is empty or all whitespace", "empty_field"),
 }  # fmt: skip
 

@@ -8,7 +8,6 @@ not change behind anybody's back.
 from __future__ import annotations
 
 import html
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from llama_tasks.recipe import CleanConfig
 from llama_tasks.redact import redact
 from llama_tasks.sources import Row, Split
 from llama_tasks.sources.rows import canonical, sha256_of
+from llama_tasks.user_code import run_file
 
 _FIRST = 3  # examples that a step shows
 _AROUND = 24  # characters shown on either side of a change
@@ -151,17 +151,14 @@ def _steps(config: CleanConfig) -> Iterator[tuple[str, Step]]:
 
 
 def load_hook(spec: str) -> Step:
-    """The function that `FILE.py:FUNCTION` names. Raises RecipeError where there is none."""
+    """The function that `FILE.py:FUNCTION` names. Raises RecipeError where there is none, or where the file does not run."""
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
     if not name.isidentifier() or path.suffix != ".py":
         raise RecipeError(f"clean.hook is {spec!r}; write FILE.py:FUNCTION, such as my_cleaning.py:without_names.")
     if not path.is_file():
-        raise RecipeError(f"clean.hook: there is no file {file!r} (looked in {Path.cwd()}).")
-    module_spec = importlib.util.spec_from_file_location(f"llama_tasks_hook_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+        raise RecipeError(f"clean.hook: there is no file {file!r} (looked beside the recipe and in {Path.cwd()}).")
+    module = run_file(path.read_text(encoding="utf-8"), str(path.resolve()), f"clean.hook: {file}")
     function = getattr(module, name, None)
     if not callable(function):
         raise RecipeError(f"clean.hook: {file} has no function {name!r}.{did_you_mean(name, dir(module))}")

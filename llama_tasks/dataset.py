@@ -185,6 +185,17 @@ def _check_streaming(recipe: Recipe, task: Task) -> None:
             )
 
 
+def _check_weights(recipe: Recipe) -> None:
+    """Raise RecipeError where rows that a mix repeats on purpose would be left out again."""
+    clean = recipe.clean
+    for key, asked in (("exact_duplicates", clean.exact_duplicates), ("near_duplicates", clean.near_duplicates)):
+        if asked and recipe.data.weights and "train" in clean.splits:
+            raise RecipeError(
+                f"clean.{key} would undo the shares of data.weights, which repeats rows; leave one out, or clean the files "
+                "before they are mixed."
+            )
+
+
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits (a stream's training rows are left where they are), with their task and label set.
 
@@ -194,6 +205,7 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     task = tasks.create(recipe.task, config=recipe.prompt)
     if recipe.data.streaming:
         _check_streaming(recipe, task)
+    _check_weights(recipe)
     splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
     train = splits["train"].rows if "train" in splits else []

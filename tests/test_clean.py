@@ -12,6 +12,7 @@ from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks.clean import asks, clean_splits, clean_texts, told
 from llama_tasks.cli import main
+from llama_tasks.dataset import read
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import CleanConfig, load_recipe
 from llama_tasks.redact import redact
@@ -159,6 +160,8 @@ def test_nothing_is_done_unless_asked() -> None:
         ({"hook": "mine.py"}, "write FILE.py:FUNCTION"),
         ({"hook": "nosuch.py:f"}, "there is no file 'nosuch.py'"),
         ({"hook": "mine.py:cleen"}, "has no function 'cleen'. Did you mean 'clean'"),
+        ({"hook": "syntax.py:f"}, "clean.hook: syntax.py:2: this is not valid Python"),
+        ({"hook": "imports.py:f"}, "clean.hook: imports.py:1: ModuleNotFoundError: No module named 'nosuch_module'"),
         ({"hook": "mine.py:broken"}, r"my.jsonl:1: clean.hook failed on the field 'document' \(ValueError: no\)"),
         ({"hook": "mine.py:silent"}, "my.jsonl:1: clean.hook returned NoneType for the field 'document', not text"),
     ],
@@ -168,6 +171,8 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[
     (tmp_path / "mine.py").write_text(
         "def clean(text): return text\ndef broken(text): raise ValueError('no')\ndef silent(text): pass\n"
     )
+    (tmp_path / "syntax.py").write_text("x = 1\ndef f(text) return text\n")
+    (tmp_path / "imports.py").write_text("import nosuch_module\n")
     with pytest.raises((DataError, RecipeError), match=message):
         cleaned(CleanConfig(**config), "ab", "ab\x07")
 
@@ -176,6 +181,23 @@ def test_a_hook_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "names.py").write_text("def without_names(text):\n    return text.replace('Anna', '[NAME]')\n")
     hook = CleanConfig(hook=f"{tmp_path}/names.py:without_names")
     assert cleaned(hook, "Anna sings", "Tom") == ["[NAME] sings", "Tom"]
+
+
+def test_a_hook_beside_the_recipe_or_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/mine.yaml").write_text("task: summarize\nclean: {hook: 'names.py:f'}\n")
+    (tmp_path / "names.py").write_text("def f(text): return 'here'\n")
+    assert cleaned(load_recipe("sub/mine.yaml").clean, "x") == ["here"]
+    (tmp_path / "sub/names.py").write_text("def f(text): return 'beside'\n")
+    assert cleaned(load_recipe("sub/mine.yaml").clean, "x") == ["beside"]
+
+
+def test_duplicates_are_not_removed_from_a_weighted_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("task: summarize\nclean: {exact_duplicates: true}\ndata: {weights: [1.0]}\n")
+    with pytest.raises(RecipeError, match="clean.exact_duplicates would undo the shares of data.weights"):
+        read(load_recipe("mine.yaml"))
 
 
 @pytest.fixture
