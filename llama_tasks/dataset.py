@@ -81,11 +81,12 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         stream = _stream(recipe, RowEncoder(task, renderer, encoder, audit))
         prompts = {"train": first_prompts(task, renderer, stream), **prompts}
         fingerprints = {"train": describe_stream(recipe.data, recipe.task), **fingerprints}
-    prompts["train"] = [prompt for prompt in prompts["train"] if prompt.example.id not in drawn]
+    held = prompts["train"]
+    prompts["train"] = [prompt for prompt in held if prompt.example.id not in drawn]
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
-    audit.add("train", prompts["train"], train.tokens)
+    audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
     stop_on(findings, recipe.prompt.allow, named_by(splits))
     return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
@@ -184,6 +185,17 @@ def _check_streaming(recipe: Recipe, task: Task) -> None:
             )
 
 
+def _check_weights(recipe: Recipe) -> None:
+    """Raise RecipeError where rows that a mix repeats on purpose would be left out again."""
+    clean = recipe.clean
+    for key, asked in (("exact_duplicates", clean.exact_duplicates), ("near_duplicates", clean.near_duplicates)):
+        if asked and recipe.data.weights and "train" in clean.splits:
+            raise RecipeError(
+                f"clean.{key} would undo the shares of data.weights, which repeats rows; leave one out, or clean the files "
+                "before they are mixed."
+            )
+
+
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits (a stream's training rows are left where they are), with their task and label set.
 
@@ -193,6 +205,7 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     task = tasks.create(recipe.task, config=recipe.prompt)
     if recipe.data.streaming:
         _check_streaming(recipe, task)
+    _check_weights(recipe)
     splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
     train = splits["train"].rows if "train" in splits else []

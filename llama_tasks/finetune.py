@@ -16,7 +16,7 @@ from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, rundir, score, supervise, tasks
 from llama_tasks.clean import told
-from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
+from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
@@ -195,6 +195,7 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
         special_ids=special_ids(tokenizer),
         max_length=recipe.prompt.max_length,
         labels=list(dataset.labels),
+        options=options_of(recipe),
         sample={"prompt": prompt.segments[0], "response": prompt.segments[1], "input_ids": list(first.input_ids),
                 "prompt_length": first.prompt_length, "variant": prompt.example.variant,
                 **{key: value for key, value in prompt.example.fields.items() if key == "labels"},

@@ -11,9 +11,9 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("typed_yaml",), ("recipe",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",), ("tasks",),
-    ("prompts",),
-    ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",), ("stream", "token_cache"), ("packing",),
+    ("errors",), ("typed_yaml",), ("recipe", "user_code"), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
+    ("tasks",), ("prompts",), ("contract",), ("chat",), ("checks",), ("tokenizer",), ("tokens",), ("audit",),
+    ("stream", "token_cache"), ("packing",),
     ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",), ("generate", "score"),
     ("choices",), ("metrics",), ("significance",), ("report",), ("rundir", "progress", "interrupt"), ("probe",), ("gate",),
     ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"), ("supervise",),

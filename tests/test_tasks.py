@@ -118,7 +118,8 @@ def test_qa_parses_no_answer_as_empty(text: str, lang: str, parsed: str) -> None
         (
             "classify",
             row(text="a", label="sport"),
-            "the label 'sport' is not in the label set (food, sports). Did you mean 'sports'?",
+            "the label 'sport' is not in the label set (food, sports). Did you mean 'sports'? "
+            "If it is right, list all labels in data.labels.",
         ),
         ("text", row(text=""), "is empty"),
     ],
