@@ -224,7 +224,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     labels = recipe.data.labels or []
     task = tasks.create(recipe.task, labels, recipe.prompt)
     blank = labels[0] if labels else task.blank_target
-    rows = clean_texts(read_to_predict(source, recipe.data, recipe.task), recipe.clean)
+    rows = clean_texts(read_to_predict(source, recipe.data, recipe.task, task.columns), recipe.clean)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in filled]

@@ -30,14 +30,14 @@ class Reader:
     """Reads the shards of one recipe into the task's fields; a field is of one kind in all of them."""
 
     def __init__(self, data: DataConfig, task: str, fields: Sequence[str]) -> None:
-        self.data, self.task = data, task
+        self.data, self.task, self.fields = data, task, fields
         self._checker = Checker(fields, lambda values: shapes.hint(values, task))
 
     def rows(self, shard: Shard, bad: BadRows, read_as: list[str]) -> Iterator[Row]:
         """The usable rows of one shard: published shapes understood, the recipe's columns and constants in place."""
         rows: Iterable[Row] = shard.rows(bad)
         if not self.data.columns:
-            rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as)
+            rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as, self.fields)
         rows = self._checker.usable(renamed(rows, self.data, bad), bad)
         if self.task == "qa" and not self.data.free_answers:
             return standing_in_context(rows, bad)
