@@ -49,19 +49,28 @@ class Reader:
         """All rows of one split. Raises DataError for rows that cannot be used and shall not be set aside."""
         found = Found(bad=BadRows(self.data.on_bad_row == "skip"))
         for item, shards in items.items():
-            found.items[item] = [row for shard in shards for row in self._whole(shard, found)]
+            found.items[item] = list(self.every({item: shards}, found))
         found.bad.settle()
         return found
 
-    def _whole(self, shard: Shard, part: Found) -> list[Row]:
-        before = part.bad.count
-        rows = list(self.rows(shard, part.bad, part.read_as))
-        if not rows:
-            part.bad.settle()
-            aside = part.bad.count - before
-            first = f": all {aside} were set aside, {part.bad.first[0].where}: {part.bad.first[0].why}" if aside else ""
-            raise DataError(f"{shard.name} has no {'usable ' if aside else ''}rows{first}.")
-        return rows
+    def every(self, items: Mapping[str, Sequence[Shard]], found: Found) -> Iterator[Row]:
+        """The rows of all shards; what happened on the way is noted in `found`. Raises DataError as `some`."""
+        return (
+            row for shards in items.values() for shard in shards for row in self.some(shard, found.bad, found.read_as)
+        )
+
+    def some(self, shard: Shard, bad: BadRows, read_as: list[str]) -> Iterator[Row]:
+        """As `rows`. Raises DataError for a shard without a usable row."""
+        before, empty = bad.count, True
+        for row in self.rows(shard, bad, read_as):
+            empty = False
+            yield row
+        if empty:
+            bad.settle()
+            aside = bad.count - before
+            first = "".join(f", {row.where}: {row.why}" for row in bad.first[before : before + 1])
+            told = f"no usable rows: all {aside} were set aside{first}" if aside else "no rows"
+            raise DataError(f"{shard.name} has {told}.")
 
 
 def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -> Iterator[Row]:

@@ -212,16 +212,21 @@ def understood(
     The shape's name is appended to `names`; rows that do not have its form go to `bad`.
     """
     rows = iter(rows)
-    first = list(islice(rows, _LOOKED_AT))
-    decisive = next((row for row in first if _is_own(row.values, fields) or find(row.values, task)), None)
-    shape = find(decisive.values, task, fields) if decisive else None
-    if shape is None or decisive is None:
+    first: list[Row] = []
+    shape: Shape | None = None
+    for row in islice(rows, _LOOKED_AT):
+        first.append(row)
+        shape = find(row.values, task, fields)
+        if shape or _is_own(row.values, fields):
+            break
+    if shape is None:
         yield from chain(first, rows)
         return
+    like = first[-1].where
     if shape.name not in names:
         names.append(shape.name)
     for row in chain(first, rows):
-        yield from _converted(shape, row, constants, bad, decisive.where)
+        yield from _converted(shape, row, constants, bad, like)
 
 
 def _converted(shape: Shape, row: Row, constants: Mapping[str, str], bad: BadRows, like: str) -> Iterator[Row]:
