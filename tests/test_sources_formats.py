@@ -257,6 +257,19 @@ def test_parallel_text(tmp_path: Path, train: str, constants: dict[str, str], ex
     assert len(splits["train"].rows) == 3
 
 
+@pytest.mark.parametrize("train", ["train.en", "", "train.*"])
+@pytest.mark.parametrize("languages", [2, 3])
+def test_parallel_text_without_the_language_asked_for(tmp_path: Path, train: str, languages: int) -> None:
+    parallel(tmp_path)
+    for path in tmp_path.glob("*.zh") if languages == 2 else ():
+        path.unlink()
+    data = DataConfig(train=[str(tmp_path / train)], constants={"source_lang": "en", "target_lang": "fr"})
+    with pytest.raises(
+        DataError, match=r"is parallel text of train\...(, train\...)+, but data.constants asks for 'fr'"
+    ):
+        load_splits(data, "translate", "source", 1, ("source", "target"))
+
+
 def test_a_pair_in_a_folder_of_two_languages(tmp_path: Path) -> None:
     parallel(tmp_path)
     for path in tmp_path.glob("*.de"):

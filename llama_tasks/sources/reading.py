@@ -76,10 +76,11 @@ class Reader:
 def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -> Iterator[Row]:
     """The rows of one file with the recipe's constants, and columns under the task's field names.
 
-    A row without a mapped column goes to `bad`; without `bad` it lacks the field too.
+    A row without a mapped column goes to `bad`; without `bad` it lacks the field too. One with another value than the constant
+    of that name goes to `bad`.
 
     Raises:
-        DataError: no row has the mapped column.
+        DataError: no row has the mapped column; without `bad`, a value that is not the constant's.
     """
     nowhere = dict(data.columns) if bad else {}
     first: Row | None = None
@@ -90,10 +91,24 @@ def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -
         if lacking and bad:
             bad.add(row.where, _no_mapped(lacking, data.columns[lacking], row))
             continue
+        unlike = next((name for name, value in data.constants.items() if row.values.get(name, value) != value), None)
+        if unlike:
+            why = _unlike(unlike, data.constants[unlike], row)
+            if not bad:
+                raise DataError(f"{row.where}: {why}.")
+            bad.add(row.where, why)
+            continue
         mapped = {name: row.values[column] for name, column in data.columns.items() if column in row.values}
         yield Row(row.id, {**data.constants, **row.values, **mapped}, row.where)
     if first and nowhere:
         raise DataError(f"{first.where}: {_no_mapped(*next(iter(nowhere.items())), first)}.")
+
+
+def _unlike(name: str, constant: str, row: Row) -> str:
+    return (
+        f"the field {name!r} holds {str(row.values[name])[:60]!r}, but data.constants says {constant!r} for every row; leave one "
+        "of them out"
+    )
 
 
 def _no_mapped(name: str, column: str, row: Row) -> str:
