@@ -227,6 +227,11 @@ def test_a_driver_that_is_not_installed_gives_its_pip_line() -> None:
         load_splits(DataConfig(train=["nosuch://a.jsonl"]), "classify", "text", 1)
 
 
+def test_what_a_text_file_loses_is_what_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\r\n\n  one \r\n\r\n\ttwo\n\n\n")
+    assert read_file(tmp_path / "a.txt")[0].values == {"text": "  one \n\n\ttwo"}
+
+
 # --- parallel text --------------------------------------------------------------------------------------------------
 
 
