@@ -22,7 +22,7 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
-from llama_tasks.sources import notes, pin
+from llama_tasks.sources import BadRows, notes, pin
 from llama_tasks.train import Training
 
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -62,6 +62,7 @@ def finetune(
     supervise.train(run, recipe, dataset, training, keeper, console, began)
     if dataset.stream:
         _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
+        _tell_set_aside(dataset.stream.bad, console)
     expected = save_trained(run, recipe, dataset, training, keeper, contract)
     if not accelerator.is_main_process:
         return {}
@@ -249,3 +250,8 @@ def _introduce(
 def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
     if dropped or truncated:
         console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)
+
+
+def _tell_set_aside(bad: BadRows, console: Console) -> None:
+    for line in notes({"train": {"set_aside": bad.describe()}}) if bad.count else ():
+        console.print(plain(line), highlight=False, markup=False)
