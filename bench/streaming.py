@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_tasks import adapters, tasks
+from llama_tasks.audit import Audit
 from llama_tasks.dataset import RowEncoder
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import BaseConfig, DataConfig, PromptConfig, TrainConfig
@@ -60,7 +61,7 @@ def flow(folder: Path, count: int, workers: int) -> dict[str, Any]:
     encoder = Encoder(adapters.load_tokenizer(BaseConfig()), PromptConfig())
     stream = Stream(
         functools.partial(stream_rows, data, "text", "train", 42),
-        RowEncoder(task, Renderer(task), encoder, {}),
+        RowEncoder(task, Renderer(task), encoder, Audit(encoder, is_text=True)),
         workers,
     )
     plan = StreamPlan(stream, TrainConfig(max_steps=2**62), 1)

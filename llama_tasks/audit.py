@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llama_tasks.errors import DataError
@@ -23,6 +23,10 @@ from llama_tasks.sources import SPLITS
 from llama_tasks.tokens import Encoder, Tokens
 
 NAMED = 5  # rows that a finding names
+_ASKED = (
+    "labels",
+    "length",
+)  # what a prompt asks for: the same in every row, or another length in training than in scoring
 PAIRS = (("train", "validation"), ("train", "test"), ("validation", "test"))
 
 #: rule: (what is wrong, the word for `prompt.allow`; None: nothing allows it)
@@ -33,7 +37,7 @@ RULES: dict[str, tuple[str, str | None]] = {
     "target_cut": ("targets whose tokens are not those of the whole text", None),
     "target_roundtrip": ("targets that the tokenizer cannot write (unknown characters, or its normalisation changes them)",
                          "target_roundtrip"),
-    "label": ("answers outside the label set", None),
+    "label": ("answers outside the label set (list all labels in data.labels)", None),
     "empty_field": ("rows with a field that is empty or all whitespace", "empty_field"),
 }  # fmt: skip
 
@@ -114,11 +118,12 @@ class Audit:
         self._lengths = (array("I"), array("I"))
 
     def add(self, split: str, prompts: Sequence[Prompt], tokens: Sequence[Tokens] = ()) -> None:
-        """Take rows of a split, and (of training rows) the tokens that were made of them."""
+        """Take rows of a split, and (of training rows) the tokens that were made of them; rows that stand as solved examples
+        before every prompt are training rows without tokens."""
         seen = self._seen[split]
         for prompt in prompts:
             example = prompt.example
-            seen.hashed.add(example.id, prompt.text or prompt.response, example.target, tuple(_inputs(prompt)))
+            seen.hashed.add(example.id, _inputs(prompt), example.target)
             seen.languages[example.lang] += 1
             if example.choices:
                 seen.labels[example.target] += 1
@@ -214,15 +219,17 @@ def stop_on(findings: Sequence[Finding], allow: Sequence[str], where: Callable[[
         raise DataError("The audit of the training data stops this run. " + " ".join(named))
 
 
-def _inputs(prompt: Prompt) -> Iterator[str]:
-    """The texts of a row that make its input: what the template shows, without the label set and names of languages; of a
-    dialogue, all that was said."""
-    if prompt.example.turns:
-        yield prompt.text
-        return
-    shown = {k: v for k, v in prompt.example.fields.items() if f"{{{k}}}" in prompt.template}
-    texts = [text for key, text in shown.items() if key != "labels" and not key.endswith(("lang", "language"))]
-    yield from texts or [prompt.response]
+def _inputs(prompt: Prompt) -> tuple[str, ...]:
+    """The texts of a row that make its input: what the template shows of it, without the label set and the asked length; of a
+    dialogue, all that was said, as one text; of plain text, the text."""
+    example = prompt.example
+    said = [text for turn in example.turns for text in (*_shown(turn.fields, prompt), turn.answer)]
+    texts = (*said, *_shown(example.fields, prompt))
+    return ("\n".join(texts),) if said else texts or (prompt.response,)
+
+
+def _shown(fields: Mapping[str, str], prompt: Prompt) -> Iterator[str]:
+    return (text for key, text in fields.items() if f"{{{key}}}" in prompt.template and key not in _ASKED)
 
 
 def _leaks(overlaps: dict[tuple[str, str, str], Match], stops: bool) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ not change behind anybody's back.
 from __future__ import annotations
 
 import html
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +20,20 @@ from llama_tasks.overlap import near_keys
 from llama_tasks.recipe import CleanConfig
 from llama_tasks.redact import redact
 from llama_tasks.sources import Row, Split
-from llama_tasks.sources.rows import sha256_of
+from llama_tasks.sources.rows import canonical, sha256_of
+from llama_tasks.user_code import run_file
 
 _FIRST = 3  # examples that a step shows
 _AROUND = 24  # characters shown on either side of a change
 # Controls but tab and line ends; byte-order marks inside a text; directional overrides, which reorder what stands beside them.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
+
+_BESIDE = (
+    "text_pair",
+    "source_lang",
+    "target_lang",
+)  # fields of the input that a row may have beside its task's columns
+_NUMBERS = ("id", "idx", "guid")  # fields that only number the rows
 
 Step = Callable[[str], str]
 
@@ -62,7 +69,7 @@ def clean_splits(
 ) -> dict[str, Split]:
     """The splits, those of `config.splits` cleaned.
 
-    columns: the task's fields, in which duplicates are compared; target: the one of them that is to be predicted.
+    columns: the task's fields, in which near duplicates are compared; target: the one of them that is to be predicted.
 
     Raises:
         RecipeError: a hook that is not there, a length for a field that is not there. DataError: a forbidden control character,
@@ -81,9 +88,9 @@ def clean(name: str, split: Split, config: CleanConfig, columns: Sequence[str], 
     done = Cleaning(len(split.rows))
     rows = list(_changed(split.rows, config, done))
     rows = _fitting(rows, config, done)
-    inputs = [column for column in columns if column != target]
+    inputs = [*(column for column in columns if column != target), *_BESIDE]
     if config.exact_duplicates:
-        rows = _first_of_each([_texts(row, columns) for row in rows], rows, "exact_duplicates", done)
+        rows = _first_of_each([_whole(row) for row in rows], rows, "exact_duplicates", done)
     if config.near_duplicates is not None:
         keys = near_keys([_texts(row, inputs) for row in rows], config.near_duplicates)
         rows = _first_of_each(keys, rows, "near_duplicates", done)
@@ -144,17 +151,14 @@ def _steps(config: CleanConfig) -> Iterator[tuple[str, Step]]:
 
 
 def load_hook(spec: str) -> Step:
-    """The function that `FILE.py:FUNCTION` names. Raises RecipeError where there is none."""
+    """The function that `FILE.py:FUNCTION` names. Raises RecipeError where there is none, or where the file does not run."""
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
     if not name.isidentifier() or path.suffix != ".py":
         raise RecipeError(f"clean.hook is {spec!r}; write FILE.py:FUNCTION, such as my_cleaning.py:without_names.")
     if not path.is_file():
-        raise RecipeError(f"clean.hook: there is no file {file!r} (looked in {Path.cwd()}).")
-    module_spec = importlib.util.spec_from_file_location(f"llama_tasks_hook_{path.stem}", path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+        raise RecipeError(f"clean.hook: there is no file {file!r} (looked beside the recipe and in {Path.cwd()}).")
+    module = run_file(path.read_text(encoding="utf-8"), str(path.resolve()), f"clean.hook: {file}")
     function = getattr(module, name, None)
     if not callable(function):
         raise RecipeError(f"clean.hook: {file} has no function {name!r}.{did_you_mean(name, dir(module))}")
@@ -215,6 +219,10 @@ def _first_of_each(keys: Sequence[Any], rows: list[Row], step: str, done: Cleani
         if first.setdefault(key, row) is not row:
             done.note(step, "left_out", f"{row.where}: as {first[key].where}")
     return list(first.values())
+
+
+def _whole(row: Row) -> bytes:
+    return canonical({key: value for key, value in row.values.items() if key not in _NUMBERS})
 
 
 def _texts(row: Row, columns: Sequence[str]) -> tuple[str, ...]:

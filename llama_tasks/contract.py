@@ -40,6 +40,9 @@ class PromptContract:
     sample: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     task_sha256: str | None = None
+    options: dict[str, Any] | None = (
+        None  # of the task, in the recipe's `prompt` section; None: of an older llama-tasks
+    )
     format: int = 1
 
     def save(self, folder: Path) -> None:
@@ -106,6 +109,8 @@ class PromptContract:
             gone, new = ([x for x in a if x not in b] for a, b in ((self.labels, labels), (labels, self.labels)))
             changes = [f"{word} {_some(items)}" for word, items in (("without", gone), ("with the new", new)) if items]
             yield f"the label set is another one ({', '.join(changes) or 'in another order'})"
+        if task == self.task and self.options is not None:
+            yield from _options_apart(self.options, options_of(recipe))
 
     def _tokenizer_apart(self, tokenizer: PreTrainedTokenizerBase, witness: str | Path | None) -> str:
         """How the tokenizer differs from that of the training: by that one, if the witness has it, else by the sample."""
@@ -125,6 +130,11 @@ class PromptContract:
 def hash_of(value: Any) -> str:
     """SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+
+def options_of(recipe: Recipe) -> dict[str, Any]:
+    """The options of the recipe's task, with their values."""
+    return {name: getattr(recipe.prompt, name) for name in tasks.create(recipe.task).options}
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
@@ -196,6 +206,21 @@ def _lines_apart(trained: Mapping[str, str], now: Mapping[str, str]) -> str:
                 found.append(f"template.{name}, line {a + 1}: was {_shown(old, b > a)}, is {_shown(new, d > c)}")
     more = f", and {len(found) - _NAMED} more differences" if len(found) > _NAMED else ""
     return f"the template differs ({', '.join(found[:_NAMED])}{more})"
+
+
+def _options_apart(trained: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """The options that make other prompts or answers than those of the training. Which length is asked is each row's own;
+    whether one is asked is not. `extractive` only checks answers, and of two directions one may be left out."""
+    for name, value in now.items():
+        was = trained.get(name)
+        differs = {
+            "extractive": False,
+            "both_directions": bool(value and not was),
+            "length": (was is None) != (value is None),
+            "length_unit": was != value and now.get("length") is not None,
+        }.get(name, was != value)
+        if differs:
+            yield f"prompt.{name} was {_short(was)} and is {_short(value)}"
 
 
 def _shown(text: str, is_there: bool) -> str:

@@ -16,6 +16,7 @@ from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import (
+    BadRows,
     Position,
     Row,
     Split,
@@ -79,13 +80,16 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     stream = None
     if recipe.data.streaming:
         stream = _stream(recipe, RowEncoder(task, renderer, encoder, audit))
-        prompts = {"train": first_prompts(task, renderer, stream), **prompts}
-        fingerprints = {"train": describe_stream(recipe.data, recipe.task), **fingerprints}
-    prompts["train"] = [prompt for prompt in prompts["train"] if prompt.example.id not in drawn]
+        first = beginning(recipe, task, CHUNK)
+        prompts = {"train": render_all(task, renderer, first, training=True), **prompts}
+        about = describe_stream(recipe.data, recipe.task)
+        fingerprints = {"train": about | ({"read_as": list(first.read_as)} if first.read_as else {}), **fingerprints}
+    held = prompts["train"]
+    prompts["train"] = [prompt for prompt in held if prompt.example.id not in drawn]
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
-    audit.add("train", prompts["train"], train.tokens)
+    audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
     stop_on(findings, recipe.prompt.allow, named_by(splits))
     return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
@@ -144,27 +148,27 @@ class RowEncoder:
         return encoded
 
 
-def first_prompts(task: Task, renderer: Renderer, stream: Stream) -> list[Prompt]:
-    """The first rows of the first epoch, rendered."""
-    rows = itertools.islice(stream.rows(0, None), CHUNK)
-    return [renderer(example) for row in rows for example in task.examples(row, training=True)]
-
-
 def beginning(recipe: Recipe, task: Task, count: int) -> Split:
     """The first `count` training rows of a stream, in the order of the first epoch, to be looked at."""
-    rows: list[Row] = list(itertools.islice(_rows(recipe, task)(0, None), count))
+    bad, read_as = BadRows(recipe.data.on_bad_row == "skip"), list[str]()
+    rows: list[Row] = list(itertools.islice(_rows(recipe, task, bad, read_as)(0, None), count))
     told = describe_stream(recipe.data, recipe.task)
-    return Split(rows, f"the first {len(rows):,} rows of the stream {told['source']}", told["sha256"])
+    source = f"the first {len(rows):,} rows of the stream {told['source']}"
+    return Split(rows, source, told["sha256"], tuple(read_as), bad)
 
 
 def _stream(recipe: Recipe, rows_to_tokens: RowEncoder) -> Stream:
-    return Stream(_rows(recipe, rows_to_tokens.task), rows_to_tokens, recipe.data.num_workers)
+    bad = BadRows(recipe.data.on_bad_row == "skip")
+    return Stream(_rows(recipe, rows_to_tokens.task, bad), rows_to_tokens, recipe.data.num_workers, bad)
 
 
-def _rows(recipe: Recipe, task: Task) -> Callable[[int, Position | None], Iterator[StreamedRow]]:
+def _rows(
+    recipe: Recipe, task: Task, bad: BadRows, read_as: list[str] | None = None
+) -> Callable[[int, Position | None], Iterator[StreamedRow]]:
     return functools.partial(
-        stream_rows, recipe.data, recipe.task, "train", recipe.train.seed, fields=task.columns, group_by=task.main_field
-    )
+        stream_rows, recipe.data, recipe.task, "train", recipe.train.seed,
+        fields=task.columns, group_by=task.main_field, bad=bad, read_as=read_as,
+    )  # fmt: skip
 
 
 def _check_streaming(recipe: Recipe, task: Task) -> None:
@@ -184,6 +188,17 @@ def _check_streaming(recipe: Recipe, task: Task) -> None:
             )
 
 
+def _check_weights(recipe: Recipe) -> None:
+    """Raise RecipeError where rows that a mix repeats on purpose would be left out again."""
+    clean = recipe.clean
+    for key, asked in (("exact_duplicates", clean.exact_duplicates), ("near_duplicates", clean.near_duplicates)):
+        if asked and recipe.data.weights and "train" in clean.splits:
+            raise RecipeError(
+                f"clean.{key} would undo the shares of data.weights, which repeats rows; leave one out, or clean the files "
+                "before they are mixed."
+            )
+
+
 def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits (a stream's training rows are left where they are), with their task and label set.
 
@@ -193,6 +208,7 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     task = tasks.create(recipe.task, config=recipe.prompt)
     if recipe.data.streaming:
         _check_streaming(recipe, task)
+    _check_weights(recipe)
     splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
     train = splits["train"].rows if "train" in splits else []
@@ -224,7 +240,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     labels = recipe.data.labels or []
     task = tasks.create(recipe.task, labels, recipe.prompt)
     blank = labels[0] if labels else task.blank_target
-    rows = clean_texts(read_to_predict(source, recipe.data, recipe.task), recipe.clean)
+    rows = clean_texts(read_to_predict(source, recipe.data, recipe.task, task.columns), recipe.clean)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     prompts = [renderer(task.example(row)) for row in filled]

@@ -18,14 +18,14 @@ from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise, tasks
 from llama_tasks.clean import told
-from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
+from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
-from llama_tasks.sources import notes, pin
+from llama_tasks.sources import BadRows, notes, pin
 from llama_tasks.train import Training
 
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -75,6 +75,7 @@ def finetune(
         supervise.train(run, recipe, dataset, training, keeper, console, began)
         if dataset.stream:
             _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
+            _tell_set_aside(dataset.stream.bad, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
         if not accelerator.is_main_process:
             return {}
@@ -209,6 +210,7 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
         special_ids=special_ids(tokenizer),
         max_length=recipe.prompt.max_length,
         labels=list(dataset.labels),
+        options=options_of(recipe),
         sample={"prompt": prompt.segments[0], "response": prompt.segments[1], "input_ids": list(first.input_ids),
                 "prompt_length": first.prompt_length, "variant": prompt.example.variant,
                 **{key: value for key, value in prompt.example.fields.items() if key == "labels"},
@@ -262,3 +264,8 @@ def _introduce(
 def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
     if dropped or truncated:
         console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)
+
+
+def _tell_set_aside(bad: BadRows, console: Console) -> None:
+    for line in notes({"train": {"set_aside": bad.describe()}}) if bad.count else ():
+        console.print(plain(line), highlight=False, markup=False)

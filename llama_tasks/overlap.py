@@ -48,13 +48,13 @@ class Hashed:
     def __len__(self) -> int:
         return len(self._exact)
 
-    def add(self, name: str, text: str, target: str, fields: tuple[str, ...]) -> None:
-        """Take a row: its id, its whole input, its target, and the texts of the input by which near ones are found."""
+    def add(self, name: str, fields: tuple[str, ...], target: str) -> None:
+        """Take a row: its id, the texts of its input, its target."""
         index = len(self._exact)
         self._names += name.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._names))
-        self._exact.append(_hash(text))
-        self._normal.append(_hash(normalised(text)))
+        self._exact.append(_hash("\0".join(fields)))
+        self._normal.append(_hash("\0".join(map(normalised, fields))))
         self._target.append(_hash(target))
         kept = (index, tuple(text[:NEAR_CHARACTERS] for text in fields))
         if index < NEAR_ROWS:

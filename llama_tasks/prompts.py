@@ -153,8 +153,22 @@ class Renderer:
         variants = [f"{example.lang}.{example.variant}", f"default.{example.variant}"] if example.variant else []
         for key in (*variants, example.lang, "default"):
             if key in self.templates:
+                if variants and key not in variants:
+                    self._check_names_all(example, key)
                 return self.templates[key]
         raise RecipeError(
             f"There is no prompt template for the language {example.lang!r} ({example.id}); known: "
             f"{', '.join(self.templates)}. Add prompt.template.{example.lang} or prompt.template.default."
         )
+
+    def _check_names_all(self, example: Example, key: str) -> None:
+        """Raise RecipeError where a template that is not the variant's own would leave out what the variant shows."""
+        own = self.task.templates.get(f"default.{example.variant}")
+        extra = set(_FIELD.findall(own or "")) - set(_FIELD.findall(self.task.templates.get("default", "")))
+        missing = sorted(extra - set(_FIELD.findall(self.templates[key])))
+        if own is None or missing:
+            what = f"does not name {{{missing[0]}}}" if missing else "is not made for them"
+            raise RecipeError(
+                f"{example.id} needs a template for {example.variant!r} ({example.lang}.{example.variant} or "
+                f"default.{example.variant}), and prompt.template.{key} {what}, so it would be left out of the prompt; add one."
+            )

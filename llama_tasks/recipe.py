@@ -117,13 +117,13 @@ class CleanConfig:
     redact: list[Literal["email", "phone", "url", "ip_address", "credit_card"]] = field(default_factory=list)
     """Kinds of personal data that are replaced by `[EMAIL]`, `[PHONE]` and so on."""
     hook: str | None = None
-    """`FILE.py:FUNCTION` of your own, which gets every text of a row and returns the text to use."""
+    """`FILE.py:FUNCTION` of your own (relative to the recipe), which gets every text of a row and returns the text to use."""
     min_length: dict[str, int] = field(default_factory=dict)
     """Field: rows whose text there has fewer characters are left out."""
     max_length: dict[str, int] = field(default_factory=dict)
     """Field: rows whose text there has more characters are left out."""
     exact_duplicates: bool = False
-    """Leave out rows whose fields all equal those of an earlier row."""
+    """Leave out rows whose fields (but id, idx and guid) all equal those of an earlier row."""
     near_duplicates: float | None = None
     """Leave out rows whose input is as similar to that of an earlier row (Jaccard, such as 0.8)."""
 
@@ -263,7 +263,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
-    return dataclasses.replace(recipe, task=_task(recipe.task, path))
+    clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
+    return dataclasses.replace(recipe, task=_task(recipe.task, path), clean=clean)
 
 
 def _task(name: str, recipe: Path) -> str:
@@ -277,6 +278,12 @@ def _task(name: str, recipe: Path) -> str:
         if place.is_file():
             return str(place)
     raise RecipeError(f"{recipe}: there is no task file {name!r} (looked for {' and '.join(map(str, places))}).")
+
+
+def _hook(spec: str | None, recipe: Path) -> str | None:
+    """`FILE.py:FUNCTION` with the file beside the recipe, where it is there. Whether it is anywhere is seen when it is used."""
+    beside = str(recipe.parent / (spec or ""))
+    return beside if Path(beside.rpartition(":")[0]).is_file() else spec
 
 
 def load_suite(path: str | Path) -> Suite:

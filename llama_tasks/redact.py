@@ -10,14 +10,14 @@ import re
 # ASCII classes throughout: in Chinese text an address has letters on both sides that are not its own.
 _PATTERNS = {
     "email": r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}",
-    "url": r"(?:https?://|www\.)[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*[A-Za-z0-9/]",
+    "url": r"(?i:https?://|www\.)[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*[A-Za-z0-9/]",
     "phone": r"(?<![\d.+])(?:"
     r"\+\d{1,3}(?:[ .()/-]{0,2}\d){6,12}"  # +49 341 123456
     r"|1[3-9]\d(?:[ -]?\d{4}){2}"  # Chinese mobile
-    r"|0\d{2,4}[ /-]\d{5,8}"  # with area code: Chinese and European landlines
+    r"|(?:\(0\d{2,4}\)[ -]?|0\d{2,4}[ /-])\d{5,8}"  # with area code: Chinese and European landlines
     r"|\(?[2-9]\d{2}\)?[ .-]\d{3}[ .-]\d{4}"  # North America
     r")(?!\d)",
-    "ip_address": r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.]\d?)",
+    "ip_address": r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\d|\.\d)",
     "credit_card": r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)",
 }
 _COMPILED = {kind: re.compile(pattern) for kind, pattern in _PATTERNS.items()}

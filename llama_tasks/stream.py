@@ -13,10 +13,10 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 
-from llama_tasks.sources import Position, Row, StreamedRow
+from llama_tasks.sources import BadRows, Position, Row, StreamedRow
 from llama_tasks.tokens import Encoded, Tokens
 
 CHUNK = 256  # rows that a worker encodes at a time
@@ -31,6 +31,7 @@ class Stream:
         rows: (epoch, position or None) -> rows, as `stream_rows` gives them.
         encode: rows -> tokens; sent to the workers, so it must be picklable. Raises DataError for what stops a training.
         num_workers: processes that encode; 0: this one does.
+        bad: rows set aside so far, where the recipe allows it; counted again in each pass.
         dropped: examples left out because they were too long, so far.
         truncated: examples shortened, so far.
     """
@@ -38,6 +39,7 @@ class Stream:
     rows: Callable[[int, Position | None], Iterator[StreamedRow]]
     encode: Callable[[Sequence[Row]], Encoded]
     num_workers: int = 0
+    bad: BadRows = field(default_factory=BadRows)
     dropped: int = 0
     truncated: int = 0
 

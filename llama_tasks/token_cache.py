@@ -23,7 +23,7 @@ from llama_tasks.contract import special_ids, tokenizer_sha256
 from llama_tasks.prompts import Prompt
 from llama_tasks.tokens import Encoded, Encoder, Tokens
 
-# Fewer prompts are encoded in about a second (bench/results/tokenize.json).
+# Fewer prompts are encoded in about a second (bench/results/encoding.json).
 LEAST_PROMPTS = 5000
 LIMIT = 10 * 2**30
 _DIGEST = 32  # bytes of a SHA-256

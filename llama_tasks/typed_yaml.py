@@ -125,12 +125,18 @@ class Converter:
         options = [option for option in get_args(kind) if option is not type(None)]
         if value is None and len(options) < len(get_args(kind)):
             return None
-        for option in options[:-1]:
+        words = [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
+        for option in options:
             try:
                 return self.convert(value, option, path)
-            except RecipeError:
-                continue
-        return self.convert(value, options[-1], path)
+            except RecipeError as error:
+                if option is options[-1] and not (words and isinstance(value, str)):
+                    raise
+                reason = error
+        hint = did_you_mean(str(value), words)
+        raise RecipeError(
+            f"{str(reason).rstrip('.')}, or one of these words: {', '.join(words)}.{hint if 'mean' in hint else ''}"
+        )
 
     def _convert_scalar(self, value: Any, kind: Any, path: str) -> Any:
         if kind is float and not isinstance(value, bool):

@@ -106,6 +106,49 @@ def test_overlap_is_found_to_the_letter_normalised_and_near(encoder: Encoder, ho
     stop_on(report.findings, ["leak"])
 
 
+def test_another_asked_length_hides_no_leak(encoder: Encoder) -> None:
+    task = tasks.create("summarize", config=PromptConfig(length=40))
+    rendered = Renderer(task)
+    row = Row("", {"document": TRAIN, "summary": "A train leaves.", "lang": "en"}, "my.jsonl:1")
+    (train,), (test,) = (
+        [rendered(example) for example in task.examples(replace(row, id=f"{name}:0"), training=name == "train")]
+        for name in ("train", "test")
+    )
+    assert train.text != test.text
+    assert [(f.rule, f.rows, f.how, f.stops) for f in audited(encoder, [train], [test]).findings] == [
+        ("leak", ["test:0"], "exact", True)
+    ]
+
+
+def test_the_same_text_into_another_language_is_another_input(encoder: Encoder) -> None:
+    task = tasks.create("translate")
+    train, test = (
+        Renderer(task)(task.example(Row(f"{name}:0", {"source": "Hotel", "target": "x", "source_lang": "en",
+                                                      "target_lang": lang}, "")))
+        for name, lang in (("train", "de"), ("test", "fr"))
+    )  # fmt: skip
+    assert audited(encoder, [train], [test]).findings == []
+
+
+@pytest.mark.parametrize("command", ["inspect", "finetune"])
+def test_a_test_row_among_the_solved_examples_is_a_leak(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"document": f"Anna{n}.", "summary": "A.", "lang": "en"} for n in range(3)]
+    data, base = make_rows(tmp_path / "rows.jsonl", rows), make_base(tmp_path / "base")
+    make_rows(tmp_path / "other.jsonl", [{**rows[0], "document": "It rains."}])
+    (tmp_path / "mine.yaml").write_text(recipe_text("summarize", base, data), encoding="utf-8")
+    given = [
+        "data.test=rows.jsonl",
+        "data.validation=other.jsonl",
+        "prompt.num_fewshot=2",
+    ]  # two of the three are drawn
+    main([command, "mine.yaml", *given])
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert "rows of the test split are in the training split: 3 rows" in shown
+
+
 def test_many_questions_on_one_passage_are_no_duplicates(encoder: Encoder) -> None:
     task = tasks.create("qa")
     rows = [("Who won?", "Anna"), ("Where do the players meet?", "In the park"), ("Who won", "Anna")]

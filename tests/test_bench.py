@@ -21,6 +21,7 @@ import results
 import roofline
 import same
 import speed
+import streaming
 import tables
 import train_native
 import train_peer
@@ -152,6 +153,15 @@ def test_imports_are_counted_by_package(tmp_path: Path) -> None:
     assert found["argparse"] > 0
     assert imports.package("torch._dynamo.utils") == "torch._dynamo"
     assert imports.package("torch.nn") == "torch"
+
+
+def test_a_stream_flows(tmp_path: Path) -> None:
+    streaming.write_rows(tmp_path, 1_000)
+    found = streaming.flow(tmp_path, 1_000, 0)
+    assert found["rows"] == 1_000
+    assert found["tokens"] > 5_000
+    assert found["fill"] > 0.9
+    assert [mark["share"] for mark in found["marks"]][::3] == [0, 1]
 
 
 def test_rows_join_their_file_or_replace_their_like(tmp_path: Path) -> None:

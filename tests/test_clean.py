@@ -12,6 +12,7 @@ from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks.clean import asks, clean_splits, clean_texts, told
 from llama_tasks.cli import main
+from llama_tasks.dataset import read
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import CleanConfig, load_recipe
 from llama_tasks.redact import redact
@@ -64,6 +65,9 @@ def test_texts(config: dict[str, Any], before: Any, after: Any) -> None:
         ("phone", "In 1998, 2024-01-01, 3.14159265, 12345678901234 and 1,234,567,890", None),
         ("url", "见https://example.org/a?b=1#c，以及www.example.com。", "见[URL]，以及[URL]。"),
         ("ip_address", "192.168.0.1, not 1.2.3 or 999.1.1.1 or 1.2.3.4.5", "[IP_ADDRESS], not 1.2.3 or 999.1.1.1 or 1.2.3.4.5"),
+        ("ip_address", "The server is 10.0.0.1. It was 10.0.0.2.", "The server is [IP_ADDRESS]. It was [IP_ADDRESS]."),
+        ("url", "See HTTPS://Example.org/A and Www.example.com now", "See [URL] and [URL] now"),
+        ("phone", "(010)62751234或(0341) 123456", "[PHONE]或[PHONE]"),
         ("credit_card", "4111 1111 1111 1111 but not 4111 1111 1111 1112", "[CREDIT_CARD] but not 4111 1111 1111 1112"),
     ],
 )  # fmt: skip
@@ -87,6 +91,23 @@ LONG = "The train to Leipzig leaves at seven in the morning and arrives at nine,
 )  # fmt: skip
 def test_rows_that_are_left_out(config: dict[str, Any], documents: list[Any], kept: list[Any]) -> None:
     assert cleaned(CleanConfig(**config), *documents) == kept
+
+
+@pytest.mark.parametrize("config", [{"exact_duplicates": True}, {"near_duplicates": 0.8}])
+@pytest.mark.parametrize(
+    ("columns", "fields", "differs"),
+    [
+        (("text", "label"), {"text": LONG, "text_pair": "It is late.", "label": "no"}, {"text_pair": "Anna waits."}),
+        (("source", "target"), {"source": LONG, "target": "x", "source_lang": "en", "target_lang": "de"}, {"target_lang": "fr"}),
+    ],
+)  # fmt: skip
+def test_rows_that_differ_beside_the_columns_are_no_duplicates(
+    config: dict[str, Any], columns: tuple[str, str], fields: dict[str, str], differs: dict[str, str]
+) -> None:
+    values = [fields, {**fields, **differs}, fields]
+    given = {"train": Split([Row(f"train:{i}", {**v, "id": i}, f"my.jsonl:{i}") for i, v in enumerate(values)], "", "")}
+    kept = clean_splits(given, CleanConfig(**config), columns, columns[1])["train"].rows
+    assert [row.values["id"] for row in kept] == [0, 1]
 
 
 def test_what_was_done_is_told_with_the_first_rows() -> None:
@@ -139,6 +160,8 @@ def test_nothing_is_done_unless_asked() -> None:
         ({"hook": "mine.py"}, "write FILE.py:FUNCTION"),
         ({"hook": "nosuch.py:f"}, "there is no file 'nosuch.py'"),
         ({"hook": "mine.py:cleen"}, "has no function 'cleen'. Did you mean 'clean'"),
+        ({"hook": "syntax.py:f"}, "clean.hook: syntax.py:2: this is not valid Python"),
+        ({"hook": "imports.py:f"}, "clean.hook: imports.py:1: ModuleNotFoundError: No module named 'nosuch_module'"),
         ({"hook": "mine.py:broken"}, r"my.jsonl:1: clean.hook failed on the field 'document' \(ValueError: no\)"),
         ({"hook": "mine.py:silent"}, "my.jsonl:1: clean.hook returned NoneType for the field 'document', not text"),
     ],
@@ -148,6 +171,8 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[
     (tmp_path / "mine.py").write_text(
         "def clean(text): return text\ndef broken(text): raise ValueError('no')\ndef silent(text): pass\n"
     )
+    (tmp_path / "syntax.py").write_text("x = 1\ndef f(text) return text\n")
+    (tmp_path / "imports.py").write_text("import nosuch_module\n")
     with pytest.raises((DataError, RecipeError), match=message):
         cleaned(CleanConfig(**config), "ab", "ab\x07")
 
@@ -156,6 +181,23 @@ def test_a_hook_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "names.py").write_text("def without_names(text):\n    return text.replace('Anna', '[NAME]')\n")
     hook = CleanConfig(hook=f"{tmp_path}/names.py:without_names")
     assert cleaned(hook, "Anna sings", "Tom") == ["[NAME] sings", "Tom"]
+
+
+def test_a_hook_beside_the_recipe_or_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/mine.yaml").write_text("task: summarize\nclean: {hook: 'names.py:f'}\n")
+    (tmp_path / "names.py").write_text("def f(text): return 'here'\n")
+    assert cleaned(load_recipe("sub/mine.yaml").clean, "x") == ["here"]
+    (tmp_path / "sub/names.py").write_text("def f(text): return 'beside'\n")
+    assert cleaned(load_recipe("sub/mine.yaml").clean, "x") == ["beside"]
+
+
+def test_duplicates_are_not_removed_from_a_weighted_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("task: summarize\nclean: {exact_duplicates: true}\ndata: {weights: [1.0]}\n")
+    with pytest.raises(RecipeError, match="clean.exact_duplicates would undo the shares of data.weights"):
+        read(load_recipe("mine.yaml"))
 
 
 @pytest.fixture

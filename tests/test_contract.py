@@ -7,15 +7,17 @@ import copy
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import yaml
-from run_factory import TEMPLATE, make_base, make_run, make_tokenizer
+from run_factory import TEMPLATE, make_base, make_contract, make_run, make_tokenizer
 
 from llama_tasks.cli import main
 from llama_tasks.contract import trees_apart
+from llama_tasks.recipe import PromptConfig, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,34 @@ def test_without_a_copy_of_the_old_tokenizer_the_sample_tells(place: Path, capsy
     for folder in ("base", "run/adapter"):
         swap(place / folder, "S", "t")
     assert f"at 't' (id {ids['S']}, was {ids['t']})" in fails(capsys, *PREDICT)
+
+
+def test_another_option_of_the_task_is_named(place: Path, capsys: pytest.CaptureFixture) -> None:
+    contract = place / "run/adapter/prompt_contract.json"
+    change(contract, lambda tree: tree.update(options={"length": None, "length_unit": "auto"}))
+    assert "prompt.length was null and is 40" in fails(capsys, *PREDICT, "prompt.length=40")
+    change(contract, lambda tree: tree.update(options={"length": 20, "length_unit": "auto"}))
+    message = fails(capsys, *PREDICT, "prompt.length=40", "prompt.length_unit=sentences")
+    assert 'prompt.length_unit was "auto" and is "sentences"' in message
+    assert "prompt.length was" not in message
+
+
+@pytest.mark.parametrize(
+    ("task", "trained", "asked", "names"),
+    [
+        ("classify", {"label_descriptions": {}}, {"label_descriptions": {"no": "blame"}}, ["label_descriptions"]),
+        ("qa", {"all_answers": True, "extractive": True}, {}, ["all_answers"]),
+        ("translate", {"both_directions": False}, {"both_directions": True}, ["both_directions"]),
+        ("translate", {"both_directions": True}, {}, []),
+        ("summarize", {"length": 20, "length_unit": "auto"}, {"length": 40}, []),
+        ("classify", None, {"label_descriptions": {"no": "blame"}}, []),  # of a contract without the field
+    ],
+)
+def test_options_that_change_prompts(task: str, trained: dict | None, asked: dict, names: list[str]) -> None:
+    tokenizer = make_tokenizer()
+    contract = replace(make_contract(tokenizer), task=task, options=trained)
+    found = contract.differences(tokenizer, Recipe(task, prompt=PromptConfig(**asked)))
+    assert [text.split()[0] for text in found] == [f"prompt.{name}" for name in names]
 
 
 @pytest.mark.parametrize("argv", [("export", "run", "merged"), ("push", "run", "me/mine", "--dry-run",

@@ -77,6 +77,7 @@ def test_a_task_travels_to_another_process(tmp_path: Path) -> None:
         (('target_column = "loud"', 'target_column = "lod"'), "shout.py:9: `target_column` must be one of `columns`"),
         (("Shout: {text}", "Shout: {txt}"), "shout.py:14: every template must name `main_field`: {text}"),
         (('{"loud": loud}', '{"loud": 3}'), "shout.py:15: the metric 'loud' must be a function or a class, not 3"),
+        (('"default": "Shout', '"default": 5, "en": "Shout'), "shout.py:14: `templates` must hold texts by language code"),
         (("def example", "def sample"), "shout.py:9: the task Shout lacks `example(self, row)`"),
         (("def loud(prediction", "import nosuchthing\ndef loud(prediction"), "shout.py:5: ModuleNotFoundError: No module named"),
     ],
@@ -207,3 +208,12 @@ def test_a_run_killed_while_it_is_created_has_not_begun(tmp_path: Path) -> None:
         rundir.clear(run)
         run.create(Recipe("summarize"), {})
         assert not (run.path / rundir.TASK_FILE).exists()
+
+
+def test_a_task_file_is_utf8_and_may_have_a_system_text(tmp_path: Path) -> None:
+    path = tmp_path / "shout.py"
+    path.write_bytes(("# 喊\n" + GOOD).encode("gb18030"))
+    with pytest.raises(RecipeError, match="is not UTF-8 text"):
+        tasks.create(str(path))
+    path.write_text(GOOD.replace('"default": "Shout', '"system": "Be loud.", "default": "Shout'), encoding="utf-8")
+    assert tasks.create(str(path)).templates["system"] == "Be loud."

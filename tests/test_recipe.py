@@ -70,6 +70,11 @@ def test_a_dumped_recipe_loads_to_itself(root: Path, tmp_path: Path) -> None:
         ("", "it holds nothing"),
         ("task: qa\ntrain: 3\n", "train must hold `key: value` lines"),
         ("task: qa\nbase: {quantization: nf5}\n", "Did you mean 'nf4'?"),
+        ("task: qa\ntrain: {share_prefixes: atuo}\n", "or one of these words: auto. Did you mean 'auto'?"),
+        (
+            "task: classify\ntrain: {class_weights: balance}\n",
+            "or one of these words: balanced. Did you mean 'balanced'?",
+        ),
         ("task: qa\neval: nosuch.yaml\n", "There is no suite"),
     ],
 )

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llama_tasks.errors import DataError
+from llama_tasks import tasks
+from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits, read_file
+from llama_tasks.sources import load_splits, read_file, read_to_predict
+from llama_tasks.sources.shapes import OPTIONAL
 
 ROWS = [{"text": f"row {i} 第{i}行", "label": "a" if i % 2 else "b"} for i in range(60)]
 
@@ -141,6 +145,41 @@ def test_columns_and_constants(folder: Path) -> None:
     assert len(rows) == 7
     assert rows[0].values["document"] == rows[0].values["text"]
     assert rows[0].values["lang"] == "zh"
+
+
+def test_a_constant_that_a_row_contradicts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines([{"source": "a", "target": "b", "target_lang": lang} for lang in ("fr", "de")]))
+    given = [str(path)]
+    data = DataConfig(train=given, validation=given, test=given, constants={"source_lang": "en", "target_lang": "fr"})
+    told = "rows.jsonl:2: the field 'target_lang' holds 'de', but data.constants says 'fr' for every row"
+    with pytest.raises(DataError, match=told):
+        load_splits(data, "translate", "source", 1, ("source", "target"))
+    with pytest.raises(DataError, match=told):
+        read_to_predict(path, data, "translate", ("source", "target"))
+    splits = load_splits(replace(data, on_bad_row="skip"), "translate", "source", 1, ("source", "target"))
+    assert [row.values["target_lang"] for row in splits["train"].rows] == ["fr"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"columns": {"lable": "text"}}, r"data.columns.lable: .* no field 'lable' \(did you mean 'label'\?\); it reads: text, "),
+        ({"constants": {"langs": "zh"}}, r"data.constants.langs: .* no field 'langs' \(did you mean 'lang'\?\)"),
+        ({"columns": {"lang": "text"}, "constants": {"lang": "zh"}}, "both give the field 'lang'; leave one of them out"),
+    ],
+)  # fmt: skip
+def test_keys_that_the_task_does_not_have(folder: Path, given: dict[str, dict[str, str]], told: str) -> None:
+    data = DataConfig(train=[str(folder / "rows.jsonl")], **given)
+    with pytest.raises(RecipeError, match=told):
+        load_splits(data, "classify", "text", 1, ("text", "label"))
+
+
+@pytest.mark.parametrize("task", OPTIONAL)
+def test_optional_fields_are_those_that_the_task_documents(task: str) -> None:
+    kind = tasks.create(task)
+    documented = set(re.findall(r"\w+", re.search(r"\{(.*?)\}", type(kind).__doc__)[1]))
+    assert documented == {*kind.columns, *OPTIONAL[task]}
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,11 @@ def test_a_driver_that_is_not_installed_gives_its_pip_line() -> None:
         load_splits(DataConfig(train=["nosuch://a.jsonl"]), "classify", "text", 1)
 
 
+def test_what_a_text_file_loses_is_what_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\r\n\n  one \r\n\r\n\ttwo\n\n\n")
+    assert read_file(tmp_path / "a.txt")[0].values == {"text": "  one \n\n\ttwo"}
+
+
 # --- parallel text --------------------------------------------------------------------------------------------------
 
 
@@ -255,6 +260,19 @@ def test_parallel_text(tmp_path: Path, train: str, constants: dict[str, str], ex
     row = splits["train"].rows[0].values
     assert tuple(row[name] for name in ("source", "target", "source_lang", "target_lang")) == expected
     assert len(splits["train"].rows) == 3
+
+
+@pytest.mark.parametrize("train", ["train.en", "", "train.*"])
+@pytest.mark.parametrize("languages", [2, 3])
+def test_parallel_text_without_the_language_asked_for(tmp_path: Path, train: str, languages: int) -> None:
+    parallel(tmp_path)
+    for path in tmp_path.glob("*.zh") if languages == 2 else ():
+        path.unlink()
+    data = DataConfig(train=[str(tmp_path / train)], constants={"source_lang": "en", "target_lang": "fr"})
+    with pytest.raises(
+        DataError, match=r"is parallel text of train\...(, train\...)+, but data.constants asks for 'fr'"
+    ):
+        load_splits(data, "translate", "source", 1, ("source", "target"))
 
 
 def test_a_pair_in_a_folder_of_two_languages(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from llama_tasks import tasks
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits, read_to_predict
+from llama_tasks.sources import Split, load_splits, read_to_predict
 
 QAS = [
     {"id": "1", "question": "Where?", "answers": [{"text": "Bergen", "answer_start": 12}, {"text": "in Bergen", "answer_start": 9}]},
@@ -96,6 +96,48 @@ def test_the_recipes_own_columns_come_before_any_shape(tmp_path: Path) -> None:
     split = load_splits(data, "summarize", "document", 1, ("document", "summary"))["test"]
     assert split.rows[0].values["summary"] == "Mine."
     assert split.read_as == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "row"),
+    [
+        ("summarize", {"document": "Long.", "summary": "Short.", "text": "Raw.", "article": "A.", "highlights": "H."}),
+        ("classify", {"text": "mine", "label": "x", "sentence": "theirs", "label_desc": "y"}),
+        ("translate", {"source": "a", "target": "b", "translation": {"de": "c", "en": "d"}}),
+        ("qa", {"context": CONTEXT, "question": "Where?", "answers": ["Bergen"], "paragraphs": []}),
+    ],
+)
+def test_the_tasks_own_fields_come_before_any_shape(tmp_path: Path, task: str, row: dict[str, Any]) -> None:
+    fields = tasks.create(task).columns
+    own = {name: row[name] for name in fields}
+    split = _read(tmp_path, task, [row, own])
+    assert [found.values for found in split.rows] == [row, own]
+    assert split.read_as == ()
+    predicted = read_to_predict(tmp_path / "rows.json", DataConfig(), task, fields)
+    assert [found.values for found in predicted] == [row, own]
+
+
+def test_own_fields_of_a_task_of_ones_own_are_not_renamed(tmp_path: Path) -> None:
+    row = {"conversations": [{"from": "human", "value": "Hi"}]}
+    assert _read(tmp_path, "mine", [row], ("conversations",)).rows[0].values == row
+
+
+def test_rows_that_are_not_alike_are_told(tmp_path: Path) -> None:
+    theirs, own = {"sentence": "a", "label": "x"}, {"text": "a", "label": "x"}
+    alike = (
+        r"rows.json:2: the field 'sentence' is missing \(the row has: text, label\); the file is read as GLUE single "
+    )
+    with pytest.raises(DataError, match=alike + r"sentence, which .*rows.json:1 is"):
+        _read(tmp_path, "classify", [theirs, own])
+    with pytest.raises(DataError, match=r"rows.json:2: the field 'text' is missing \(the row has: sentence, label\)"):
+        _read(tmp_path, "classify", [own, theirs])
+
+
+def _read(folder: Path, task: str, rows: list[dict[str, Any]], fields: tuple[str, ...] = ()) -> Split:
+    (folder / "rows.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    given = [str(folder / "rows.json")]
+    data = DataConfig(train=given, validation=given, test=given)
+    return load_splits(data, task, "", 1, fields or tasks.create(task).columns)["train"]
 
 
 def test_a_language_that_is_not_there(tmp_path: Path) -> None:

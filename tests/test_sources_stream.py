@@ -88,6 +88,27 @@ def test_weights_mix_until_no_row_is_left_out(data: DataConfig) -> None:
     assert rows == texts(stream(replace(data, weights=[1.0, 1.0, 2.0])))
 
 
+@pytest.mark.parametrize("content", ["", '{"text": null, "label": "x"}\n'])
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0, 1.0]])
+def test_a_source_without_rows_is_an_error(data: DataConfig, weights: list[float] | None, content: str) -> None:
+    Path(data.train[2]).write_text(content)
+    with pytest.raises(DataError, match=r"c\.jsonl has no (usable )?rows"):
+        list(stream(replace(data, weights=weights, on_bad_row="skip")))
+
+
+def test_a_source_that_the_carved_splits_take_whole_is_an_error(tmp_path: Path) -> None:
+    whole = DataConfig(train=[write(tmp_path / "a.jsonl", [f"a{i}" for i in range(50)])], streaming=True)
+    taken = load_splits(whole, "classify", "text", 42, FIELDS)["test"].rows[0].values["text"]
+    other = write(tmp_path / "b.jsonl", [taken] * 3)
+    for data in (
+        replace(whole, train=[other]),
+        replace(whole, train=[*whole.train, other], weights=[1.0, 1.0]),
+    ):
+        with pytest.raises(DataError, match=r"b\.jsonl gives no row of the train split: the carved splits took all"):
+            list(stream(data))
+    assert len(list(stream(replace(whole, train=[*whole.train, other])))) == len(list(stream(whole)))
+
+
 def _part(data: DataConfig, worker: int, workers: int) -> list[str]:
     return texts(islice(stream(data), worker, None, workers))
 
@@ -112,6 +133,25 @@ def test_carved_sides_of_a_stream(tmp_path: Path) -> None:
     assert 40 < len(sides["test"]) < 120
     few = load_splits(replace(data, max_test_samples=5), "classify", "text", 42, FIELDS)["test"]
     assert len(few.rows) == 5 and {row.values["text"] for row in few.rows} <= set(sides["test"])
+
+
+@pytest.mark.parametrize("carved", [True, False])
+def test_held_out_rows_are_a_sample_that_tells_what_was_set_aside(tmp_path: Path, carved: bool) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"sentence": f"Text {i}.", "label": "x"} for i in range(1000)] + [{"sentence": None, "label": "x"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    named = {} if carved else {"validation": [str(path)], "test": [str(path)]}
+    data = DataConfig(train=[str(path)], streaming=True, on_bad_row="skip", max_test_samples=20, **named)
+    held = load_splits(data, "classify", "text", 42, FIELDS)
+    places = [int(row.values["text"].strip(".").split()[1]) for row in held["test"].rows]
+    assert len(places) == 20 and places == sorted(places)
+    assert places[0] < 300 and places[-1] > 700
+    assert held == load_splits(data, "classify", "text", 42, FIELDS)
+    assert held["validation"].read_as == ("GLUE single sentence",)
+    assert held["validation"].describe()["set_aside"]["rows"] == 1
+    assert (held["test"].set_aside.count, held["test"].read_as) == (
+        (0, ()) if carved else (1, held["validation"].read_as)
+    )
 
 
 def test_bad_rows_stop_a_stream_or_are_counted(tmp_path: Path, data: DataConfig) -> None:

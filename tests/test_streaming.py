@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import json
 from collections import Counter
@@ -14,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from digits import encode, refuse
+from rich.console import Console
 from test_train import BASE
 from tiny import make_base, make_rows, recipe_text
 
@@ -139,6 +141,20 @@ def test_a_recipe_trains_from_a_stream(tmp_path: Path) -> None:
     assert report["training"]["best_step"] == 6
     environment = json.loads((tmp_path / "run/environment.json").read_text())
     assert environment["data"]["train"]["shards"] == 1
+
+
+def test_a_run_tells_what_its_stream_set_aside(tmp_path: Path) -> None:
+    told = recipe(tmp_path, "train.max_steps=6", "data.on_bad_row=skip")
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    make_rows(tmp_path / "train.jsonl", [{"article": row["document"], "highlights": row["summary"]} for row in rows])
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"article": "Anna has none."}\n')
+    console = Console(file=io.StringIO(), width=400)
+    finetune(told, console=console)
+    start, _, end = console.file.getvalue().partition("train: rows set aside (data.on_bad_row: skip): ")
+    assert "train: read as CNN/DailyMail" in start
+    assert int(end.split(",")[0]) >= 1
+    assert end.count("train.jsonl:61: the field 'highlights' is missing") == 1
 
 
 def test_what_a_stream_needs(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llama_tasks import tasks
@@ -116,7 +118,8 @@ def test_qa_parses_no_answer_as_empty(text: str, lang: str, parsed: str) -> None
         (
             "classify",
             row(text="a", label="sport"),
-            "the label 'sport' is not in the label set (food, sports). Did you mean 'sports'?",
+            "the label 'sport' is not in the label set (food, sports). Did you mean 'sports'? "
+            "If it is right, list all labels in data.labels.",
         ),
         ("text", row(text=""), "is empty"),
     ],
@@ -253,3 +256,21 @@ def test_class_weights_equal_scikit_learns() -> None:
         tasks.class_weights({"d": 1.0}, ["a"], rows, "label")
     with pytest.raises(RecipeError, match="must be above 0"):
         tasks.class_weights({"a": 0.0}, ["a"], rows, "label")
+
+
+@pytest.mark.parametrize(
+    ("values", "config", "template", "left_out"),
+    [
+        ({"text_pair": "b"}, {}, "Text: {text}\nLabel:", "text_pair"),
+        ({}, {"label_descriptions": {"food": "meals"}}, "Text: {text}\nLabel:", "labels"),
+    ],
+)
+def test_a_template_of_ones_own_leaves_nothing_out(
+    values: dict[str, str], config: dict[str, Any], template: str, left_out: str
+) -> None:
+    task = tasks.create("classify", ["food", "sports"], PromptConfig(**config))
+    example = task.example(row(text="a", label="food", lang="en", **values))
+    with pytest.raises(RecipeError, match=rf"does not name \{{{left_out}\}}"):
+        Renderer(task, {"default": template})(example)
+    whole = template.replace("{text}", f"{{text}} {{{left_out}}}")
+    assert Renderer(task, {"default": whole})(example).text.startswith("Text: a ")

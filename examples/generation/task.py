@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from llama_tasks.tasks import Example, Task, lang_of, text_of, texts_of
+from llama_tasks.tasks import Example, Task, guess_lang, text_of, texts_of
 
 
 def coverage(prediction: str, references: Sequence[str]) -> tuple[float, float]:
@@ -35,6 +35,6 @@ class Generation(Task):
     def example(self, row):
         self.check_columns(row)
         keywords = texts_of(row, "keywords")
-        lang = lang_of(row, "text")
+        lang = row.values.get("lang") or guess_lang("".join(keywords))  # not of the text, which a row to predict lacks
         fields = {"keywords": ("、" if lang == "zh" else ", ").join(keywords)}
         return Example(row.id, fields, text_of(row, "text"), ("\n".join(keywords),), lang)

@@ -104,11 +104,12 @@ def look(
     audit, sample = Audit(encoder, is_text), _Sample()
     dropped, shortened = _Counted(), _Counted()
     for name, split in splits.items():
-        for prompts in _prompts(task, renderer, split, name == "train", drawn):
+        for prompts in _prompts(task, renderer, split, name == "train"):
             encode = encoder.blocks if is_text else encoder.encode
-            encoded = encode(prompts) if name == "train" else Encoded()
-            audit.add(name, prompts, encoded.tokens)
-            sample.add(prompts, encoded.tokens)
+            learned = [prompt for prompt in prompts if name == "train" and prompt.example.id not in drawn]
+            encoded = encode(learned) if learned else Encoded()
+            audit.add(name, prompts, encoded.tokens)  # solved examples too: their answers stand in every prompt
+            sample.add(learned, encoded.tokens)
             dropped.add(encoded.dropped)
             shortened.add(encoded.truncated)
     report = audit.report()
@@ -170,12 +171,11 @@ class _Sample:
             yield Seen(item.id, lang, len(item.input_ids), speller.pieces(item))
 
 
-def _prompts(task: Task, renderer: Renderer, split: Split, training: bool, drawn: set[str]) -> Iterator[list[Prompt]]:
-    """The prompts of a split, in pieces, without those that solved examples were made of."""
+def _prompts(task: Task, renderer: Renderer, split: Split, training: bool) -> Iterator[list[Prompt]]:
+    """The prompts of a split, in pieces."""
     for start in range(0, len(split.rows), CHUNK):
         rows = split.rows[start : start + CHUNK]
-        made = [renderer(example) for row in rows for example in task.examples(row, training=training)]
-        yield [prompt for prompt in made if prompt.example.id not in drawn]
+        yield [renderer(example) for row in rows for example in task.examples(row, training=training)]
 
 
 def _too_long(dropped: _Counted, limit: int) -> Finding:

@@ -44,8 +44,8 @@ def rename(rows: Sequence[Row], data: DataConfig, split: str) -> list[Row]:
     return found
 
 
-def read_to_predict(path: str | Path, data: DataConfig, task: str) -> list[Row]:
-    """The rows of a file to predict, in the task's fields as far as they have them; none is set aside.
+def read_to_predict(path: str | Path, data: DataConfig, task: str, fields: Sequence[str] = ()) -> list[Row]:
+    """The rows of a file to predict, in the task's `fields` as far as they have them; none is set aside.
 
     Raises:
         DataError: the file cannot be read, or a row in it.
@@ -53,6 +53,6 @@ def read_to_predict(path: str | Path, data: DataConfig, task: str) -> list[Row]:
     bad = BadRows()
     rows = read_file(path, data)
     if not data.columns:
-        rows = list(shapes.understood(rows, task, data.constants, bad, []))
+        rows = list(shapes.understood(rows, task, data.constants, bad, [], fields))
         bad.settle()
     return rename(rows, data, "predict")

@@ -122,14 +122,21 @@ def _paired(file: File) -> File:
     """A file of parallel text with its sibling in the other language; any other file as it is.
 
     Raises:
-        DataError: several languages to choose from.
+        DataError: several languages to choose from, or none that data.constants names.
     """
     if not readers.language(file):
         return file
     folder = file.name.rpartition("/")[0] or "."
     siblings = [other for other in _language_files([File(name, file.data) for name in entries(folder)], file.stem)
                 if other.base != file.base]  # fmt: skip
-    wanted = {file.data.constants.get("source_lang"), file.data.constants.get("target_lang")} - {None}
+    wanted = _wanted(file)
+    there = [file, *siblings]
+    absent = sorted(wanted - {readers.language(other) for other in there}) if siblings else []
+    if absent:
+        raise file.error(
+            f"is parallel text of {', '.join(other.base for other in there)}, but data.constants asks for {absent[0]!r}; "
+            "name a language that is there, or leave the constant out."
+        )
     chosen = [other for other in siblings if readers.language(other) in wanted] or siblings
     if len(chosen) > 1:
         raise file.error(
@@ -137,6 +144,11 @@ def _paired(file: File) -> File:
             "data.constants.source_lang and target_lang."
         )
     return _directed(file, chosen[0]) if chosen else file
+
+
+def _wanted(file: File) -> set[str]:
+    """The languages that data.constants names."""
+    return {lang for key in ("source_lang", "target_lang") if (lang := file.data.constants.get(key))}
 
 
 def _pairs(files: Sequence[File]) -> list[File]:
@@ -220,8 +232,7 @@ def _one_format(folder: str, split: str, files: list[File]) -> list[File]:
     """The files, if they are one file, one pair, or shards; else a DataError."""
     texts = [file for file in files if readers.language(file)]
     if texts and len(texts) == len(files) and len({file.stem for file in files}) == 1:
-        constants = files[0].data.constants
-        wanted = {constants.get("source_lang"), constants.get("target_lang")} - {None}
+        wanted = _wanted(files[0])
         first = next((file for file in files if readers.language(file) in wanted), files[0])
         return [_paired(first)]
     shards = [file for file in files if _SHARD.fullmatch(file.stem)]

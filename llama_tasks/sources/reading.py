@@ -30,14 +30,14 @@ class Reader:
     """Reads the shards of one recipe into the task's fields; a field is of one kind in all of them."""
 
     def __init__(self, data: DataConfig, task: str, fields: Sequence[str]) -> None:
-        self.data, self.task = data, task
+        self.data, self.task, self.fields = data, task, fields
         self._checker = Checker(fields, lambda values: shapes.hint(values, task))
 
     def rows(self, shard: Shard, bad: BadRows, read_as: list[str]) -> Iterator[Row]:
         """The usable rows of one shard: published shapes understood, the recipe's columns and constants in place."""
         rows: Iterable[Row] = shard.rows(bad)
         if not self.data.columns:
-            rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as)
+            rows = shapes.understood(rows, self.task, self.data.constants, bad, read_as, self.fields)
         rows = self._checker.usable(renamed(rows, self.data, bad), bad)
         if self.task == "qa" and not self.data.free_answers:
             return standing_in_context(rows, bad)
@@ -49,28 +49,38 @@ class Reader:
         """All rows of one split. Raises DataError for rows that cannot be used and shall not be set aside."""
         found = Found(bad=BadRows(self.data.on_bad_row == "skip"))
         for item, shards in items.items():
-            found.items[item] = [row for shard in shards for row in self._whole(shard, found)]
+            found.items[item] = list(self.every({item: shards}, found))
         found.bad.settle()
         return found
 
-    def _whole(self, shard: Shard, part: Found) -> list[Row]:
-        before = part.bad.count
-        rows = list(self.rows(shard, part.bad, part.read_as))
-        if not rows:
-            part.bad.settle()
-            aside = part.bad.count - before
-            first = f": all {aside} were set aside, {part.bad.first[0].where}: {part.bad.first[0].why}" if aside else ""
-            raise DataError(f"{shard.name} has no {'usable ' if aside else ''}rows{first}.")
-        return rows
+    def every(self, items: Mapping[str, Sequence[Shard]], found: Found) -> Iterator[Row]:
+        """The rows of all shards; what happened on the way is noted in `found`. Raises DataError as `some`."""
+        return (
+            row for shards in items.values() for shard in shards for row in self.some(shard, found.bad, found.read_as)
+        )
+
+    def some(self, shard: Shard, bad: BadRows, read_as: list[str]) -> Iterator[Row]:
+        """As `rows`. Raises DataError for a shard without a usable row."""
+        before, empty = bad.count, True
+        for row in self.rows(shard, bad, read_as):
+            empty = False
+            yield row
+        if empty:
+            bad.settle()
+            aside = bad.count - before
+            first = "".join(f", {row.where}: {row.why}" for row in bad.first[before : before + 1])
+            told = f"no usable rows: all {aside} were set aside{first}" if aside else "no rows"
+            raise DataError(f"{shard.name} has {told}.")
 
 
 def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -> Iterator[Row]:
     """The rows of one file with the recipe's constants, and columns under the task's field names.
 
-    A row without a mapped column goes to `bad`; without `bad` it lacks the field too.
+    A row without a mapped column goes to `bad`; without `bad` it lacks the field too. One with another value than the constant
+    of that name goes to `bad`.
 
     Raises:
-        DataError: no row has the mapped column.
+        DataError: no row has the mapped column; without `bad`, a value that is not the constant's.
     """
     nowhere = dict(data.columns) if bad else {}
     first: Row | None = None
@@ -81,10 +91,24 @@ def renamed(rows: Iterable[Row], data: DataConfig, bad: BadRows | None = None) -
         if lacking and bad:
             bad.add(row.where, _no_mapped(lacking, data.columns[lacking], row))
             continue
+        unlike = next((name for name, value in data.constants.items() if row.values.get(name, value) != value), None)
+        if unlike:
+            why = _unlike(unlike, data.constants[unlike], row)
+            if not bad:
+                raise DataError(f"{row.where}: {why}.")
+            bad.add(row.where, why)
+            continue
         mapped = {name: row.values[column] for name, column in data.columns.items() if column in row.values}
         yield Row(row.id, {**data.constants, **row.values, **mapped}, row.where)
     if first and nowhere:
         raise DataError(f"{first.where}: {_no_mapped(*next(iter(nowhere.items())), first)}.")
+
+
+def _unlike(name: str, constant: str, row: Row) -> str:
+    return (
+        f"the field {name!r} holds {str(row.values[name])[:60]!r}, but data.constants says {constant!r} for every row; leave one "
+        "of them out"
+    )
 
 
 def _no_mapped(name: str, column: str, row: Row) -> str:

@@ -65,8 +65,8 @@ class BadRows:
         raise DataError(f"{self.count} rows cannot be used:{listed}{more}\n{SKIP_HINT}")
 
     def describe(self) -> dict[str, Any]:
-        """For the run's fingerprints: how many rows were set aside, and the first of them."""
-        return {"rows": self.count, "first": [f"{bad.where}: {bad.why}" for bad in self.first]}
+        """For the run's fingerprints: how many rows were set aside, and the first of them, each once."""
+        return {"rows": self.count, "first": list(dict.fromkeys(f"{bad.where}: {bad.why}" for bad in self.first))}
 
 
 @dataclass(frozen=True)

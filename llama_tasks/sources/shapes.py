@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 from llama_tasks.sources.rows import BadRows, Row, kind_of, listed
@@ -11,7 +12,7 @@ from llama_tasks.sources.rows import BadRows, Row, kind_of, listed
 Values = Mapping[str, Any]
 Convert = Callable[[Values, Mapping[str, str]], list[dict[str, Any]]]  # (values, data.constants) -> rows
 
-_LOOKED_AT = 100  # rows that may pass before one has a published shape
+_LOOKED_AT = 100  # first rows of a file, which decide how all of it is read
 
 
 class Odd(ValueError):
@@ -27,12 +28,14 @@ class Shape:
         task: the task whose fields it gives; `*` for a task of the user's own.
         columns: all of them must be there; `answers.text` is the key `text` of an object `answers`.
         convert: one row -> the task's rows; several from a row that holds a whole article.
+        in_place: whether the columns are the task's own fields in another form, not others under other names.
     """
 
     name: str
     task: str
     columns: tuple[str, ...]
     convert: Convert
+    in_place: bool = False
 
     def lacking(self, values: Values) -> str | None:
         """The first of the columns that a row does not have, or None."""
@@ -158,7 +161,7 @@ def _alpaca(values: Values, constants: Mapping[str, str]) -> list[dict[str, Any]
 #: The first line whose task and columns fit is taken. Rows with the task's own fields (AG News, IMDb, XSum) need none.
 SHAPES = (
     Shape("SQuAD (nested JSON)", "qa", ("paragraphs",), _squad_nested),
-    Shape("SQuAD", "qa", ("context", "question", "answers.text"), _squad_hub),
+    Shape("SQuAD", "qa", ("context", "question", "answers.text"), _squad_hub, in_place=True),
     Shape("WMT/OPUS translation", "translate", ("translation",), _translation),
     Shape("CNN/DailyMail", "summarize", ("article", "highlights"), columns_to(document="article", summary="highlights")),
     Shape("SAMSum/DialogSum", "summarize", ("dialogue", "summary"), columns_to(document="dialogue", summary="summary")),
@@ -171,17 +174,28 @@ SHAPES = (
     Shape("GLUE QQP", "classify", ("question1", "question2", "label"), _pair("question1", "question2")),
     Shape("GLUE QNLI", "classify", ("question", "sentence", "label"), _pair("question", "sentence")),
     Shape("GLUE single sentence", "classify", ("sentence", "label"), columns_to(text="sentence", label="label")),
-    Shape("alpaca", "*", ("instruction", "output"), _alpaca),
+    Shape("alpaca", "*", ("instruction", "output"), _alpaca, in_place=True),
     Shape("sharegpt", "*", ("conversations",), _sharegpt),
-    Shape("OpenAI messages", "*", ("messages",), _openai),
+    Shape("OpenAI messages", "*", ("messages",), _openai, in_place=True),
 )  # fmt: skip
+#: Fields that a built-in task reads where a row has them.
+OPTIONAL = {
+    "classify": ("text_pair", "lang"), "qa": ("lang",), "summarize": ("lang", "references", "length"), "text": ("lang",),
+    "translate": ("source_lang", "target_lang"),
+}  # fmt: skip
 BUILT_IN = {shape.task for shape in SHAPES} - {"*"} | {"text"}
 
 
-def find(values: Values, task: str) -> Shape | None:
-    """The shape that a row has for this task, or None."""
+def find(values: Values, task: str, fields: Sequence[str] = ()) -> Shape | None:
+    """The shape that a row has for this task, or None; a row with all of the task's `fields` is not renamed."""
     wanted = task if task in BUILT_IN else "*"
-    return next((shape for shape in SHAPES if shape.task == wanted and not shape.lacking(values)), None)
+    own = _is_own(values, fields)
+    fitting = (shape for shape in SHAPES if shape.task == wanted and not shape.lacking(values))
+    return next((shape for shape in fitting if shape.in_place or not own), None)
+
+
+def _is_own(values: Values, fields: Sequence[str]) -> bool:
+    return bool(fields) and all(name in values for name in fields)
 
 
 def hint(values: Values, task: str) -> str:
@@ -191,28 +205,43 @@ def hint(values: Values, task: str) -> str:
 
 
 def understood(
-    rows: Iterable[Row], task: str, constants: Mapping[str, str], bad: BadRows, names: list[str]
+    rows: Iterable[Row],
+    task: str,
+    constants: Mapping[str, str],
+    bad: BadRows,
+    names: list[str],
+    fields: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """The rows of one file in the task's fields; all have the shape that the first rows have.
+    """The rows of one file in the task's fields; all are read alike, as the first row that fits the task or a shape.
 
     The shape's name is appended to `names`; rows that do not have its form go to `bad`.
     """
+    rows = iter(rows)
+    first: list[Row] = []
     shape: Shape | None = None
-    for index, row in enumerate(rows):
-        if shape is None and index < _LOOKED_AT:
-            shape = find(row.values, task)
-            if shape and shape.name not in names:
-                names.append(shape.name)
-        if shape is None:
-            yield row
-        else:
-            yield from _converted(shape, row, constants, bad)
+    for row in islice(rows, _LOOKED_AT):
+        first.append(row)
+        shape = find(row.values, task, fields)
+        if shape or _is_own(row.values, fields):
+            break
+    if shape is None:
+        yield from chain(first, rows)
+        return
+    like = first[-1].where
+    if shape.name not in names:
+        names.append(shape.name)
+    for row in chain(first, rows):
+        yield from _converted(shape, row, constants, bad, like)
 
 
-def _converted(shape: Shape, row: Row, constants: Mapping[str, str], bad: BadRows) -> Iterator[Row]:
+def _converted(shape: Shape, row: Row, constants: Mapping[str, str], bad: BadRows, like: str) -> Iterator[Row]:
     lacking = shape.lacking(row.values)
     if lacking:
-        bad.add(row.where, f"the field {lacking!r} is missing (the row has: {listed(row.values)})")
+        bad.add(
+            row.where,
+            f"the field {lacking!r} is missing (the row has: {listed(row.values)}); the file is read as {shape.name}, which "
+            f"{like} is; all of its rows must be alike",
+        )
         return
     try:
         converted = shape.convert(row.values, constants)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from llama_tasks.sources.carving import carve
 from llama_tasks.sources.locate import SPLITS, limit_of, located, source_of
 from llama_tasks.sources.reading import Found, Reader, identified
 from llama_tasks.sources.rows import Row, Split, sha256_of
+from llama_tasks.sources.shapes import OPTIONAL
 from llama_tasks.sources.stream import held_out
 
 
@@ -28,9 +30,11 @@ def load_splits(
         fields: what the task reads of every row; each must be there and hold text, numbers, or lists or objects of text.
 
     Raises:
+        RecipeError: values of `data` that do not go together, or fields that the task does not have.
         DataError: nothing to read, a broken file, rows that cannot be used, a Hub dataset that cannot be had.
     """
     check(data)
+    check_fields(data, task, fields or ())
     reader = Reader(data, task, fields or ())
     shards = located(data, task)
     if data.streaming:
@@ -71,6 +75,22 @@ def check(data: DataConfig) -> None:
         )
     if any(weight <= 0 for weight in data.weights or ()):
         raise RecipeError("data.weights must be above 0; leave out the item that shall not be read.")
+
+
+def check_fields(data: DataConfig, task: str, fields: Sequence[str]) -> None:
+    """Raise RecipeError for a key of `data.columns` or `data.constants` that a built-in task does not read, or in both."""
+    known = (*fields, *OPTIONAL[task]) if fields and task in OPTIONAL else None
+    for section, keys in (("columns", data.columns), ("constants", data.constants)):
+        for key in keys:
+            if known and key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                guess = f" (did you mean {near[0]!r}?)" if near else ""
+                raise RecipeError(
+                    f"data.{section}.{key}: the task {task!r} has no field {key!r}{guess}; it reads: {', '.join(known)}."
+                )
+    both = next((key for key in data.columns if key in data.constants), None)
+    if both:
+        raise RecipeError(f"data.columns and data.constants both give the field {both!r}; leave one of them out.")
 
 
 # --- mixing and sampling --------------------------------------------------------------------------------------------

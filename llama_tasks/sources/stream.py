@@ -13,7 +13,6 @@ same rows in the same order as one.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from llama_tasks.recipe import DataConfig
 from llama_tasks.sources.carving import hash_of, side, text_of
 from llama_tasks.sources.files import File, open_raw
 from llama_tasks.sources.locate import SPLITS, Shard, limit_of, located, source_of
-from llama_tasks.sources.reading import Reader, identified
+from llama_tasks.sources.reading import Found, Reader, identified
 from llama_tasks.sources.rows import BadRows, Row, Split, canonical, sha256_of
 
 _CARVE_SEED = 42  # not the run's: the rows of a split are the same in all runs
@@ -75,6 +74,7 @@ def stream_rows(
     fields: Sequence[str] = (),
     group_by: str = "",
     bad: BadRows | None = None,
+    read_as: list[str] | None = None,
 ) -> Iterator[StreamedRow]:
     """The rows of a split for one epoch; the training rows shuffled, others in their order.
 
@@ -84,10 +84,11 @@ def stream_rows(
     Args:
         start: a row's position, to go on behind it; its epoch counts then.
         fields: what the task reads of every row, as in `load_splits`.
-        bad: gets the rows that are set aside where the recipe allows it.
+        bad: gets the rows that are set aside where the recipe allows it, again in each pass.
+        read_as: gets the names of the published shapes that are recognised.
 
     Raises:
-        DataError: as `load_splits` does; rows that cannot be used are told a block at a time.
+        DataError: as `load_splits` does, rows that cannot be used a block at a time; and for a source that gives no row.
     """
     place = start or Position(epoch)
     shards = located(data, task)
@@ -99,9 +100,11 @@ def stream_rows(
     reader = Reader(data, task, fields)
     kept = _Side(carved, group_by, split) if carved and split in ("train", *carved) else None
     told = bad or BadRows(data.on_bad_row == "skip")
+    names = [] if read_as is None else read_as
+    parts = items if weighted else {" ".join(items): pooled}
     sources = [
-        _Source(part, f"{seeds}:{i}" if seeds else "", reader, told, kept, data.shuffle_buffer)
-        for i, part in enumerate(items.values() if weighted else [pooled])
+        _Source(name, part, f"{seeds}:{i}" if seeds else "", reader, told, names, kept, data.shuffle_buffer)
+        for i, (name, part) in enumerate(parts.items())
     ]
     weights = [dict(zip(data.train, data.weights or [], strict=True))[item] for item in items] if weighted else [1.0]
     return _draw(sources, weights, seeds, place, split)
@@ -117,6 +120,8 @@ def _draw(
         chosen = _choice(weights, f"{seeds}:draw:{drawn}") if len(sources) > 1 else 0
         row_at = next(running[chosen], None)
         if row_at is None:
+            if at[chosen][1:] == (0, 0):  # a whole pass, and not a row
+                raise sources[chosen].nothing(split)
             at[chosen] = (at[chosen][0] + 1, 0, 0)
             if all(passes for passes, _, _ in at):
                 return
@@ -158,10 +163,12 @@ class _Side:
 class _Source:
     """Shards that are read one after the other, in an order and in shuffled blocks drawn from `seeds` (empty: as they stand)."""
 
+    name: str
     shards: Sequence[Shard]
     seeds: str
     reader: Reader
     bad: BadRows
+    read_as: list[str]
     kept: Callable[[Row], bool] | None
     block: int
 
@@ -175,8 +182,13 @@ class _Source:
             for number, row in self._shard(order[index], passes, done if index == first else 0):
                 yield row, (passes, index, number + 1)
 
+    def nothing(self, split: str) -> DataError:
+        """The error for a source that gave no row."""
+        why = ": the carved splits took all; name files in data.validation and data.test" if self.kept else ""
+        return DataError(f"{self.name} gives no row of the {split} split{why}.")
+
     def _shard(self, index: int, passes: int, done: int) -> Iterator[tuple[int, Row]]:
-        rows = self.reader.rows(self.shards[index], self.bad, [])
+        rows = self.reader.some(self.shards[index], self.bad, self.read_as)
         rows = filter(self.kept, rows) if self.kept else rows
         start = 0
         while block := list(islice(rows, self.block)):
@@ -191,38 +203,51 @@ class _Source:
         self.bad.settle()
 
 
+@dataclass
+class _Reservoir:
+    """A seeded uniform sample of rows that come one after the other (algorithm R); all of them without a limit."""
+
+    limit: int | None
+    seen: int = 0
+    kept: list[tuple[int, Row]] = field(default_factory=list)
+    draw: random.Random = field(default_factory=lambda: random.Random(_CARVE_SEED))
+
+    def add(self, row: Row) -> None:
+        """Take a row, or leave it."""
+        self.seen += 1
+        if self.limit is None or len(self.kept) < self.limit:
+            self.kept.append((self.seen, row))
+        elif (place := self.draw.randrange(self.seen)) < self.limit:
+            self.kept[place] = (self.seen, row)
+
+    def rows(self) -> list[Row]:
+        """The sample in the order in which its rows came."""
+        return [row for _, row in sorted(self.kept, key=lambda item: item[0])]
+
+
 def held_out(
     data: DataConfig, reader: Reader, shards: Mapping[str, Mapping[str, Sequence[Shard]]], group_by: str
 ) -> dict[str, Split]:
-    """Validation and test rows beside a stream; carved ones are picked in one pass, of which no more than asked for are kept."""
+    """Validation and test rows beside a stream, no more than asked for at any time; carved ones of both in one pass."""
     carved = [name for name in SPLITS if name not in shards]
-    found = {name: reader.read(items) for name, items in shards.items() if name != "train"}
+    side_of = _Side(carved, group_by, "").of
+    samples = {name: _Reservoir(limit_of(data, name)) for name in SPLITS[1:]}
+    told = {}
+    for source in [*(name for name in samples if name in shards), *(["train"] if carved else [])]:
+        found = told[source] = Found(bad=BadRows(data.on_bad_row == "skip"))
+        for row in reader.every(shards[source], found):
+            name = side_of(row) if source == "train" else source
+            if name in samples:
+                samples[name].add(row)
+        found.bad.settle()
     splits = {}
-    for name in SPLITS[1:]:
-        if name in found:
-            rows = found[name].rows[: limit_of(data, name)]
-        else:
-            rows = _picked(data, reader, shards["train"], _Side(carved, group_by, name), limit_of(data, name))
-        rows = identified(rows, name)
-        splits[name] = Split(rows, source_of(data, name), sha256_of(rows))
+    for name, sample in samples.items():
+        if not sample.kept:
+            raise DataError(f"The stream is too short to carve a {name} split from; name a file in data.{name}.")
+        rows = identified(sample.rows(), name)
+        about = told.pop(name if name in told else "train", Found())  # the first of two carved splits tells for both
+        splits[name] = Split(rows, source_of(data, name), sha256_of(rows), tuple(about.read_as), about.bad)
     return splits
-
-
-def _picked(
-    data: DataConfig, reader: Reader, items: Mapping[str, Sequence[Shard]], kept: _Side, limit: int | None
-) -> list[Row]:
-    """The rows of one carved split: all, or those with the least hashes. Raises DataError where there is none."""
-    bad = BadRows(data.on_bad_row == "skip")
-    every = (row for shards in items.values() for shard in shards for row in reader.rows(shard, bad, []) if kept(row))
-    rows = (
-        list(every) if limit is None else heapq.nsmallest(limit, every, key=lambda row: hash_of(row.where, _CARVE_SEED))
-    )
-    bad.settle()
-    if not rows:
-        raise DataError(
-            f"The stream is too short to carve a {kept.split} split from; name a file in data.{kept.split}."
-        )
-    return rows
 
 
 def describe_stream(data: DataConfig, task: str, split: str = "train") -> dict[str, Any]:

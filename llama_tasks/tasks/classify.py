@@ -40,7 +40,10 @@ class Classify(Task):
             near = difflib.get_close_matches(label, self.labels, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             shown = ", ".join(self.labels[:20]) + (", …" if len(self.labels) > 20 else "")
-            raise DataError(f"{row.where}: the label {label!r} is not in the label set ({shown}).{hint}")
+            raise DataError(
+                f"{row.where}: the label {label!r} is not in the label set ({shown}).{hint}"
+                " If it is right, list all labels in data.labels."
+            )
         fields = {"text": text_of(row, "text"), "labels": self._listed()}
         pair = "text_pair" in row.values
         if pair:

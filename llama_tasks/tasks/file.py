@@ -7,20 +7,17 @@ said in one sentence with file and line, when it is read and when one of its fun
 from __future__ import annotations
 
 import ast
-import importlib.util
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from llama_tasks.errors import DataError, LlamaTasksError, RecipeError
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tasks.base import Example, Task
+from llama_tasks.user_code import line_of, run_file, spell
 
 _DECLARED: dict[str, tuple[type, str]] = {
     "name": (str, "a short name"), "columns": (tuple, "a tuple of field names"), "main_field": (str, "the name of a field"),
@@ -43,8 +40,13 @@ def load_task(path: Path) -> type[Task]:
 @lru_cache(maxsize=16)
 def _load(resolved: str, _changed: int, shown: str) -> type[Task]:
     """Read once for every state of the file: its classes stay the same objects for the whole run."""
-    source = Path(resolved).read_text(encoding="utf-8")
-    module = _run(source, resolved, shown)
+    try:
+        source = Path(resolved).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{shown} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from None
+    module = run_file(source, resolved, shown)
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Task)]
     found = [kind for kind in classes if kind.__module__ == module.__name__]
     if len(found) != 1:
@@ -54,22 +56,6 @@ def _load(resolved: str, _changed: int, shown: str) -> type[Task]:
         )
     _check(found[0], source, shown)
     return _guarded(found[0], shown, resolved)
-
-
-def _run(source: str, resolved: str, shown: str) -> ModuleType:
-    name = f"llama_tasks_user_{Path(resolved).stem}"
-    spec = importlib.util.spec_from_loader(name, loader=None, origin=resolved)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = resolved
-    sys.modules[name] = module  # dataclasses look their module up there
-    try:
-        exec(compile(source, resolved, "exec"), module.__dict__)
-    except SyntaxError as error:
-        raise RecipeError(f"{shown}:{error.lineno}: this is not valid Python: {error.msg}.") from None
-    except Exception as error:
-        raise RecipeError(f"{shown}:{line_of(error, resolved)}: {_spell(error)}.") from None
-    return module
 
 
 def _check(kind: type[Task], source: str, shown: str) -> None:
@@ -87,7 +73,11 @@ def _check(kind: type[Task], source: str, shown: str) -> None:
         raise RecipeError(
             f"{here}: `target_column` must be one of `columns` {kind.columns}, not {kind.target_column!r}."
         )
-    if any(f"{{{kind.main_field}}}" not in template for template in kind.templates.values()):
+    if not all(isinstance(template, str) for template in kind.templates.values()):
+        line = lines.get("templates", lines["class"])
+        raise RecipeError(f"{shown}:{line}: `templates` must hold texts by language code.")
+    asked = [text for key, text in kind.templates.items() if key != "system"]
+    if any(f"{{{kind.main_field}}}" not in template for template in asked):
         raise RecipeError(
             f"{shown}:{lines.get('templates', lines['class'])}: every template must name `main_field`: {{{kind.main_field}}}."
         )
@@ -153,14 +143,8 @@ def naming(shown: str, resolved: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise DataError(
-            f"{shown}:{line_of(error, resolved)}: the task's code failed on {what}: {_spell(error)}."
+            f"{shown}:{line_of(error, resolved)}: the task's code failed on {what}: {spell(error)}."
         ) from None
-
-
-def line_of(error: BaseException, resolved: str) -> int:
-    """The last line of the file through which the error went."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == resolved]
-    return lines[-1] if lines and lines[-1] else 1
 
 
 def _is(value: Any, wanted: type, function: Callable[..., Any], shown: str) -> Any:
@@ -193,7 +177,3 @@ def _lines(source: str, name: str) -> dict[str, int]:
                 lines |= {target.id: item.lineno for target in targets if isinstance(target, ast.Name)}
             return lines
     return {"class": 1}
-
-
-def _spell(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ").rstrip(".")
