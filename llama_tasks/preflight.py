@@ -62,7 +62,8 @@ def check_space(folder: Path, training: Training) -> None:
 
 
 def heaviest(tokens: Sequence[Tokens], tokens_per_batch: int) -> Batch:
-    """The longest examples as one batch, as many as it holds: no batch of the run needs more memory."""
+    """The longest examples as one batch, as many as it holds: none of examples that share no prefix needs more memory (families
+    may be laid out at up to `plan.LAID_OUT` times as many tokens in attention)."""
     chosen: list[Tokens] = []
     room = tokens_per_batch
     for item in sorted(tokens, key=lambda item: -len(item.input_ids)):
