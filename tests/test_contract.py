@@ -16,8 +16,11 @@ import yaml
 from run_factory import TEMPLATE, make_base, make_contract, make_run, make_tokenizer
 
 from llama_tasks.cli import main
-from llama_tasks.contract import trees_apart
-from llama_tasks.recipe import PromptConfig, Recipe
+from llama_tasks.contract import PromptContract, trees_apart
+from llama_tasks.errors import ModelError
+from llama_tasks.recipe import BaseConfig, PromptConfig, Recipe
+from llama_tasks.rundir import RunDirectory
+from llama_tasks.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +99,23 @@ def test_without_a_copy_of_the_old_tokenizer_the_sample_tells(place: Path, capsy
     assert f"at 't' (id {ids['S']}, was {ids['t']})" in fails(capsys, *PREDICT)
 
 
+def check_with(place: Path, **options: object) -> None:
+    """The run's contract against its recipe with other options."""
+    recipe = RunDirectory(place / "run").recipe()
+    asked = replace(recipe, prompt=replace(recipe.prompt, **options))
+    adapter = place / "run/adapter"
+    PromptContract.load(adapter).check(load_tokenizer(BaseConfig(str(adapter))), adapter, asked)
+
+
 def test_another_option_of_the_task_is_named(place: Path, capsys: pytest.CaptureFixture) -> None:
     contract = place / "run/adapter/prompt_contract.json"
     change(contract, lambda tree: tree.update(options={"length": None, "length_unit": "auto"}))
-    assert "prompt.length was null and is 40" in fails(capsys, *PREDICT, "prompt.length=40")
+    with pytest.raises(ModelError, match="prompt.length was null and is 40"):
+        check_with(place, length=40)
     change(contract, lambda tree: tree.update(options={"length": 20, "length_unit": "auto"}))
-    message = fails(capsys, *PREDICT, "prompt.length=40", "prompt.length_unit=sentences")
-    assert 'prompt.length_unit was "auto" and is "sentences"' in message
-    assert "prompt.length was" not in message
+    with pytest.raises(ModelError, match='prompt.length_unit was "auto" and is "sentences"') as caught:
+        check_with(place, length=40, length_unit="sentences")
+    assert "prompt.length was" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.console import Console
 from tiny import make_rows
 
 from llama_tasks import adapters, cli, dataset, evaluation, metrics, tasks
+from llama_tasks.errors import ModelError
 from llama_tasks.finetune import finetune
 from llama_tasks.inspection import inspect
 from llama_tasks.recipe import load_recipe
@@ -125,7 +126,7 @@ def test_a_changed_task_file_is_not_taken_for_the_trained_one(root: Path, tmp_pa
     run = evaluation.RunDirectory(tmp_path / "run")
     path = tmp_path / "run/task.py"
     path.write_text(path.read_text().replace("Triples:", "Facts:"))
-    with pytest.raises(evaluation.ModelError, match="task_sha256|the file of the task"):
+    with pytest.raises(ModelError, match="task_sha256|the file of the task"):
         evaluation.load(run, run.recipe())
 
 

@@ -61,13 +61,17 @@ def test_signals_at_random_moments(
 ) -> None:
     moments = random.Random(int(number))
     output = f"signal{number}"
-    stops = 0
+    stops, longest = 0, 1.5
     while (run := go_on(zygote, place, output)) and stops < 3:
         wait_for(run.job / "err")  # before it there is no command yet that could answer
-        time.sleep(moments.uniform(0.2, 1.5))
+        time.sleep(moments.uniform(longest / 8, longest))
         run.send(number)
-        if run.wait() == 0:
+        if run.wait() == 0 and stops:
             break
+        if run.wait() == 0:  # over before the signal came: once more, sooner
+            output, longest = f"{output}again", longest / 2
+            assert longest > 0.02
+            continue
         refused(run, "--resume", code=128 + number)
         stops += 1
     assert stops

@@ -424,7 +424,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             places = targets.places
         elif loss_weights is not None:
             raise ValueError("loss_weights need skip_logits=True: only then is the loss computed here.")
-        elif packed[0] is not None and isinstance(logits_to_keep, Tensor):
+        elif packed[0] is not None and isinstance(logits_to_keep, Tensor) and kwargs.get("cache") is None:
             places = logits_to_keep
         if places is not None and self._reads_few(places, packed[0], kwargs):
             kwargs["reads"], places = places.unique(return_inverse=True)

@@ -80,11 +80,11 @@ class _Linear(torch.autograd.Function):
 
 
 def _by_onednn(x: Tensor) -> bool:
-    return _onednn_is_faster() and _is_float32_on_cpu(x)
+    return _is_float32_on_cpu(x) and _onednn_is_faster()
 
 
 def _by_turning(x: Tensor) -> bool:
-    return _turning_is_faster() and _is_float32_on_cpu(x) and 2 <= x.numel() // x.shape[-1] <= FEW_ROWS
+    return _is_float32_on_cpu(x) and _turning_is_faster() and 2 <= x.numel() // x.shape[-1] <= FEW_ROWS
 
 
 def _is_float32_on_cpu(x: Tensor) -> bool:
