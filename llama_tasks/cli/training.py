@@ -1,0 +1,51 @@
+"""Commands about a recipe: finetune, inspect."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from llama_tasks.cli.common import EXAMPLE, Commands, command, is_first, open_console, show
+
+
+def add(commands: Commands) -> None:
+    """Add this file's commands."""
+    finetune = command(commands, "finetune", "fine-tune, evaluate and report as a recipe says", "recipe")
+    finetune.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint of the run directory"
+    )
+    finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
+    finetune.set_defaults(run_command=_finetune)
+    inspect = command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
+    inspect.set_defaults(run_command=_inspect)
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    from llama_tasks import rundir
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    if is_first():
+        rundir.claim(Path(recipe.output or ""), args.resume, args.overwrite)  # at once, before the heavy imports
+    console = open_console()
+    from llama_tasks.finetune import finetune
+
+    report = finetune(recipe, resume=args.resume, overwrite=args.overwrite, console=console)
+    show(report, Path(recipe.output or ""), console)
+    if recipe.base.model == "embedded" and report.get("format"):
+        mine = f"llama-tasks finetune {args.recipe} base.model={EXAMPLE} data.train=my.jsonl output=runs/mine"
+        if os.environ.get("LLAMA_TASKS_COMMAND", "").startswith("make"):
+            mine = f"make finetune TASK={recipe.task} MODEL={EXAMPLE} DATA=my.jsonl OUT=runs/mine"
+        console.print(f"next, on your own model and data: {mine}", highlight=False, soft_wrap=True)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    console = open_console()
+    from llama_tasks.inspection import inspect
+
+    inspect(recipe, console, args.html)
