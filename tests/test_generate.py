@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_tasks import generate as module
 from llama_tasks.generate import generate
-from llama_tasks.model import load_native
-from llama_tasks.model.decoding import Decoder
+from llama_tasks.model import load_native, products
+from llama_tasks.model.decoding import TURN_AFTER, Decoder
 from llama_tasks.recipe import PromptConfig, Suite
 from llama_tasks.tokens import Encoder
 
@@ -144,3 +144,25 @@ def test_one_prompt_one_token(base: Path, encoder: Encoder) -> None:
     (output,) = generate(load_native(base), encoder, [[17]], Suite(max_new_tokens=1))
     assert output.tokens == 1
     assert generate(load_native(base), encoder, [], Suite()) == []
+
+
+def test_a_long_text_alone_is_the_same_and_leaves_nothing_behind(
+    base: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, suite = load_native(base), Suite(max_new_tokens=60)
+    monkeypatch.setattr(module, "stop_ids", lambda *_: [])
+    (expected,) = generate(model, encoder, [[17, 18, 19]], suite)
+    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
+    monkeypatch.setattr(products, "_turning_is_faster", lambda: True)
+    turned: list[int] = []
+    step = Decoder.step
+
+    def look(self: Decoder, ids: torch.Tensor) -> torch.Tensor:
+        logits = step(self, ids)
+        turned.append(sum(hasattr(weight, "turned") for weight in self.model.parameters()))
+        return logits
+
+    monkeypatch.setattr(Decoder, "step", look)
+    assert generate(model, encoder, [[17, 18, 19]], suite) == [expected]
+    assert turned[TURN_AFTER - 2] == 0 < turned[TURN_AFTER - 1] == turned[-1]
+    assert not any(hasattr(weight, "turned") for weight in model.parameters())

@@ -13,11 +13,16 @@ Shapes: T tokens of a packed row, N slots in use of B, S places of a slot, H que
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .products import turned_over
+
+TURN_AFTER = 16  # steps of a single text; turning the weights over takes the time of five
 
 # Types of rotary frequencies that stay as they are however long a text grows; of the others, texts cannot share a step.
 STEADY_ROPE = ("default", "linear", "llama3", "yarn")
@@ -81,7 +86,8 @@ class Slots:
 
 
 class Decoder:
-    """A model with its slots: `enter` prompts, `step` all, `leave`. Evaluation mode; call it under inference_mode."""
+    """A model with its slots: `enter` prompts, `step` all, `leave`. Evaluation mode; call it under inference_mode, and as a
+    context (`with Decoder(...) as decoder`), whose end frees what it keeps beside the weights."""
 
     def __init__(self, model: Any, rows: int, places: int) -> None:
         self.model = model
@@ -92,6 +98,14 @@ class Decoder:
         self.rotary = model.model.rotary_emb(probe, torch.arange(places, device=self.device)[None])
         self.layers = list(model.model.layers[: model.config.num_hidden_layers])
         self.lengths: list[int] = []  # places taken of each slot in use
+        self._alone = 0  # steps of a single text, in all
+        self._kept = ExitStack()
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.close()
 
     @property
     def free(self) -> int:
@@ -117,6 +131,9 @@ class Decoder:
 
     def step(self, ids_N: Tensor) -> Tensor:
         """Append a token to each slot in use; the logits [N, V] that follow."""
+        self._alone += len(self.lengths) == 1
+        if self._alone == TURN_AFTER and len(self.lengths) == 1:
+            self._kept.enter_context(turned_over(self.model))
         places = torch.tensor(self.lengths, device=self.device)
         self.slots.expect_step(places, max(self.lengths))
         self.lengths = [length + 1 for length in self.lengths]
