@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.masking_utils import create_causal_mask
 
 from .attention_products import causal_attention
 
@@ -263,3 +264,25 @@ def _keys_of(row_1TKC: Tensor, rectangle: Rectangle) -> Tensor:
     # As rows of one dimension: the gradient's sum over slots is then a third faster.
     slots = row_1TKC.squeeze(0).flatten(1).index_select(0, rectangle.key_tokens)
     return slots.view(rectangle.documents, -1, *row_1TKC.shape[2:])
+
+
+def see_documents(
+    config: Any, inputs_embeds: Tensor, position_ids: Tensor | None, cu_seq_lens: Tensor, documents: Documents
+) -> tuple[Tensor, dict[str, Any]]:
+    """Positions of a packed row, and the layers' keywords that keep its documents apart."""
+    device = inputs_embeds.device
+    implementation = config._attn_implementation
+    if implementation == "sdpa":
+        position_ids = documents.positions().to(device) if position_ids is None else position_ids
+        return position_ids, {"packed_layout": PackedLayout.build(documents, device)}
+    restarting = documents.positions().to(device)
+    position_ids = restarting if position_ids is None else position_ids
+    if not documents.apart:
+        if implementation not in SHARES_PREFIXES:
+            raise ValueError(f"prefix_documents needs attn_implementation sdpa or eager, not {implementation}.")
+        hidden = ~documents.mask().to(device)
+        lowest = torch.finfo(inputs_embeds.dtype).min
+        return position_ids, {"attention_mask": hidden.to(inputs_embeds.dtype) * lowest}
+    # Flash attention reads the boundaries; the others get a mask, found in positions that restart.
+    mask = create_causal_mask(config, inputs_embeds, None, None, restarting)
+    return position_ids, {"attention_mask": mask, "cu_seq_lens_q": cu_seq_lens}

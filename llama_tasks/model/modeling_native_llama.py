@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
@@ -33,41 +32,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from . import kernels
-from .attention_packed import SHARES_PREFIXES, Documents, PackedLayout, packed_attention
+from .attention_packed import Documents, PackedLayout, packed_attention, see_documents
 from .configuration_native_llama import NativeLlamaConfig
 from .decoding import Slots
 from .lora import project
 from .loss import Targets, sum_of_losses, without_document_starts
+from .norm import rms_norm
 from .products import linear
 
 READS_AT_MOST = 0.75  # of a packed row's tokens; beyond, a last layer of its own layout saves nothing
-
-
-class _RMSNorm(torch.autograd.Function):
-    """n = x / sqrt(mean(x^2) + eps), y = w n, with its gradient written out, so that n is all it keeps:
-
-    dw = sum(dy n),   dx = (w dy - n mean(w dy n)) / sqrt(mean(x^2) + eps)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        x32 = x.float()
-        inverse = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
-        # Rounded to the model's precision before the weight is applied, as LLaMA was trained.
-        normalized = (x32 * inverse).to(x.dtype)
-        ctx.save_for_backward(normalized, weight, inverse)
-        return weight * normalized
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        normalized, weight, inverse = ctx.saved_tensors
-        grad, n = grad.float(), normalized.float()
-        weighted = grad * weight
-        mean = (weighted * n).mean(-1, keepdim=True)
-        grad_x = torch.addcmul(weighted, n, mean, value=-1).mul_(inverse).to(normalized.dtype)
-        grad_weight = (grad * n).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_weight, None
 
 
 class NativeLlamaRMSNorm(nn.Module):
@@ -79,11 +52,7 @@ class NativeLlamaRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if x_BTD.dtype == torch.float32 and not torch.is_grad_enabled():
-            return F.rms_norm(x_BTD, self.weight.shape, self.weight, self.eps)  # the same bits in one call
-        if kernels.by_liger(x_BTD, self.weight):
-            return kernels.rms_norm(x_BTD, self.weight, self.eps)
-        return _RMSNorm.apply(x_BTD, self.weight, self.eps)
+        return rms_norm(x_BTD, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
@@ -325,7 +294,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
                 raise ValueError("Packed documents (cu_seq_lens_q) come as one row [1, T] and take no past_key_values.")
             attention_mask, use_cache = None, False
             documents = Documents.read(cu_seq_lens_q, prefix_documents, inputs_embeds.shape[1])
-            position_ids, attention = self._see_documents(inputs_embeds, position_ids, cu_seq_lens_q, documents)
+            position_ids, attention = see_documents(self.config, inputs_embeds, position_ids, cu_seq_lens_q, documents)
         else:
             if prefix_documents is not None or reads is not None:
                 raise ValueError("prefix_documents and reads speak of the documents of cu_seq_lens_q; give that too.")
@@ -357,27 +326,6 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         if reads is not None and "reads" not in attention:  # the attention at hand knows no reads
             hidden_states = hidden_states.index_select(1, reads)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
-
-    def _see_documents(
-        self, inputs_embeds: Tensor, position_ids: Tensor | None, cu_seq_lens: Tensor, documents: Documents
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Positions of a packed row, and the layers' keywords that keep its documents apart."""
-        device = inputs_embeds.device
-        implementation = self.config._attn_implementation
-        if implementation == "sdpa":
-            position_ids = documents.positions().to(device) if position_ids is None else position_ids
-            return position_ids, {"packed_layout": PackedLayout.build(documents, device)}
-        restarting = documents.positions().to(device)
-        position_ids = restarting if position_ids is None else position_ids
-        if not documents.apart:
-            if implementation not in SHARES_PREFIXES:
-                raise ValueError(f"prefix_documents needs attn_implementation sdpa or eager, not {implementation}.")
-            hidden = ~documents.mask().to(device)
-            lowest = torch.finfo(inputs_embeds.dtype).min
-            return position_ids, {"attention_mask": hidden.to(inputs_embeds.dtype) * lowest}
-        # Flash attention reads the boundaries; the others get a mask, found in positions that restart.
-        mask = create_causal_mask(self.config, inputs_embeds, None, None, restarting)
-        return position_ids, {"attention_mask": mask, "cu_seq_lens_q": cu_seq_lens}
 
 
 class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
