@@ -253,7 +253,10 @@ def test_the_run_keeps_the_hook_and_refuses_another(
     (tmp_path / "names.py").write_text(hook.replace("NAME", "WHO"))
     capsys.readouterr()
     assert workplace("finetune", *given, "--resume") == 2
-    assert "the file of clean.hook, names.py:without_names, was changed after training (its hash differs)" in capsys.readouterr().err
+    assert (
+        "the file of clean.hook, names.py:without_names, was changed after training (its hash differs)"
+        in capsys.readouterr().err
+    )
     before = read(load_recipe(run / "recipe.yaml"))[2]["test"]
     (tmp_path / "names.py").unlink()  # the run has its own
     assert "[NAME]" in before.rows[0].values["document"]
@@ -262,7 +265,9 @@ def test_the_run_keeps_the_hook_and_refuses_another(
     assert not (run / "hook.py").exists()
 
 
-@pytest.mark.parametrize(("text", "name", "refused"), [("a = 1", "f", False), ("a = 2", "f", True), ("a = 1", "g", True)])
+@pytest.mark.parametrize(
+    ("text", "name", "refused"), [("a = 1", "f", False), ("a = 2", "f", True), ("a = 1", "g", True)]
+)
 def test_a_hook_is_the_same_by_its_bytes_and_function(tmp_path: Path, text: str, name: str, refused: bool) -> None:
     (tmp_path / "hook.py").write_text("a = 1")
     (tmp_path / "mine.py").write_text(text)
