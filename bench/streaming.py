@@ -19,12 +19,12 @@ from typing import Any
 
 from llama_tasks import adapters, tasks
 from llama_tasks.audit import Audit
-from llama_tasks.dataset import RowEncoder
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import BaseConfig, DataConfig, PromptConfig, TrainConfig
 from llama_tasks.sources import stream_rows
 from llama_tasks.stream import Stream
 from llama_tasks.stream_plan import StreamPlan
+from llama_tasks.streaming import RowEncoder
 from llama_tasks.tokens import Encoder
 
 SHARD = 500_000

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from llama_tasks.recipe import CleanConfig
 from llama_tasks.redact import redact
 from llama_tasks.sources import Row, Split
 from llama_tasks.sources.rows import canonical, sha256_of
-from llama_tasks.user_code import run_file
+from llama_tasks.user_code import read_source, run_file, sha256_of_file
 
 _FIRST = 3  # examples that a step shows
 _AROUND = 24  # characters shown on either side of a change
@@ -51,6 +52,18 @@ class Cleaning:
         entry[what] += 1
         if len(entry["first"]) < _FIRST:
             entry["first"].append(example)
+
+    def take(self, other: Cleaning) -> None:
+        """Add what was done to another piece of the split."""
+        self.before += other.before
+        for step, entry in other.steps.items():
+            mine = self.steps.setdefault(step, {**dict.fromkeys(entry, 0), "first": []})
+            mine.update({what: mine[what] + entry[what] for what in entry if what != "first"})
+            mine["first"] += entry["first"][: _FIRST - len(mine["first"])]
+
+    def describe(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"rows_before": self.before, **self.steps}
 
 
 @dataclass(frozen=True)
@@ -85,9 +98,8 @@ def clean_splits(
 
 def clean(name: str, split: Split, config: CleanConfig, columns: Sequence[str], target: str) -> Cleaned:
     """One split, cleaned."""
-    done = Cleaning(len(split.rows))
-    rows = list(_changed(split.rows, config, done))
-    rows = _fitting(rows, config, done)
+    done = Cleaning()
+    rows = clean_piece(split.rows, config, done)
     inputs = [*(column for column in columns if column != target), *_BESIDE]
     if config.exact_duplicates:
         rows = _first_of_each([_whole(row) for row in rows], rows, "exact_duplicates", done)
@@ -97,8 +109,13 @@ def clean(name: str, split: Split, config: CleanConfig, columns: Sequence[str], 
     if not rows:
         raise DataError(f"Cleaning left none of the {done.before} rows of the {name} split: {', '.join(done.steps)}.")
     rows = [replace(row, id=f"{name}:{i}") for i, row in enumerate(rows)]
-    about = {"rows_before": done.before, **done.steps}
-    return Cleaned(**{**vars(split), "rows": rows, "sha256": sha256_of(rows)}, cleaning=about)
+    return Cleaned(**{**vars(split), "rows": rows, "sha256": sha256_of(rows)}, cleaning=done.describe())
+
+
+def clean_piece(rows: Sequence[Row], config: CleanConfig, done: Cleaning) -> list[Row]:
+    """Some rows through the steps that look at one row at a time: all but the search for duplicates. Raises as `clean_splits`."""
+    done.before += len(rows)
+    return _fitting(list(_changed(rows, config, done)), config, done)
 
 
 def clean_texts(rows: Sequence[Row], config: CleanConfig) -> list[Row]:
@@ -109,6 +126,11 @@ def clean_texts(rows: Sequence[Row], config: CleanConfig) -> list[Row]:
 def asks(config: CleanConfig) -> bool:
     """Whether anything is to be done."""
     return replace(config, splits=CleanConfig().splits) != CleanConfig()
+
+
+def by_row(config: CleanConfig) -> CleanConfig:
+    """What is to be done a row at a time, to the training rows of a stream."""
+    return replace(config, exact_duplicates=False, near_duplicates=None) if "train" in config.splits else CleanConfig()
 
 
 def told(cleaning: Mapping[str, Any]) -> str:
@@ -152,17 +174,34 @@ def _steps(config: CleanConfig) -> Iterator[tuple[str, Step]]:
 
 def load_hook(spec: str) -> Step:
     """The function that `FILE.py:FUNCTION` names. Raises RecipeError where there is none, or where the file does not run."""
+    path, name = hook_parts(spec)
+    return _load_hook(str(path), name, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _load_hook(file: str, name: str, _changed: int) -> Step:
+    """Read once for every state of the file, however many pieces of a stream it cleans."""
+    module = run_file(read_source(file, f"clean.hook: {file}"), str(Path(file).resolve()), f"clean.hook: {file}")
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise RecipeError(f"clean.hook: {file} has no function {name!r}.{did_you_mean(name, dir(module))}")
+    return function
+
+
+def hook_parts(spec: str) -> tuple[Path, str]:
+    """File and function of `FILE.py:FUNCTION`. Raises RecipeError where it is not written so, or where there is no such file."""
     file, _, name = spec.rpartition(":")
     path = Path(file).expanduser()
     if not name.isidentifier() or path.suffix != ".py":
         raise RecipeError(f"clean.hook is {spec!r}; write FILE.py:FUNCTION, such as my_cleaning.py:without_names.")
     if not path.is_file():
         raise RecipeError(f"clean.hook: there is no file {file!r} (looked beside the recipe and in {Path.cwd()}).")
-    module = run_file(path.read_text(encoding="utf-8"), str(path.resolve()), f"clean.hook: {file}")
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise RecipeError(f"clean.hook: {file} has no function {name!r}.{did_you_mean(name, dir(module))}")
-    return function
+    return path, name
+
+
+def hook_sha256(spec: str | None) -> str | None:
+    """SHA-256 of the file of a hook; None without one."""
+    return sha256_of_file(hook_parts(spec)[0]) if spec is not None else None
 
 
 def _guarded(step: Step, name: str, row: Row, key: str) -> Step:

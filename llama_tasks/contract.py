@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import tasks
+from llama_tasks.clean import hook_sha256
 from llama_tasks.errors import ModelError
 from llama_tasks.files import write_text
 from llama_tasks.recipe import Recipe
@@ -43,6 +44,7 @@ class PromptContract:
     options: dict[str, Any] | None = (
         None  # of the task, in the recipe's `prompt` section; None: of an older llama-tasks
     )
+    hook_sha256: str | None = None  # of the file of `clean.hook`
     format: int = 1
 
     def save(self, folder: Path) -> None:
@@ -104,6 +106,8 @@ class PromptContract:
             yield f"the task was {self.task} and is {task}"
         elif tasks.source_sha256(recipe.task) != self.task_sha256:
             yield f"the file of the task, {recipe.task}, was changed after training (its hash differs)"
+        if self.hook_sha256 is not None and hook_sha256(recipe.clean.hook) not in (None, self.hook_sha256):
+            yield f"the file of clean.hook, {recipe.clean.hook}, was changed after training (its hash differs)"
         labels = recipe.data.labels or []
         if labels != self.labels and task == self.task:
             gone, new = ([x for x in a if x not in b] for a, b in ((self.labels, labels), (labels, self.labels)))

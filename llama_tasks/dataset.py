@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import tasks, token_cache
+from llama_tasks import streaming, tasks, token_cache
 from llama_tasks.audit import Audit, Finding, stop_on
-from llama_tasks.clean import asks, clean_splits, clean_texts
+from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import (
-    BadRows,
-    Position,
-    Row,
-    Split,
-    StreamedRow,
-    describe_stream,
-    load_splits,
-    read_to_predict,
-    stream_rows,
-)
+from llama_tasks.sources import BadRows, Split, describe_stream, load_splits, read_to_predict
 from llama_tasks.stream import CHUNK, Stream
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder
@@ -70,7 +58,8 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     """
     task, labels, splits = read(recipe)
     encoder = Encoder(tokenizer, recipe.prompt)
-    renderer, drawn = make_renderer(recipe, task, encoder, splits.get("train"))
+    renderer = make_renderer(recipe, task, encoder)
+    drawn = draw_fewshot(recipe, task, renderer, splits.get("train"))
     prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
     fingerprints = {name: split.describe() for name, split in splits.items()}
     audit = Audit(encoder, task.name == "text")
@@ -79,8 +68,8 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
             audit.add(name, prompts[name])
     stream = None
     if recipe.data.streaming:
-        stream = _stream(recipe, RowEncoder(task, renderer, encoder, audit))
-        first = beginning(recipe, task, CHUNK)
+        stream = streaming.make_stream(recipe, task, renderer, encoder, audit)
+        first = streaming.beginning(recipe, task, CHUNK)
         prompts = {"train": render_all(task, renderer, first, training=True), **prompts}
         about = describe_stream(recipe.data, recipe.task)
         fingerprints = {"train": about | ({"read_as": list(first.read_as)} if first.read_as else {}), **fingerprints}
@@ -102,16 +91,20 @@ def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool 
     return token_cache.encode(encoder, prompts) if cache else encoder.encode(prompts)
 
 
-def make_renderer(recipe: Recipe, task: Task, encoder: Encoder, train: Split | None) -> tuple[Renderer, set[str]]:
-    """The renderer of a run, with its chat template and solved examples; and the ids of those, which leave the training."""
+def make_renderer(recipe: Recipe, task: Task, encoder: Encoder) -> Renderer:
+    """The renderer of a run as the recipe has it, with its chat template."""
     renderer = Renderer(task, recipe.prompt.template)
     if encoder.chat:
         renderer.templates["chat"] = encoder.chat.source
-    drawn: set[str] = set()
-    if recipe.prompt.num_fewshot and not renderer.has_fewshot and train is not None:
-        solved = render_all(task, renderer, train, training=True)
-        drawn = renderer.draw_fewshot(solved, recipe.prompt.num_fewshot, SPLIT_SEED)
-    return renderer, drawn
+    return renderer
+
+
+def draw_fewshot(recipe: Recipe, task: Task, renderer: Renderer, train: Split | None) -> set[str]:
+    """Put the solved examples that the recipe asks for before all prompts; returns their ids, which leave the training."""
+    if not recipe.prompt.num_fewshot or train is None:
+        return set()
+    solved = render_all(task, renderer, train, training=True)
+    return renderer.draw_fewshot(solved, recipe.prompt.num_fewshot, SPLIT_SEED)
 
 
 def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
@@ -124,68 +117,6 @@ def named_by(splits: Mapping[str, Split]) -> Callable[[str], str]:
         return f"{name} ({row.where})" if row is not None and name.startswith(row.id) else name
 
     return where
-
-
-# --- data beyond memory ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RowEncoder:
-    """Rows of a stream -> tokens, rendered, encoded and audited as rows at hand are."""
-
-    task: Task
-    renderer: Renderer
-    encoder: Encoder
-    held_out: Audit  # of the splits that are scored
-
-    def __call__(self, rows: Sequence[Row]) -> Encoded:
-        """Encode some rows. Raises DataError for what stops a training."""
-        prompts = [self.renderer(example) for row in rows for example in self.task.examples(row, training=True)]
-        encoded = encode(self.task, self.encoder, prompts)
-        places = {row.id: f"{row.id} ({row.where})" for row in rows}
-        findings = self.held_out.check(prompts, encoded.tokens)
-        stop_on(findings, self.encoder.config.allow, lambda name: places.get(name, name))
-        return encoded
-
-
-def beginning(recipe: Recipe, task: Task, count: int) -> Split:
-    """The first `count` training rows of a stream, in the order of the first epoch, to be looked at."""
-    bad, read_as = BadRows(recipe.data.on_bad_row == "skip"), list[str]()
-    rows: list[Row] = list(itertools.islice(_rows(recipe, task, bad, read_as)(0, None), count))
-    told = describe_stream(recipe.data, recipe.task)
-    source = f"the first {len(rows):,} rows of the stream {told['source']}"
-    return Split(rows, source, told["sha256"], tuple(read_as), bad)
-
-
-def _stream(recipe: Recipe, rows_to_tokens: RowEncoder) -> Stream:
-    bad = BadRows(recipe.data.on_bad_row == "skip")
-    return Stream(_rows(recipe, rows_to_tokens.task, bad), rows_to_tokens, recipe.data.num_workers, bad)
-
-
-def _rows(
-    recipe: Recipe, task: Task, bad: BadRows, read_as: list[str] | None = None
-) -> Callable[[int, Position | None], Iterator[StreamedRow]]:
-    return functools.partial(
-        stream_rows, recipe.data, recipe.task, "train", recipe.train.seed,
-        fields=task.columns, group_by=task.main_field, bad=bad, read_as=read_as,
-    )  # fmt: skip
-
-
-def _check_streaming(recipe: Recipe, task: Task) -> None:
-    """Raise RecipeError where the recipe asks for something that needs all rows at hand, or does not say when to end."""
-    if task.labelled and not recipe.data.labels:
-        raise RecipeError("data.streaming does not see all labels before the training; list them in data.labels.")
-    if recipe.train.max_steps < 1:
-        raise RecipeError("data.streaming does not know how many rows will come; say train.max_steps.")
-    for key, asked in (
-        ("prompt.num_fewshot", recipe.prompt.num_fewshot and not Renderer(task, recipe.prompt.template).has_fewshot),
-        ("train.class_weights: balanced", recipe.train.class_weights == "balanced"),
-        ("clean", asks(recipe.clean)),
-    ):
-        if asked:
-            raise RecipeError(
-                f"{key} needs all training rows at hand, which data.streaming does not keep; leave one out."
-            )
 
 
 def _check_weights(recipe: Recipe) -> None:
@@ -203,24 +134,33 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     """The rows of all splits (a stream's training rows are left where they are), with their task and label set.
 
     Raises:
-        DataError: a broken file, a missing column. RecipeError: keys that do not fit each other.
+        DataError: a broken file, a missing column, a row that the task cannot use. RecipeError: keys that do not fit each other.
     """
     task = tasks.create(recipe.task, config=recipe.prompt)
     if recipe.data.streaming:
-        _check_streaming(recipe, task)
+        streaming.check(recipe, task)
     _check_weights(recipe)
     splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
+    task, labels, splits = _fitting(recipe, task, splits)
     train = splits["train"].rows if "train" in splits else []
-    labels: list[str] = []
-    if task.labelled:
-        labels = recipe.data.labels or tasks.labels_of(train, task.target_column)
-    elif recipe.train.class_weights is not None:
+    if recipe.train.class_weights is not None and not task.labelled:
         raise RecipeError(
             f"train.class_weights belongs to tasks with labels, and {task.name!r} has none; leave it out."
         )
-    task = tasks.create(recipe.task, labels, recipe.prompt)
     task.weights = tasks.class_weights(recipe.train.class_weights, labels, train, task.target_column)
+    return task, labels, splits
+
+
+def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[Task, list[str], dict[str, Split]]:
+    """The task with its label set, and the rows that it can use. The labels of rows that are set aside are no labels."""
+    column, given = task.target_column, recipe.data.labels or []
+    train = splits["train"].rows if "train" in splits else []
+    labels = given or (tasks.labels_in(train, column) if task.labelled else [])
+    task = tasks.create(recipe.task, labels, recipe.prompt)
+    splits = tasks.usable(task, splits, recipe.prompt.allow, skip=recipe.data.on_bad_row == "skip")
+    if task.labelled and not given and (left := tasks.labels_of(splits["train"].rows, column)) != labels:
+        return _fitting(replace(recipe, data=replace(recipe.data, labels=left)), task, splits)
     return task, labels, splits
 
 
@@ -243,7 +183,10 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     rows = clean_texts(read_to_predict(source, recipe.data, recipe.task, task.columns), recipe.clean)
     filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
-    prompts = [renderer(task.example(row)) for row in filled]
+    bad = BadRows(hint="Mend them: every row gets its prediction, none is set aside.")
+    examples = [made[0] for _, made in tasks.examples_of(lambda row: [task.example(row)], filled, bad)]
+    bad.settle()
+    prompts = [renderer(example) for example in examples]
     prompts = [
         prompt if task.target_column in row.values else replace(prompt, example=replace(prompt.example, references=()))
         for prompt, row in zip(prompts, rows, strict=True)

@@ -20,6 +20,8 @@ from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl
 from llama_tasks.tasks import Task
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from llama_tasks.dataset import Dataset
 
 Rows = Sequence[Mapping[str, Any]]
@@ -100,6 +102,22 @@ def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, sa
     return write_report(run, recipe)
 
 
+def check_contract(run: RunDirectory, recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run's base, when the run's prompt contract holds: before a row is read, so that it speaks first.
+
+    Raises:
+        RunError: training has not ended. ModelError: the contract differs from tokenizer or recipe.
+    """
+    from llama_tasks.adapters import load_tokenizer
+    from llama_tasks.contract import PromptContract
+
+    if not run.adapter.is_dir():
+        raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
+    tokenizer = load_tokenizer(recipe.base)
+    PromptContract.load(run.adapter).check(tokenizer, run.adapter, recipe)
+    return tokenizer
+
+
 def load(run: RunDirectory, recipe: Recipe) -> Any:
     """The trained model of a run, loaded afresh from the disk.
 
@@ -108,13 +126,10 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
     """
     from accelerate import Accelerator
 
-    from llama_tasks.adapters import load_tokenizer, load_trained
-    from llama_tasks.contract import PromptContract
+    from llama_tasks.adapters import load_trained
     from llama_tasks.integrity import check_base, check_trained
 
-    if not run.adapter.is_dir():
-        raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
-    PromptContract.load(run.adapter).check(load_tokenizer(recipe.base), run.adapter, recipe)
+    check_contract(run, recipe)
     check_trained(run.path, run.adapter)
     check_base(recipe.base, run.environment().get("base"))
     return load_trained(recipe.base, run.adapter, Accelerator().device)
@@ -182,12 +197,11 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     Raises:
         DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists.
     """
-    from llama_tasks import adapters
     from llama_tasks.dataset import for_prediction
 
     if target.exists():
         raise RunError(f"{target} exists; name another output.")
-    dataset, prompts = for_prediction(recipe, source, adapters.load_tokenizer(recipe.base))
+    dataset, prompts = for_prediction(recipe, source, check_contract(run, recipe))
     rows = predict(load(run, recipe), dataset, prompts, recipe.eval)
     write_jsonl(target, rows)
     return len(rows)

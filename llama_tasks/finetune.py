@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise, tasks
-from llama_tasks.clean import told
+from llama_tasks.clean import hook_sha256, told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
@@ -25,7 +25,9 @@ from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
-from llama_tasks.sources import BadRows, notes, pin
+from llama_tasks.resume import check_contract
+from llama_tasks.sources import notes, pin
+from llama_tasks.stream import Stream
 from llama_tasks.train import Training
 
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -53,7 +55,10 @@ def finetune(
     evaluation.check_suite(recipe)
     set_seed(recipe.train.seed)
     recipe = pin_all(recipe, run if resume else None)
-    dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
+    tokenizer = adapters.load_tokenizer(recipe.base)
+    if resume:
+        check_contract(run, recipe, tokenizer)
+    dataset = prepare(recipe, tokenizer)
     evaluation.rehearse(dataset, recipe.eval)
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
@@ -74,8 +79,7 @@ def finetune(
         keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
         supervise.train(run, recipe, dataset, training, keeper, console, began)
         if dataset.stream:
-            _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
-            _tell_set_aside(dataset.stream.bad, console)
+            _tell_of_stream(dataset.stream, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
         if not accelerator.is_main_process:
             return {}
@@ -200,13 +204,15 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
     """The prompt contract of a run, with its shortest training example (never a shortened one) as the sample."""
     tokenizer = dataset.encoder.tokenizer
     first = min(dataset.train.tokens, key=lambda item: len(item.input_ids))
-    prompt = next(p for p in dataset.prompts["train"] if p.example.id == first.id.split(".")[0])
+    whole = (first.id, first.id.rpartition(".")[0])  # of plain text, the tokens are a numbered block of it
+    prompt = next(p for p in dataset.prompts["train"] if p.example.id in whole)
     return PromptContract(
         task=dataset.task.name,
         task_sha256=tasks.source_sha256(recipe.task),
         template=dict(dataset.renderer.templates),
         template_sha256=hash_of(dict(dataset.renderer.templates)),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
+        hook_sha256=hook_sha256(recipe.clean.hook),
         special_ids=special_ids(tokenizer),
         max_length=recipe.prompt.max_length,
         labels=list(dataset.labels),
@@ -266,6 +272,10 @@ def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
         console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)
 
 
-def _tell_set_aside(bad: BadRows, console: Console) -> None:
-    for line in notes({"train": {"set_aside": bad.describe()}}) if bad.count else ():
+def _tell_of_stream(stream: Stream, console: Console) -> None:
+    """What happened to its rows, known only now; a row counts in every pass."""
+    _tell_too_long(stream.dropped, stream.truncated, console)
+    for line in notes({"train": {"set_aside": stream.bad.describe()}}) if stream.bad.count else ():
         console.print(plain(line), highlight=False, markup=False)
+    if stream.cleaning.before:
+        console.print(f"cleaned train: {told(stream.cleaning.describe())}", highlight=False, markup=False)

@@ -90,75 +90,9 @@ class _Alone(Sequence[Family]):
         return Family((self.tokens[index],))
 
 
-def families_of(tokens: Sequence[Tokens], config: TrainConfig) -> tuple[Sequence[Family], float]:
-    """The examples as `train.share_prefixes` wants them, and the part of all tokens that sharing saves."""
-    alone = _Alone(tokens)
-    if config.share_prefixes is False:
-        return alone, 0.0
-    families = find_families(tokens, config.tokens_per_batch)
-    saved = 1.0 - sum(f.num_tokens for f in families) / max(sum(len(item.input_ids) for item in tokens), 1)
-    if config.share_prefixes == "auto" and saved < PAYS:
-        return alone, 0.0
-    return families, saved
-
-
-def find_families(tokens: Sequence[Tokens], tokens_per_batch: int) -> list[Family]:
-    """Gather examples that share at least half of their tokens, all of them before the first target; every example is in
-    one family, and a family of several fits a batch.
-
-    Half, because less gains little: it would put examples together, batch after batch, for the template they all begin with.
-    """
-    keys = [array("I", item.input_ids).tobytes() for item in tokens]  # bytes sort and compare at once, four a token
-    families: list[Family] = []
-    places: list[int] = []  # of each family's first example
-    before = -1  # the neighbour in sorted order
-    for place in sorted(range(len(tokens)), key=keys.__getitem__):
-        joined = None
-        if families and _begin_alike(keys[before], keys[place], tokens[before], tokens[place]):
-            joined = _join(families[-1], tokens[place], tokens_per_batch)
-        if joined is not None:
-            families[-1], places[-1] = joined, min(places[-1], place)
-        else:
-            families.append(Family((tokens[place],)))
-            places.append(place)
-        before = place
-    return [families[i] for i in sorted(range(len(families)), key=places.__getitem__)]
-
-
-def _begin_alike(one: bytes, other: bytes, first: Tokens, second: Tokens) -> bool:
-    """Whether half of the longer of two neighbours may be their common prefix; most are told apart here, at little cost."""
-    longer = max(len(one), len(other))
-    room = 4 * min(first.prompt_length, second.prompt_length)
-    return longer <= 2 * room and one[: longer // 2] == other[: longer // 2]
-
-
-def _join(family: Family, item: Tokens, tokens_per_batch: int) -> Family | None:
-    """The family with one more example, or None where that would cost more than it saves, or be too large."""
-    pairs = zip(family.members[0].input_ids, item.input_ids, strict=False)
-    prefix = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
-    prefix = min(prefix, item.prompt_length, *(member.prompt_length for member in family.members))
-    joined = Family((*family.members, item), min(prefix, family.prefix or prefix))
-    if any(2 * joined.prefix < len(member.input_ids) for member in joined.members):
-        return None
-    if joined.num_tokens > tokens_per_batch or joined.num_laid_out > LAID_OUT * tokens_per_batch:
-        return None
-    return joined if joined.num_tokens < family.num_tokens + len(item.input_ids) else None
-
-
-def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int | str) -> list[list[int]]:
-    """The batches of one epoch, in order: examples shuffled and packed, then the batches shuffled."""
-    shuffle = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
-    shuffle.shuffle(order)
-    with _collector_at_rest():
-        batches = [[order[i] for i in batch] for batch in pack([lengths[i] for i in order], tokens_per_batch)]
-    shuffle.shuffle(batches)
-    return batches
-
-
 @contextlib.contextmanager
 def _collector_at_rest() -> Iterator[None]:
-    """Without the search for cycles: a plan of a million lengths makes none, and was a third slower by it."""
+    """Without the search for cycles: a plan of a million examples makes none, and was a third slower by it."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -166,6 +100,111 @@ def _collector_at_rest() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+@_collector_at_rest()
+def families_of(tokens: Sequence[Tokens], config: TrainConfig) -> tuple[Sequence[Family], float]:
+    """The examples as `train.share_prefixes` wants them, and the part of all tokens that sharing saves."""
+    if config.share_prefixes is False:
+        return _Alone(tokens), 0.0
+    groups = _groups_of(tokens, config.tokens_per_batch)
+    saved = 1.0 - sum(group.num_tokens for group in groups) / max(sum(group.total for group in groups), 1)
+    if config.share_prefixes == "auto" and saved < PAYS:
+        return _Alone(tokens), 0.0
+    return [group.family(tokens) for group in groups], saved
+
+
+@_collector_at_rest()
+def find_families(tokens: Sequence[Tokens], tokens_per_batch: int) -> list[Family]:
+    """Gather examples that share at least half of their tokens, all of them before the first target; every example is in
+    one family, and a family of several fits a batch.
+
+    Half, because less gains little: it would put examples together, batch after batch, for the template they all begin with.
+    """
+    return [group.family(tokens) for group in _groups_of(tokens, tokens_per_batch)]
+
+
+class _Group:
+    """A family while it is gathered: indices of its examples, and the few numbers that decide who may join."""
+
+    __slots__ = ("longest", "members", "prefix", "room", "total")
+
+    def __init__(self, place: int, length: int, prompt_length: int) -> None:
+        self.members = [place]
+        self.prefix = 0
+        self.total = self.longest = length  # tokens of all members, and of the longest
+        self.room = prompt_length  # the shortest prompt: a prefix ends before the first target
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute, the prefix once."""
+        return self.total - (len(self.members) - 1) * self.prefix
+
+    def join(self, place: int, length: int, prefix: int, tokens_per_batch: int) -> bool:
+        """Take one more example that has `prefix` tokens in common with all, unless that would cost more than it saves, or make
+        the family too large."""
+        total = self.total + length
+        num_tokens = total - len(self.members) * prefix
+        if 2 * prefix < max(self.longest, length) or total > LAID_OUT * tokens_per_batch:
+            return False
+        if num_tokens > tokens_per_batch or num_tokens >= self.num_tokens + length:
+            return False
+        self.members.append(place)
+        self.prefix, self.total, self.longest = prefix, total, max(self.longest, length)
+        self.room = min(self.room, prefix)
+        return True
+
+    def family(self, tokens: Sequence[Tokens]) -> Family:
+        """The family with its examples."""
+        return Family(tuple(tokens[place] for place in self.members), self.prefix)
+
+
+def _groups_of(tokens: Sequence[Tokens], tokens_per_batch: int) -> list[_Group]:
+    """Sorted by their ids, examples stand beside those that begin alike; each joins the group before it, or begins one. In the
+    order of each group's first example."""
+    keys = [array("I", item.input_ids).tobytes() for item in tokens]  # bytes sort and compare at once, four a token
+    prompts = [item.prompt_length for item in tokens]
+    groups: list[_Group] = []
+    before = first = b""  # keys of the neighbour in sorted order, and of the group's first example
+    for place in sorted(range(len(keys)), key=keys.__getitem__):
+        key, room = keys[place], prompts[place]
+        length = len(key) // 4
+        if groups and _begin_alike(before, key, shorter := min(room, groups[-1].room)):
+            joined = groups[-1].join(place, length, _common(first, key, shorter), tokens_per_batch)
+        else:
+            joined = False
+        if not joined:
+            groups.append(_Group(place, length, room))
+            first = key
+        before = key
+    return sorted(groups, key=lambda group: min(group.members))
+
+
+def _begin_alike(one: bytes, other: bytes, room: int) -> bool:
+    """Whether half of the longer of two neighbours may be their common prefix, which ends within `room` tokens; most are told
+    apart here, at little cost."""
+    longer = max(len(one), len(other))
+    return longer <= 8 * room and one[: longer // 2] == other[: longer // 2]
+
+
+def _common(one: bytes, other: bytes, room: int) -> int:
+    """How many of the first `room` tokens of two keys are the same: read as numbers, their lowest bit that differs tells it."""
+    one, other = one[: 4 * room], other[: 4 * room]
+    if one == other:
+        return room
+    apart = int.from_bytes(one, "little") ^ int.from_bytes(other, "little")
+    return ((apart & -apart).bit_length() - 1) // 32
+
+
+@_collector_at_rest()
+def plan_epoch(lengths: Sequence[int], tokens_per_batch: int, seed: int, epoch: int | str) -> list[list[int]]:
+    """The batches of one epoch, in order: examples shuffled and packed, then the batches shuffled."""
+    shuffle = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    shuffle.shuffle(order)
+    batches = [[order[i] for i in batch] for batch in pack([lengths[i] for i in order], tokens_per_batch)]
+    shuffle.shuffle(batches)
+    return batches
 
 
 def steps_of(batches: list[list[int]], batches_per_step: int) -> list[list[list[int]]]:

@@ -131,21 +131,28 @@ class Renderer:
     def draw_fewshot(self, prompts: Sequence[Prompt], count: int, seed: int) -> set[str]:
         """Put `count` solved examples of each language before all later prompts of that language; returns their ids.
 
+        Templates that hold solved examples keep them. Where they are what would be drawn (a run's own recipe), the ids are
+        those of that draw, so that the same rows leave the training again.
+
         Raises:
-            RecipeError: a language has no more examples than that.
+            RecipeError: a language has no more examples than that, where they are to be drawn.
         """
+        kept = self.has_fewshot
         by_lang: dict[str, list[Prompt]] = {}
         for prompt in prompts:
-            by_lang.setdefault(prompt.example.lang, []).append(replace(prompt, system=""))
+            by_lang.setdefault(prompt.example.lang, []).append(replace(prompt, system="", fewshot=""))
         drawn: set[str] = set()
         for lang, candidates in sorted(by_lang.items()):
-            if len(candidates) <= count:
+            if len(candidates) <= count and not kept:
                 raise RecipeError(
                     f"prompt.num_fewshot is {count}, but only {len(candidates)} training rows are in the language {lang!r}."
                 )
-            chosen = random.Random(f"{seed}/{lang}").sample(candidates, count)
-            self.templates[f"fewshot.{lang}"] = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt in chosen)
-            drawn |= {prompt.example.id for prompt in chosen}
+            chosen = random.Random(f"{seed}/{lang}").sample(candidates, min(count, len(candidates)))
+            header = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt in chosen)
+            if not kept:
+                self.templates[f"fewshot.{lang}"] = header
+            if self.templates.get(f"fewshot.{lang}") == header:
+                drawn |= {prompt.example.id for prompt in chosen}
         return drawn
 
     def _template(self, example: Example) -> str:

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from llama_tasks import files
+from llama_tasks.clean import hook_parts
 from llama_tasks.errors import RunError
 from llama_tasks.files import write_text
 from llama_tasks.lock import LOCK_FILE, refuse_if_held
 from llama_tasks.recipe import Recipe, dump, load_recipe
 
 TASK_FILE = "task.py"  # of a task of the user's own, beside the recipe that names it
+HOOK_FILE = "hook.py"  # of `clean.hook`, likewise
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -58,17 +60,21 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def create(self, recipe: Recipe, environment: dict[str, Any]) -> None:
-        """Make the directory with the environment, a copy of the user's own task file, and the resolved recipe; the recipe is
-        what makes it a run."""
-        source, copy = recipe.task, self.path / TASK_FILE
+        """Make the directory with the environment, copies of the user's own files (task, `clean.hook`), and the resolved recipe,
+        which names the copies; the recipe is what makes it a run."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "environment.json", environment)
-        if source.endswith(".py"):
-            write_text(copy, Path(source).read_text(encoding="utf-8"))
-            recipe = replace(recipe, task=TASK_FILE)
+        own = {}
+        if recipe.task.endswith(".py"):
+            own[TASK_FILE], recipe = Path(recipe.task), replace(recipe, task=TASK_FILE)
+        if recipe.clean.hook is not None:
+            own[HOOK_FILE], name = hook_parts(recipe.clean.hook)
+            recipe = replace(recipe, clean=replace(recipe.clean, hook=f"{HOOK_FILE}:{name}"))
+        for name, source in own.items():
+            write_text(self.path / name, source.read_text(encoding="utf-8"))
         write_text(self.path / "recipe.yaml", dump(recipe))
-        if not source.endswith(".py"):
-            copy.unlink(missing_ok=True)  # of the run that was replaced
+        for name in {TASK_FILE, HOOK_FILE} - own.keys():
+            (self.path / name).unlink(missing_ok=True)  # of the run that was replaced
 
     def recipe(self) -> Recipe:
         """The resolved recipe. Raises RunError where this is no run directory."""
@@ -130,19 +136,19 @@ def claim(path: Path, resume: bool, overwrite: bool, mine: bool = False) -> RunD
 def clear(run: RunDirectory) -> None:
     """Remove an older run (asked for by --overwrite), just before the new one begins.
 
-    Recipe, task file and environment stay until new ones replace them, so that a kill in between leaves a run directory.
+    Recipe, the user's files and environment stay until new ones replace them, so that a kill in between leaves a run directory.
     """
     for path in run.path.iterdir() if run.path.exists() else ():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in ("recipe.yaml", "environment.json", TASK_FILE, LOCK_FILE):
+        elif path.name not in ("recipe.yaml", "environment.json", TASK_FILE, HOOK_FILE, LOCK_FILE):
             path.unlink()
 
 
 def _never_began(path: Path) -> bool:
     """Whether a directory is empty but for what a run leaves that was killed before its recipe was written."""
     names = {entry.name for entry in path.iterdir() if not files.is_leftover(entry.name)}
-    return names <= ({LOCK_FILE, "environment.json", TASK_FILE} if LOCK_FILE in names else set())
+    return names <= ({LOCK_FILE, "environment.json", TASK_FILE, HOOK_FILE} if LOCK_FILE in names else set())
 
 
 def environment(data: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, rundir, tasks
+from llama_tasks import adapters, checkpoint, evaluation, files, rundir
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
@@ -120,10 +120,7 @@ def _resume(
 ) -> Keeper:
     if checkpoint.newest(run.checkpoints) is not None:  # before the first one, the contract may not be written yet
         PromptContract.load(run.checkpoints).check(dataset.encoder.tokenizer, run.checkpoints, recipe)
-    before = run.recipe()
-    if tasks.source_sha256(before.task) == tasks.source_sha256(recipe.task) is not None:
-        before = replace(before, task=recipe.task)  # the same file: the run has a copy, so paths differ
-    refuse_changes(run.path, before, recipe)
+    refuse_changes(run.path, run.recipe(), recipe)
     moved = [name for name, about in run.environment()["data"].items() if about != dataset.fingerprints[name]]
     if moved:
         raise RunError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import traceback
@@ -9,6 +10,21 @@ from pathlib import Path
 from types import ModuleType
 
 from llama_tasks.errors import RecipeError
+
+
+def read_source(path: str, shown: str) -> str:
+    """The text of a file, which must be UTF-8. Raises RecipeError."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{shown} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from None
+
+
+def sha256_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes: whether it is still the file that a run began with."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def run_file(source: str, resolved: str, shown: str) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from tiny import make_base, make_rows, recipe_text
 from llama_tasks.clean import asks, clean_splits, clean_texts, told
 from llama_tasks.cli import main
 from llama_tasks.dataset import read
-from llama_tasks.errors import DataError, RecipeError
-from llama_tasks.recipe import CleanConfig, load_recipe
+from llama_tasks.errors import DataError, RecipeError, RunError
+from llama_tasks.recipe import CleanConfig, Recipe, load_recipe
 from llama_tasks.redact import redact
+from llama_tasks.resume import refuse_changes
 from llama_tasks.sources import Row, Split
 
 COLUMNS = ("document", "summary")
@@ -235,3 +237,42 @@ def test_a_run_records_it_and_inspect_shows_it(
     )
     assert "cleaning" not in data["test"]
     assert load_recipe(tmp_path / "runs/mine/recipe.yaml").clean.redact == ["email"]
+
+
+def test_the_run_keeps_the_hook_and_refuses_another(
+    workplace: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    hook = "def without_names(text):\n    return text.replace('Anna', '[NAME]')\n"
+    (tmp_path / "names.py").write_text(hook)
+    given = ["mine.yaml", "clean.hook=names.py:without_names", "clean.splits=[train, validation, test]"]
+    assert workplace("finetune", *given) == 0
+    run = tmp_path / "runs/mine"
+    assert (run / "hook.py").read_text() == hook
+    assert load_recipe(run / "recipe.yaml").clean.hook == f"{run}/hook.py:without_names"
+    assert workplace("finetune", *given, "--resume") == 0
+    (tmp_path / "names.py").write_text(hook.replace("NAME", "WHO"))
+    capsys.readouterr()
+    assert workplace("finetune", *given, "--resume") == 2
+    assert (
+        "the file of clean.hook, names.py:without_names, was changed after training (its hash differs)"
+        in capsys.readouterr().err
+    )
+    before = read(load_recipe(run / "recipe.yaml"))[2]["test"]
+    (tmp_path / "names.py").unlink()  # the run has its own
+    assert "[NAME]" in before.rows[0].values["document"]
+    assert workplace("evaluate", "runs/mine") == 0
+    assert workplace("finetune", "mine.yaml", "--overwrite") == 0
+    assert not (run / "hook.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "refused"), [("a = 1", "f", False), ("a = 2", "f", True), ("a = 1", "g", True)]
+)
+def test_a_hook_is_the_same_by_its_bytes_and_function(tmp_path: Path, text: str, name: str, refused: bool) -> None:
+    (tmp_path / "hook.py").write_text("a = 1")
+    (tmp_path / "mine.py").write_text(text)
+    before, now = (
+        Recipe("summarize", clean=CleanConfig(hook=f"{tmp_path}/{spec}")) for spec in ("hook.py:f", f"mine.py:{name}")
+    )
+    with pytest.raises(RunError, match=r"clean.hook, .*mine.py:., is not the one") if refused else nullcontext():
+        refuse_changes(tmp_path, before, now)

@@ -80,6 +80,17 @@ def test_another_template_names_the_line(place: Path, capsys: pytest.CaptureFixt
     assert not (place / "out.jsonl").exists()
 
 
+@pytest.mark.parametrize("command", [PREDICT, ("evaluate", "run")], ids=["predict", "evaluate"])
+def test_the_contract_speaks_before_the_rows(
+    place: Path, capsys: pytest.CaptureFixture, command: tuple[str, ...]
+) -> None:
+    """Rows that are not there, in a language for which there is no template now."""
+    (place / "rows.jsonl").write_text("no JSON")
+    message = fails(capsys, *command, "prompt.template={zh: '{document}', de: '{document}'}", "eval.metrics=[rougeL]")
+    assert "what is loaded now is not what was trained" in message
+    assert "template.default is gone" in message
+
+
 def test_another_special_token_names_it_with_its_id(place: Path, capsys: pytest.CaptureFixture) -> None:
     change(place / "base/tokenizer_config.json", lambda tree: tree.update(eos_token="<pad>"))
     assert "the special token EOS was id 2 ('</s>') and is id 3 ('<pad>')" in fails(capsys, *PREDICT)
@@ -170,6 +181,10 @@ def test_a_run_is_not_resumed_with_another_tokenizer_or_template(
         capsys, "finetune", "mine.yaml", "--resume", "prompt.template.default=Say it.\n{document}\nSummary:"
     )
     assert "template.default, line 1: was 'Summarize the text.\\n', is 'Say it.'" in message
+    data.rename(tmp_path / "elsewhere.jsonl")  # the contract speaks before the rows
+    message = fails(capsys, "finetune", "mine.yaml", "--resume", "prompt.template={zh: '{document}', de: '{document}'}")
+    assert "template.default is gone" in message
+    (tmp_path / "elsewhere.jsonl").rename(data)
     swap(base, " the", " Anna")
     message = fails(capsys, "finetune", "mine.yaml", "--resume")
     assert "another tokenizer: it begins to write the sample otherwise at ' the' (id " in message

@@ -73,6 +73,16 @@ def test_from_recipe_to_report(root: Path, tmp_path: Path, name: str) -> None:
     assert (contract["task"], contract["task_sha256"]) == (name, tasks.source_sha256(recipe.task))
 
 
+def test_what_the_steps_of_a_sentiment_mean_may_stand_in_the_prompts(root: Path) -> None:
+    recipe = recipe_of(root, "sentiment", "prompt.label_descriptions={mixed: good and bad}")
+    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    shown = "mixed: good and bad\nnegative\npositive\n\n"
+    for lang, asked in (("en", "Review: "), ("zh", "评论：")):
+        prompts = [prompt.text for prompt in data.prompts["test"] if prompt.example.lang == lang]
+        assert prompts
+        assert all(text.startswith(shown + asked) for text in prompts)
+
+
 def test_dialogues_learn_every_answer(root: Path) -> None:
     recipe = recipe_of(root, "dialogue")
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))

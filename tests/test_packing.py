@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+from array import array
+
+import pytest
 
 from llama_tasks.packing import Family, collate, pack
 from llama_tasks.plan import find_families, plan_epoch, steps_of
@@ -97,6 +100,41 @@ def test_questions_on_a_passage_are_a_family() -> None:
         assert 45 <= family.prefix <= 46
         assert all(m.input_ids[: family.prefix] == family.members[0].input_ids[: family.prefix] for m in family.members)
     assert sum(f.num_tokens for f in families) < 0.4 * sum(len(t.input_ids) for t in tokens)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_families_are_those_of_the_definition(seed: int) -> None:
+    """Neighbours in sorted order, joined one by one: gathered by bytes and counts, as the definition says it token by token."""
+    draw = random.Random(seed)
+    tokens: list[Tokens] = []
+    for _ in range(60):
+        passage = [draw.randrange(3, 3 + draw.choice([2, 5, 30000])) for _ in range(draw.randrange(40))]
+        for _ in range(draw.randrange(1, 6)):
+            rest = [draw.randrange(3, 6) for _ in range(draw.randrange(20))]
+            ids = [1, *passage[: draw.choice([len(passage), 8])], *rest, 2]
+            tokens.append(Tokens(str(len(tokens)), ids, draw.randrange(1, len(ids))))
+    budget = draw.choice([20, 64, 128, 1024])
+    found = [(family.prefix, [item.id for item in family.members]) for family in find_families(tokens, budget)]
+    assert found == [(prefix, [item.id for item in members]) for prefix, members in by_definition(tokens, budget)]
+
+
+def by_definition(tokens: list[Tokens], budget: int) -> list[tuple[int, list[Tokens]]]:
+    families: list[tuple[int, list[Tokens]]] = []
+    for item in sorted(tokens, key=lambda item: array("I", item.input_ids).tobytes()):
+        if families:
+            before, members = families[-1]
+            pairs = zip(members[0].input_ids, item.input_ids, strict=False)
+            alike = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+            prefix = min([alike, *(m.prompt_length for m in [*members, item]), *([before] if before else [])])
+            lengths = [len(m.input_ids) for m in [*members, item]]
+            cost = sum(lengths) - (len(lengths) - 1) * prefix
+            alone = sum(lengths) - (len(members) - 1) * before
+            half = all(2 * prefix >= length for length in lengths)
+            if half and cost <= budget and sum(lengths) <= 4 * budget and cost < alone:
+                families[-1] = (prefix, [*members, item])
+                continue
+        families.append((0, [item]))
+    return sorted(families, key=lambda family: min(int(item.id) for item in family[1]))
 
 
 def test_a_family_fits_a_batch() -> None:

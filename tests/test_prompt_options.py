@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,40 @@ def test_solved_examples_are_the_same_every_time_and_recorded(root: Path, tmp_pa
         load_recipe(path, ["data.max_train_samples=60"]), adapters.load_tokenizer(load_recipe(path).base)
     )
     assert again.renderer.templates == first  # a run's own recipe holds them: nothing is drawn again
+
+
+def test_solved_examples_stay_out_of_the_training_of_a_runs_own_recipe(chat_base: Path, tmp_path: Path) -> None:
+    """Resumed, evaluated or asked to predict by the recipe that a run wrote: the same prompts, and the same rows left out."""
+    _, run = run_of(tmp_path, chat_base, "prompt.num_fewshot=2")
+    recipe, tokenizer = (
+        load_recipe(tmp_path / "recipe.yaml", ["prompt.num_fewshot=2"]),
+        adapters.load_tokenizer(run.recipe().base),
+    )
+    first, again = (dataset.prepare(asked, tokenizer) for asked in (recipe, run.recipe()))
+    assert len(first.prompts["train"]) == len(dataset.read(recipe)[2]["train"].rows) - 2
+    for split, prompts in first.prompts.items():
+        assert [(p.example.id, p.segments) for p in again.prompts[split]] == [
+            (p.example.id, p.segments) for p in prompts
+        ], split
+    assert [item.input_ids for item in again.train.tokens] == [item.input_ids for item in first.train.tokens]
+    row = {"document": "Ben has 3 pears.", "lang": "en"}
+    _, asked = dataset.for_prediction(run.recipe(), make_rows(tmp_path / "ask.jsonl", [row]), tokenizer)
+    assert (
+        asked[0].text == first.renderer.templates["fewshot.en"] + "Summarize the text.\n\nBen has 3 pears.\n\nSummary:"
+    )
+    before = (run.adapter / "adapter_model.safetensors").read_bytes()
+    finetune(replace(run.recipe(), output=str(run.path)), resume=True, console=Console(quiet=True))
+    assert (run.adapter / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_solved_examples_of_the_users_own_take_no_row(chat_base: Path, tmp_path: Path) -> None:
+    data = make_rows(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "recipe.yaml").write_text(recipe_text("summarize", chat_base, data))
+    written = ["prompt.num_fewshot=500", "prompt.template={default: '{document}', fewshot: 'So: a -> b'}"]
+    recipe = load_recipe(tmp_path / "recipe.yaml", written)
+    made = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    assert len(made.prompts["train"]) == len(dataset.read(recipe)[2]["train"].rows)
+    assert made.prompts["test"][0].text.startswith("So: a -> bAnna")
 
 
 def test_too_few_rows_to_draw_from(root: Path) -> None:

@@ -164,9 +164,41 @@ def test_what_a_stream_needs(tmp_path: Path) -> None:
         prepare(told, tokenizer)
     with pytest.raises(RecipeError, match=r"list them in data\.labels"):
         prepare(replace(told, task="classify"), tokenizer)
-    for key in ("prompt.num_fewshot=2", "clean.unicode=NFC"):
+    for key in ("prompt.num_fewshot=2", "clean.exact_duplicates=true", "clean.near_duplicates=0.8"):
         with pytest.raises(RecipeError, match="needs all training rows at hand"):
             prepare(recipe(tmp_path, "train.max_steps=6", key), tokenizer)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_of_a_stream_are_cleaned_one_by_one(tmp_path: Path, workers: int) -> None:
+    """What is done, and what is told of it, is the same as for rows at hand, for any number of workers."""
+    (tmp_path / "hook.py").write_text("def shout(text):\n    return text.replace('Oakfield', 'OAKFIELD')\n")
+    steps = "{unicode: NFKC, redact: [email], hook: 'hook.py:shout', min_length: {summary: 19}}"
+    told = recipe(tmp_path, "train.max_steps=6", f"data.num_workers={workers}")
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    rows[7]["summary"] += " ﬁne, ana@example.org"
+    make_rows(tmp_path / "train.jsonl", rows)
+    with (tmp_path / "mine.yaml").open("a") as file:
+        file.write(f"clean: {steps}\n")
+    told = replace(told, clean=load_recipe(tmp_path / "mine.yaml").clean)
+    made = prepare(told, adapters.load_tokenizer(told.base))
+    seen = {item.id for tokens, _ in made.stream.read(0) for item in tokens}
+    at_hand = prepare(replace(told, data=replace(told.data, streaming=False)), adapters.load_tokenizer(told.base))
+    assert len(seen) == len(at_hand.train.tokens) == 51  # names of one digit leave too little, but for the seventh
+    streamed, cleaning = made.stream.cleaning.describe(), at_hand.fingerprints["train"]["cleaning"]
+    assert streamed.pop("rows_before") == cleaning.pop("rows_before") == 60
+    assert {step: {**about, "first": 0} for step, about in streamed.items()} == {
+        step: {**about, "first": 0} for step, about in cleaning.items()
+    }
+    assert streamed["redact email"]["changed"] == 1
+    text = made.encoder.tokenizer.decode(made.train.tokens[0].input_ids)
+    assert "OAKFIELD" in text
+
+
+def test_a_run_tells_what_was_cleaned_in_its_stream(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=400)
+    finetune(recipe(tmp_path, "train.max_steps=2", "clean.min_length.summary=19"), console=console)
+    assert "cleaned train: min_length left out" in console.file.getvalue()
 
 
 def test_inspect_shows_the_beginning_of_a_stream(tmp_path: Path) -> None:

@@ -18,5 +18,10 @@ class Sentiment(Classify):
     """Rows {text, label: negative | mixed | positive, lang?}."""
 
     name = "sentiment"
-    templates = {"default": "Review: {text}\nSentiment:", "zh": "评论：{text}\n情感："}
+    templates = {
+        "default": "Review: {text}\nSentiment:",
+        "zh": "评论：{text}\n情感：",
+        "default.described": "{labels}\n\nReview: {text}\nSentiment:",  # with prompt.label_descriptions
+        "zh.described": "{labels}\n\n评论：{text}\n情感：",
+    }
     metrics = {"closeness": closeness}

@@ -44,10 +44,10 @@ def _add_score(commands: Commands) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     run, recipe = open_run(args)
     console = open_console()
-    from llama_tasks import adapters, dataset, evaluation
+    from llama_tasks import dataset, evaluation
 
     evaluation.check_suite(recipe)
-    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    data = dataset.prepare(recipe, evaluation.check_contract(run, recipe))
     evaluation.rehearse(data, recipe.eval)
     model = evaluation.load(run, recipe)
     report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import dataset
+from llama_tasks import dataset, streaming
 from llama_tasks.audit import NAMED, Audit, Finding, Report
 from llama_tasks.contract import special_ids, tokenizer_sha256
 from llama_tasks.inspection.pieces import Piece, Speller
@@ -88,7 +88,7 @@ def gather(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Inspection:
     """Look at the rows of a recipe, of a stream at the first ones. Raises DataError for rows that cannot be read or do not fit."""
     task, labels, splits = dataset.read(recipe)
     if recipe.data.streaming:
-        splits = {"train": dataset.beginning(recipe, task, OF_A_STREAM), **splits}
+        splits = {"train": streaming.beginning(recipe, task, OF_A_STREAM), **splits}
     return look(recipe, tokenizer, task, labels, splits)
 
 
@@ -99,7 +99,8 @@ def look(
     config = recipe.prompt
     lenient = replace(config, on_too_long="drop") if config.on_too_long == "error" else config
     encoder = Encoder(tokenizer, lenient)
-    renderer, drawn = dataset.make_renderer(recipe, task, encoder, splits["train"])
+    renderer = dataset.make_renderer(recipe, task, encoder)
+    drawn = dataset.draw_fewshot(recipe, task, renderer, splits["train"])
     is_text = task.name == "text"
     audit, sample = Audit(encoder, is_text), _Sample()
     dropped, shortened = _Counted(), _Counted()

@@ -42,10 +42,11 @@ class BadRows:
         skip: whether the recipe sets such rows aside (`data.on_bad_row: skip`) or stops.
         count: all of them.
         first: the first few.
+        hint: what to do about them, behind the list.
     """
 
-    def __init__(self, skip: bool = False) -> None:
-        self.skip, self.count = skip, 0
+    def __init__(self, skip: bool = False, hint: str = SKIP_HINT) -> None:
+        self.skip, self.count, self.hint = skip, 0, hint
         self.first: list[BadRow] = []
 
     def add(self, where: str, why: str) -> None:
@@ -54,15 +55,20 @@ class BadRows:
         if len(self.first) < SHOWN:
             self.first.append(BadRow(where, why))
 
+    def take(self, other: BadRows) -> None:
+        """Note the bad rows of another piece of the data."""
+        self.count += other.count
+        self.first += other.first[: SHOWN - len(self.first)]
+
     def settle(self) -> None:
         """Raise DataError with what was collected, unless the recipe sets bad rows aside."""
         if self.skip or not self.count:
             return
         if self.count == 1:
-            raise DataError(f"{self.first[0].where}: {self.first[0].why}. {SKIP_HINT.replace('them', 'it')}")
+            raise DataError(f"{self.first[0].where}: {self.first[0].why}. {self.hint.replace('them', 'it')}")
         more = f"\n  … and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
         listed = "".join(f"\n  {bad.where}: {bad.why}" for bad in self.first)
-        raise DataError(f"{self.count} rows cannot be used:{listed}{more}\n{SKIP_HINT}")
+        raise DataError(f"{self.count} rows cannot be used:{listed}{more}\n{self.hint}")
 
     def describe(self) -> dict[str, Any]:
         """For the run's fingerprints: how many rows were set aside, and the first of them, each once."""

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from llama_tasks.errors import RecipeError
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.tasks.base import Example, Task, Turn, guess_lang, lang_of, text_of, texts_of
-from llama_tasks.tasks.classify import Classify, class_weights, labels_of
+from llama_tasks.tasks.classify import Classify, class_weights, labels_in, labels_of
 from llama_tasks.tasks.file import load_task
 from llama_tasks.tasks.qa import QA
 from llama_tasks.tasks.summarize import Summarize
 from llama_tasks.tasks.text import Text
 from llama_tasks.tasks.translate import Translate
+from llama_tasks.tasks.usable import examples_of, usable
+from llama_tasks.user_code import sha256_of_file
 
 __all__ = [
-    "QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "Turn", "class_weights", "create", "guess_lang",
-    "labels_of", "lang_of", "source_sha256", "text_of", "texts_of",
+    "QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "Turn", "class_weights", "create", "examples_of",
+    "guess_lang", "labels_in", "labels_of", "lang_of", "source_sha256", "text_of", "texts_of", "usable",
 ]  # fmt: skip
 
 _BUILT_IN: dict[str, type[Task]] = {task.name: task for task in (Classify, QA, Summarize, Text, Translate)}
@@ -49,4 +50,4 @@ def create(name: str, labels: Sequence[str] | None = None, config: PromptConfig 
 
 def source_sha256(name: str) -> str | None:
     """SHA-256 of the file of a task of the user's own; None for a built-in one."""
-    return hashlib.sha256(Path(name).read_bytes()).hexdigest() if name.endswith(".py") else None
+    return sha256_of_file(name) if name.endswith(".py") else None

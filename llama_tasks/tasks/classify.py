@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 from llama_tasks.errors import DataError, RecipeError
@@ -65,9 +66,18 @@ class Classify(Task):
         return "\n".join(f"{label}: {meanings[label]}" if label in meanings else label for label in self.labels)
 
 
+def labels_in(rows: Sequence[Row], column: str = "label") -> list[str]:
+    """The labels that occur in the rows, sorted; those that are no text are left out."""
+    found = set()
+    for row in rows:
+        with suppress(DataError):
+            found.add(text_of(row, column))
+    return sorted(found)
+
+
 def labels_of(rows: Sequence[Row], column: str = "label") -> list[str]:
-    """The labels that occur in the rows, sorted. Raises DataError for fewer than two."""
-    labels = sorted({text_of(row, column) for row in rows if column in row.values})
+    """The label set that the training rows give. Raises DataError for fewer than two labels."""
+    labels = labels_in(rows, column)
     if len(labels) < 2 and rows and column in rows[0].values:
         raise DataError(
             f"The training rows hold {len(labels)} label ({', '.join(labels)}); a classification needs two or more."

@@ -17,7 +17,7 @@ from llama_tasks.errors import DataError, LlamaTasksError, RecipeError
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tasks.base import Example, Task
-from llama_tasks.user_code import line_of, run_file, spell
+from llama_tasks.user_code import line_of, read_source, run_file, spell
 
 _DECLARED: dict[str, tuple[type, str]] = {
     "name": (str, "a short name"), "columns": (tuple, "a tuple of field names"), "main_field": (str, "the name of a field"),
@@ -40,12 +40,7 @@ def load_task(path: Path) -> type[Task]:
 @lru_cache(maxsize=16)
 def _load(resolved: str, _changed: int, shown: str) -> type[Task]:
     """Read once for every state of the file: its classes stay the same objects for the whole run."""
-    try:
-        source = Path(resolved).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError(
-            f"{shown} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8."
-        ) from None
+    source = read_source(resolved, shown)
     module = run_file(source, resolved, shown)
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Task)]
     found = [kind for kind in classes if kind.__module__ == module.__name__]
@@ -54,11 +49,11 @@ def _load(resolved: str, _changed: int, shown: str) -> type[Task]:
         raise RecipeError(
             f"{shown}: a task file must define one class that subclasses llama_tasks.tasks.Task; it defines: {names}."
         )
-    _check(found[0], source, shown)
+    _check_class(found[0], source, shown)
     return _guarded(found[0], shown, resolved)
 
 
-def _check(kind: type[Task], source: str, shown: str) -> None:
+def _check_class(kind: type[Task], source: str, shown: str) -> None:
     """Raise RecipeError, with the line of the class or of the attribute, for what is missing or wrong."""
     lines = _lines(source, kind.__name__)
     here = f"{shown}:{lines['class']}"
@@ -104,11 +99,15 @@ def _guarded(kind: type[Task], shown: str, resolved: str) -> type[Task]:
 
         def examples(self, row: Row, *, training: bool) -> list[Example]:
             with naming(shown, resolved, row.where):
-                return _all_are(super().examples(row, training=training), Example, kind.examples, shown)
+                examples = _all_are(super().examples(row, training=training), Example, kind.examples, shown)
+            _check(examples, row, _place(kind.examples, shown))
+            return examples
 
         def example(self, row: Row) -> Example:
             with naming(shown, resolved, row.where):
-                return _is(super().example(row), Example, kind.example, shown)
+                example: Example = _is(super().example(row), Example, kind.example, shown)
+            _check([example], row, _place(kind.example, shown))
+            return example
 
         def parse(self, text: str, lang: str) -> str:
             with naming(shown, resolved, f"the output {text[:60]!r}"):
@@ -150,15 +149,56 @@ def naming(shown: str, resolved: str, what: str) -> Iterator[None]:
 def _is(value: Any, wanted: type, function: Callable[..., Any], shown: str) -> Any:
     if isinstance(value, wanted):
         return value
-    where = f"{shown}:{function.__code__.co_firstlineno}"
     article = "an" if wanted.__name__[0] in "AEIOU" else "a"
-    raise DataError(f"{where}: {function.__name__}() must return {article} {wanted.__name__}, not {value!r:.60}.")
+    raise DataError(f"{_place(function, shown)} must return {article} {wanted.__name__}, not {value!r:.60}.")
 
 
 def _all_are(values: Sequence[Any], wanted: type, function: Callable[..., Any], shown: str) -> Any:
     for value in _is(values, list, function, shown):
         _is(value, wanted, function, shown)
     return values
+
+
+def _check(examples: Sequence[Example], row: Row, place: str) -> None:
+    """Raise DataError for an Example that holds anything but text, RecipeError for ids that do not tell them apart."""
+    for example in examples:
+        for what, texts in _texts(example):
+            wrong = [text for text in texts if not isinstance(text, str)]
+            if isinstance(texts, str) or wrong:
+                found = texts if isinstance(texts, str) else wrong[0]
+                due = "a tuple of texts" if isinstance(texts, str) else "text"
+                raise DataError(f"{row.where}: {place} gave an Example whose {what} is {found!r:.60}, not {due}.")
+    _check_ids(examples, row, place)
+
+
+def _texts(example: Example) -> Iterator[tuple[str, Sequence[Any]]]:
+    """What an Example holds, by its name in a message; a text where texts are due is wrong too."""
+    yield from ((f"field {key!r}", (text,)) for key, text in example.fields.items())
+    yield from (("target", (example.target,)), ("lang", (example.lang,)))
+    yield from (("references", example.references), ("choices", example.choices))
+    for turn in example.turns:
+        yield "turn", (*turn.fields.values(), turn.answer)
+
+
+def _check_ids(examples: Sequence[Example], row: Row, place: str) -> None:
+    """Raise RecipeError unless every Example can be told from all others by its id: audit and predictions go by it."""
+    seen: set[str] = set()
+    for name in (example.id for example in examples):
+        if name in seen:
+            raise RecipeError(
+                f'{place} gave two Examples of {row.where} one id, {name!r}; give each its own, such as f"{{row.id}}:2".'
+            )
+        if name != row.id and not str(name).startswith(f"{row.id}:"):
+            raise RecipeError(
+                f"{place} gave an Example of {row.where} the id {name!r}; it must be row.id, or begin with it and a colon, such "
+                'as f"{row.id}:2".'
+            )
+        seen.add(name)
+
+
+def _place(function: Callable[..., Any], shown: str) -> str:
+    """A function of the user's, with file and line."""
+    return f"{shown}:{function.__code__.co_firstlineno}: {function.__name__}()"
 
 
 def _lines(source: str, name: str) -> dict[str, int]:
