@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from workloads import SHAPES, TOKENS, WORKLOADS, save_model
 
-from llama_tasks.model import attention_products, products
+from llama_tasks.model import attention_packed, attention_products, products
 from llama_tasks.model import modeling_native_llama as modeling
 from llama_tasks.model.attention_packed import Documents
 from llama_tasks.packing import collate
@@ -87,6 +87,7 @@ def plain_loss(head: Any, hidden: Tensor, targets: Tensor, weights: Tensor | Non
 # What is replaced (owner, name, plain way) to do without each optimisation. Shared prefixes are the plan's, not the model's.
 PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
     "documents apart in attention": [
+        (attention_packed, "PackedLayout", DenseMask),
         (modeling, "PackedLayout", DenseMask),
         (modeling, "packed_attention", dense_attention),
     ],
