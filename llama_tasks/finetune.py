@@ -144,6 +144,10 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
             raise RecipeError(
                 "train.learning_rate: auto is a rule for LoRA; write a number where all weights are trained."
             )
+        if "adam" not in recipe.train.optim.lower():
+            raise RecipeError(
+                f"train.learning_rate: auto is a rule for Adam and its kin; write a number for {recipe.train.optim}."
+            )
         rate = float(f"{adapters.auto_learning_rate(config.hidden_size):.3g}")
     return replace(
         recipe,
@@ -186,6 +190,8 @@ def save_trained(
     model's logits on the contract's sample."""
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
+    else:
+        training.optimizer.eval()
     model = training.accelerator.unwrap_model(training.model)
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:

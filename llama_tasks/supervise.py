@@ -194,14 +194,14 @@ class Watch:
         if step not in due or self.keeper.evaluated >= step:
             return
         model = self.training.accelerator.unwrap_model(self.training.model)
-        try:
-            with self.interrupts.at_once():
-                name, value = _measure(self.recipe, self.dataset, model)
-        except Interrupted:
-            self.training.model.train()
-            return
-        self.keeper.evaluated = step
-        self._keep(name, value)
+        with self.training.as_scored():
+            try:
+                with self.interrupts.at_once():
+                    name, value = _measure(self.recipe, self.dataset, model)
+            except Interrupted:
+                return
+            self.keeper.evaluated = step
+            self._keep(name, value)
 
     def save(self) -> None:
         """Write a checkpoint, then remove older ones. Raises RunError where the disk is full."""
