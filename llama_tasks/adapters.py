@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import cached_file
 
+from llama_tasks import adapter_inits, rank_allocation
 from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
@@ -26,6 +28,13 @@ from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
 from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
 from llama_tasks.tokenizer import where_is as where_is
 
+# Methods of peft that need more than token ids, or another model class.
+UNFIT = {
+    "ADAPTION_PROMPT": "rewrites the attention of transformers' own LLaMA class",
+    "POLY": "needs the number of a task beside every row",
+    "SHADOW": "needs its own way through the layers",
+    "XLORA": "mixes adapters that were trained before",
+}
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -155,16 +164,29 @@ def adapter_config(fields: dict[str, Any]) -> Any:
             f"adapter.peft_type: {kind} puts virtual tokens before every example, which packed batches do not have; choose "
             "a method that changes weights, such as LORA."
         )
+    if kind in UNFIT:
+        raise RecipeError(f"adapter.peft_type: {kind} {UNFIT[kind]}; choose another method, such as LORA.")
     known = _names(kinds[kind])
+    if kind == "ADALORA":
+        if "total_step" in fields:
+            raise RecipeError("adapter.total_step is the run's own number of steps; leave it out.")
+        fields["total_step"] = rank_allocation.NO_STEPS_YET
     if "target_modules" not in known:
         fields.pop("target_modules")
     for name in fields:
         if name not in known:
             raise RecipeError(f"unknown key 'adapter.{name}'.{did_you_mean(name, sorted(known))}")
+    init = fields.get("init_lora_weights")
+    adapter_inits.check_fields(fields)
+    if init == "loftq":  # of a base that is in 4 bits already; peft's own setting would quantise it
+        fields["init_lora_weights"] = True
     try:
-        return kinds[kind](task_type="CAUSAL_LM", **fields)
+        config = kinds[kind](task_type="CAUSAL_LM", **fields)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+    if init == "loftq":
+        config.init_lora_weights = init
+    return config
 
 
 def reaches_vocabulary(fields: dict[str, Any]) -> bool:
@@ -197,16 +219,29 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    config = adapter_config(fields)
+    four_bits = bool(getattr(model, "is_loaded_in_4bit", False))
+    adapter_inits.check(config, base.quantization != "none", four_bits, model.dtype)
+    init = getattr(config, "init_lora_weights", None)
+    if init == "loftq":
+        config.init_lora_weights = True
     try:
-        return get_peft_model(model, adapter_config(fields), autocast_adapter_dtype=True)
+        with warnings.catch_warnings():
+            # LN tuning copies the layer as it is; peft does not know our norm by its name.
+            warnings.filterwarnings("ignore", "Unsupported layer type")
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+    adapter_inits.initialise(adapted, base, init)
+    return adapted
 
 
 def save_trained(model: Any, folder: Path, base: BaseConfig) -> None:
     """Write what was trained: an adapter (safetensors and a byte-stable adapter_config.json), or a whole plain LLaMA."""
     if hasattr(model, "peft_config"):
-        model.save_pretrained(folder, save_embedding_layers=False)
+        if hasattr(model.base_model, "rankallocator"):
+            rank_allocation.keep_ranks_of_weights(model)
+        adapter_inits.save(model, folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; `push` writes a real one
         normalise_adapter_config(folder, base.model, base.revision)
     else:
@@ -244,7 +279,10 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
-    model = PeftModel.from_pretrained(load_base(base, device), str(folder), autocast_adapter_dtype=True)
+    with warnings.catch_warnings():
+        # AdaLoRA's ranks are named otherwise when it is loaded; peft reads both names, and says that it does not know one.
+        warnings.filterwarnings("ignore", "(Unsupported layer type|The following rank_pattern keys)")
+        model = PeftModel.from_pretrained(load_base(base, device), str(folder), autocast_adapter_dtype=True)
     wanted, found = (
         get_peft_model_state_dict(model, save_embedding_layers=False),
         load_file(folder / "adapter_model.safetensors"),

@@ -26,6 +26,7 @@ from llama_tasks.errors import RunError
 from llama_tasks.train import Training
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+ALLOCATION = "allocation."  # before the names of AdaLoRA's averages, which lie beside the optimizer's
 Tensors = dict[str, torch.Tensor]
 
 
@@ -46,6 +47,9 @@ def save(
     tensors, scalars = optimizer_state(training.optimizer)
     state = {"step": training.step, "position": training.position, "tokens_seen": training.tokens_seen,
              "optimizer": scalars, "scheduler": training.scheduler.state_dict(), "needs": list(needs), "extra": extra}  # fmt: skip
+    if training.allocation:
+        more, state["rank_pattern"] = training.allocation.state()
+        tensors |= {f"{ALLOCATION}{name}": tensor for name, tensor in more.items()}
     parts = {"weights": trained_weights(training), "optimizer": tensors, "random": random or random_states()}
     with files.staged(target) as staging:
         for name, part in parts.items():
@@ -62,7 +66,12 @@ def restore(path: Path, training: Training) -> dict[str, Any]:
     verify(path)
     state = _state(path)
     load_trained_weights(training, load_file(path / "weights.safetensors"))
-    load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    tensors = load_file(path / "optimizer.safetensors")
+    allocation = {name: tensors.pop(name) for name in list(tensors) if name.startswith(ALLOCATION)}
+    load_optimizer_state(training.optimizer, tensors, state["optimizer"])
+    if training.allocation:
+        more = {name.removeprefix(ALLOCATION): tensor for name, tensor in allocation.items()}
+        training.allocation.load(more, state["rank_pattern"])
     training.scheduler.load_state_dict(state["scheduler"])
     set_random_state(load_file(path / "random.safetensors"), training.accelerator.process_index)
     training.step, training.position = state["step"], state["position"]

@@ -21,10 +21,11 @@ from llama_tasks.errors import LlamaTasksError, RecipeError
 from llama_tasks.optimizers import make_optimizer, make_scheduler
 from llama_tasks.packing import Batch, collate
 from llama_tasks.plan import Step
+from llama_tasks.rank_allocation import RankAllocation
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.stream import Stream
 from llama_tasks.stream_plan import make_plan
-from llama_tasks.tokens import IGNORE, Tokens
+from llama_tasks.tokens import Tokens
 
 SKIPS = 10  # steps in a row without a finite loss: then it is not a matter of some rows
 
@@ -79,6 +80,7 @@ class Training:
         optimizer = make_optimizer(model, config, learning_rate, warmup)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.scheduler = make_scheduler(self.optimizer, config, warmup, self.total_steps)
+        self.allocation = RankAllocation.of(model, self.total_steps)
         self.step = 0
         self.position: dict[str, Any] = {}
         self.tokens_seen = 0
@@ -136,6 +138,8 @@ class Training:
         if skipped:
             self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes neither weights nor moments
         self.optimizer.step()
+        if self.allocation and not skipped:
+            self.allocation.after(self.step + 1)
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step, self.position = self.step + 1, step.position
@@ -158,25 +162,26 @@ class Training:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)
-        for i in range(rounds):
-            # A process without a batch in the last round runs the first one with no target, so that all take part.
-            index = i * world + rank
-            batch, labels = (batches[index], batches[index].labels) if index < len(batches) else (batches[0], None)
-            labels = torch.full_like(batch.labels, IGNORE) if labels is None else labels
-            device = self.accelerator.device
-            weights = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
-            with self.accelerator.no_sync(self.model) if i + 1 < rounds else nullcontext():
-                loss = self.model(
-                    **batch.inputs(device),
-                    **weights,
-                    labels=labels.to(device),
-                    num_items_in_batch=weight,
-                    skip_logits=True,
-                ).loss
-                # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
-                self.accelerator.backward(loss * world)
-            total += loss.detach()
+        with self.allocation.shared_by(rounds * world) if self.allocation else nullcontext():
+            for i in range(rounds):
+                # A process without a batch in the last round runs the first one with no target, so that all take part.
+                index = i * world + rank
+                batch = batches[index] if index < len(batches) else batches[0].without_targets()
+                with self.accelerator.no_sync(self.model) if i + 1 < rounds else nullcontext():
+                    total += self._pass(batch, weight)
         return float(self.accelerator.reduce(total, reduction="sum"))
+
+    def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
+        """Add the gradients of one batch's part of the loss; returns that part."""
+        device = self.accelerator.device
+        weights = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
+        labels = batch.labels.to(device)
+        loss = self.model(
+            **batch.inputs(device), **weights, labels=labels, num_items_in_batch=weight, skip_logits=True
+        ).loss
+        # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach()
 
     def _skipped(self, loss: float, norm: float, batches: Sequence[Batch]) -> tuple[str, ...]:
         """The step's rows where its loss or gradient is not finite and `on_nonfinite` says skip, else none.
