@@ -7,22 +7,23 @@ checked against peft's own configuration classes; there is no code here per meth
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import BitsAndBytesConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import cached_file
 
 from llama_tasks import adapter_inits, rank_allocation
 from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
+from llama_tasks.quantization import compute_4bit_as_trained, quantizer
 from llama_tasks.recipe import BaseConfig
 from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
 from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
@@ -68,11 +69,11 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         ModelError: not found, not a LLaMA, or weights missing.
     """
     if base.config is not None:
-        if base.quantization != "none":
+        if base.is_quantized:
             raise RecipeError("base.config makes a new model; it cannot be quantised, leave base.quantization out.")
         return new_model(base.config)
     dtype = resolve_dtype(base.dtype, device)
-    quantization = quantizer(base.quantization, dtype)
+    quantization = quantizer(base, dtype)
     try:
         model = load_native(
             where_is(base.model),
@@ -91,42 +92,6 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         bos_token_id=given.bos_token_id, eos_token_id=given.eos_token_id, pad_token_id=given.pad_token_id
     )
     return model
-
-
-def quantizer(name: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings for a `base.quantization`; None for `none`.
-
-    `int8` is LLM.int8() (Dettmers et al., 2022): weights and inputs in 8 bits, columns of large inputs in float16.
-    """
-    if name == "nf4":
-        return nf4(compute_dtype)
-    if name != "int8":
-        return None
-    # It says at every call that inputs are rounded to float16 first.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return BitsAndBytesConfig(load_in_8bit=True)
-
-
-def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantisation (Dettmers et al., 2023, QLoRA)."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
-
-
-def compute_4bit_as_trained(model: Any) -> None:
-    """Keep bitsandbytes from another arithmetic in evaluation than in training.
-
-    On a CPU with AVX512-BF16, a 4-bit layer that is called once in evaluation mode rounds its scales to bfloat16 for good
-    and multiplies in bfloat16 from then on, in training too and without a gradient to the layers below; widths that are
-    no multiple of 64 fail. Without that path the layer multiplies by its dequantised weight, as it does in training.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
@@ -210,7 +175,7 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
         ModelError: all weights shall be trained on a quantised base.
     """
     if fields is None:
-        if base.quantization != "none":
+        if base.is_quantized:
             raise ModelError(
                 "A quantised base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none."
             )
@@ -221,7 +186,7 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
         parameter.requires_grad_(False)
     config = adapter_config(fields)
     four_bits = bool(getattr(model, "is_loaded_in_4bit", False))
-    adapter_inits.check(config, base.quantization != "none", four_bits, model.dtype)
+    adapter_inits.check(config, base.is_quantized, four_bits, model.dtype)
     init = getattr(config, "init_lora_weights", None)
     if init == "loftq":
         config.init_lora_weights = True
@@ -234,6 +199,41 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
     adapter_inits.initialise(adapted, base, init)
     return adapted
+
+
+def freeze(model: Any, patterns: Sequence[str]) -> None:
+    """Leave the parameters that `train.freeze` names as they are: by a run of their dotted name (`embed_tokens`, `layers.3`), or by
+    a regular expression for all of it.
+
+    Raises:
+        RecipeError: the recipe trains an adapter, a pattern matches nothing or is no expression, or nothing is left to train.
+    """
+    if not patterns:
+        return
+    if hasattr(model, "peft_config"):
+        raise RecipeError(
+            "train.freeze is for `adapter: null`; an adapter names its layers (adapter.layers_to_transform)."
+        )
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head by its own name too
+    for pattern in patterns:
+        try:
+            named = [name for name in parameters if f".{pattern}." in f".{name}." or re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise RecipeError(f"train.freeze: {pattern!r} is no regular expression ({error}).") from None
+        if not named:
+            raise RecipeError(
+                f"train.freeze: {pattern!r} matches no parameter.{did_you_mean(pattern, _parts(parameters))}"
+            )
+        for name in named:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise RecipeError("train.freeze leaves nothing to train.")
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """What a parameter may be named by: `layers.0`, `self_attn.q_proj`, `embed_tokens`."""
+    found = (re.findall(r"layers\.\d+|self_attn\.\w+|mlp\.\w+|\w+(?=\.weight)", name) for name in names)
+    return sorted({part for parts in found for part in parts})
 
 
 def save_trained(model: Any, folder: Path, base: BaseConfig) -> None:

@@ -61,6 +61,7 @@ def finetune(
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
+    adapters.freeze(model, recipe.train.freeze)
     data = dataset.stream or dataset.train.tokens
     training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate))
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)

@@ -45,10 +45,18 @@ class BaseConfig:
     """LLaMA configuration of a new model with random weights (pre-training); `model` then names its tokenizer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` is bfloat16 where the device computes it natively, else float32."""
-    quantization: Literal["none", "nf4", "int8"] = "none"
-    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `int8`: LLM.int8(); by bitsandbytes, on GPU and CPU."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `fp4`: 4-bit floats likewise, `int8`: LLM.int8(); by
+    bitsandbytes, on GPU and CPU."""
+    quantization_config: dict[str, Any] | None = None
+    """Instead of `quantization`: any fields of BitsAndBytesConfig, such as `{load_in_4bit: true, bnb_4bit_quant_type: fp4}`."""
     attn_implementation: str = "sdpa"
     """transformers' name of the attention implementation."""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights are held in 8 or 4 bits."""
+        return self.quantization != "none" or self.quantization_config is not None
 
 
 @dataclass(frozen=True)
@@ -209,6 +217,9 @@ class TrainConfig:
     """A NaN or infinite loss or gradient stops the run with the step's rows; `skip` leaves the step out, counts and names it."""
     preflight: bool = True
     """Before step 1, run the longest batch, one evaluation and one save, so that too little memory shows at once."""
+    freeze: list[str] = field(default_factory=list)
+    """With `adapter: null`: parameters that stay as they are, by a run of their dotted name (`embed_tokens`, `layers.0`) or a
+    regular expression for all of it."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """Weight of a label's examples in the loss, `label: number`; `balanced`: rows / (labels x rows of the label)."""
     seed: int = 42

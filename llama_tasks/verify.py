@@ -20,13 +20,14 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
+from llama_tasks.adapters import where_is
 from llama_tasks.errors import ModelError
 from llama_tasks.generate import decode_by_slots
 from llama_tasks.model import load_native
 from llama_tasks.model.decoding import can_decode
 from llama_tasks.model.loading import read_config
 from llama_tasks.packing import Family, collate
+from llama_tasks.quantization import compute_4bit_as_trained, four_bits
 from llama_tasks.recipe import Suite
 from llama_tasks.tokens import IGNORE, Tokens
 
@@ -117,7 +118,7 @@ class _Checkpoint:
 
     def load(self, native: bool, precision: Precision) -> Any:
         """The model in evaluation mode; raises ModelError for a checkpoint that cannot be read."""
-        quantization = nf4(torch.float32) if precision == "nf4" else None
+        quantization = four_bits("nf4", torch.float32) if precision == "nf4" else None
         options: dict[str, Any] = {
             "revision": self.revision,
             "dtype": torch.bfloat16 if precision == "bfloat16" else torch.float32,

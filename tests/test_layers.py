@@ -15,7 +15,7 @@ ORDER = [
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",),
-    ("adapter_inits", "rank_allocation"), ("adapters",), ("optimizers",), ("train",), ("checkpoint",),
+    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",), ("optimizers",), ("train",), ("checkpoint",),
     ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",),
     ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
     ("evaluation", "score_files"), ("preflight",), ("resume",), ("supervise",),
