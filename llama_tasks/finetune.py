@@ -20,6 +20,7 @@ from llama_tasks import adapters, checkpoint, evaluation, files, integrity, pref
 from llama_tasks.clean import told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
+from llama_tasks.distillation import load_teacher
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
@@ -63,7 +64,8 @@ def finetune(
     model = adapters.attach(base, recipe.adapter, recipe.base)
     adapters.freeze(model, recipe.train.freeze)
     data = dataset.stream or dataset.train.tokens
-    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate))
+    teacher = load_teacher(recipe, dataset.encoder.tokenizer, accelerator.device)
+    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate), teacher)
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     contract = make_contract(recipe, dataset)
     with locked(run.path) if accelerator.is_main_process else nullcontext():
@@ -80,7 +82,13 @@ def finetune(
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
         if not accelerator.is_main_process:
             return {}
-        del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
+        del (
+            base,
+            model,
+            training,
+            keeper,
+            teacher,
+        )  # the trained model leaves the memory before its copy from the disk comes
         reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
         adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
         return evaluation.evaluate(run, recipe, dataset, reloaded, say)
@@ -132,6 +140,13 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
             f"({base.get_input_embeddings().num_embeddings})."
         )
     share = recipe.train.share_prefixes
+    if recipe.train.neftune_noise_alpha or recipe.train.fgm_epsilon:
+        if share is True:
+            raise RecipeError(
+                "train.share_prefixes computes a common beginning once, and train.neftune_noise_alpha and train.fgm_epsilon "
+                "give every example its own; leave one out."
+            )
+        share = False
     if share == "auto" and config._attn_implementation not in SHARES_PREFIXES:
         share = False
     if share is True and config._attn_implementation not in SHARES_PREFIXES:

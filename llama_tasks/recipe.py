@@ -25,6 +25,8 @@ LEAST = {
     "data.max_compression_ratio": 1, "data.max_uncompressed_gb": 0, "data.max_train_samples": 1,
     "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8, "prompt.num_fewshot": 0,
     "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.loraplus_lr_ratio": 0,
+    "train.label_smoothing_factor": 0, "train.neftune_noise_alpha": 0, "train.fgm_epsilon": 0,
+    "distill.temperature": 0.01, "distill.alpha": 0,
     "train.warmup_steps": 0,
     "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
     "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
@@ -217,6 +219,12 @@ class TrainConfig:
     """A NaN or infinite loss or gradient stops the run with the step's rows; `skip` leaves the step out, counts and names it."""
     preflight: bool = True
     """Before step 1, run the longest batch, one evaluation and one save, so that too little memory shows at once."""
+    label_smoothing_factor: float = 0.0
+    """Part of each target's probability that is spread evenly over the vocabulary; the logged loss has it too."""
+    neftune_noise_alpha: float | None = None
+    """NEFTune: uniform noise on embedded tokens in training, scaled alpha / sqrt(L d) for an example of L tokens; 5 is usual."""
+    fgm_epsilon: float | None = None
+    """Adversarial training (FGM): adds the loss at embedded tokens moved by so much against the example; two passes a batch."""
     freeze: list[str] = field(default_factory=list)
     """With `adapter: null`: parameters that stay as they are, by a run of their dotted name (`embed_tokens`, `layers.0`) or a
     regular expression for all of it."""
@@ -224,6 +232,24 @@ class TrainConfig:
     """Weight of a label's examples in the loss, `label: number`; `balanced`: rows / (labels x rows of the label)."""
     seed: int = 42
     """Seed of everything random."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation from a larger model."""
+
+    teacher: str
+    """Hub id or folder of a LLaMA with the same tokenizer."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub teacher."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the teacher, as `base.dtype`."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Bits of the teacher, as `base.quantization`."""
+    temperature: float = 2.0
+    """Both models' logits are divided by it before they are compared."""
+    alpha: float = 0.5
+    """Share of the teacher in the loss; the rest is that of the targets."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +285,8 @@ class Recipe:
     adapter: dict[str, Any] | None = field(default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32})
     """Any field of peft's configuration classes by peft's own name; `null` trains all weights."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig | None = None
+    """Learn from a larger model's probabilities too; left out: from the targets alone."""
     eval: Suite = field(default_factory=Suite)
     """A suite file (relative to the recipe), or its content."""
     output: str | None = None
@@ -284,8 +312,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
+    _check_shares(recipe, path)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
     return dataclasses.replace(recipe, task=_task(recipe.task, path), clean=clean)
+
+
+def _check_shares(recipe: Recipe, path: Path) -> None:
+    shares = {"train.label_smoothing_factor": recipe.train.label_smoothing_factor}
+    if recipe.distill is not None:
+        shares["distill.alpha"] = recipe.distill.alpha
+    for key, share in shares.items():
+        if share > 1:
+            raise RecipeError(f"{path}: {key} is a share of the loss and must be at most 1, not {share}.")
 
 
 def _task(name: str, recipe: Path) -> str:

@@ -12,14 +12,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from llama_tasks.distillation import Teacher
 from llama_tasks.errors import LlamaTasksError, RecipeError
+from llama_tasks.model.loss import sum_of_losses
 from llama_tasks.optimizers import make_optimizer, make_scheduler
 from llama_tasks.packing import Batch, collate
+from llama_tasks.perturbation import Perturbation
 from llama_tasks.plan import Step
 from llama_tasks.rank_allocation import RankAllocation
 from llama_tasks.recipe import TrainConfig
@@ -66,6 +70,7 @@ class Training:
         config: TrainConfig,
         accelerator: Accelerator,
         learning_rate: float,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -76,6 +81,7 @@ class Training:
             )
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
+        self.teacher, self.perturbation = teacher, Perturbation(model, config)
         warmup = _warmup(config, self.total_steps)
         optimizer = make_optimizer(model, config, learning_rate, warmup)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -100,7 +106,7 @@ class Training:
     def rehearse(self, batch: Batch) -> None:
         """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
         self._to_train()
-        self._accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0)
+        self._accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -131,7 +137,7 @@ class Training:
         began = time.perf_counter()
         batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
-        loss = self._accumulate(batches, sum(b.target_weight for b in batches))
+        loss = self._accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         skipped = self._skipped(loss, float(norm), batches)
         learning_rate = self.scheduler.get_last_lr()[0]
@@ -157,27 +163,34 @@ class Training:
             skipped,
         )
 
-    def _accumulate(self, batches: Sequence[Batch], weight: float) -> float:
+    def _accumulate(self, batches: Sequence[Batch], weight: float, epoch: int) -> float:
         """Gradients of sum(weighted loss) / `weight` over the step's batches; returns that loss, summed over processes."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)
-        with self.allocation.shared_by(rounds * world) if self.allocation else nullcontext():
+        passes = rounds * world * self.perturbation.num_passes
+        with self.allocation.shared_by(passes) if self.allocation else nullcontext():
             for i in range(rounds):
                 # A process without a batch in the last round runs the first one with no target, so that all take part.
                 index = i * world + rank
                 batch = batches[index] if index < len(batches) else batches[0].without_targets()
-                with self.accelerator.no_sync(self.model) if i + 1 < rounds else nullcontext():
-                    total += self._pass(batch, weight)
+                for is_last in self.perturbation.passes(batch, epoch):
+                    sync = is_last and i + 1 == rounds
+                    with nullcontext() if sync else self.accelerator.no_sync(self.model):
+                        total += self._pass(batch, weight)
         return float(self.accelerator.reduce(total, reduction="sum"))
 
     def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
         """Add the gradients of one batch's part of the loss; returns that part."""
-        device = self.accelerator.device
-        weights = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
+        device, smoothing = self.accelerator.device, self.config.label_smoothing_factor
         labels = batch.labels.to(device)
+        options: dict[str, Any] = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
+        if self.teacher is not None:
+            options["objective"] = self.teacher.objective(batch, labels, smoothing)
+        elif smoothing:
+            options["objective"] = partial(sum_of_losses, smoothing=smoothing)
         loss = self.model(
-            **batch.inputs(device), **weights, labels=labels, num_items_in_batch=weight, skip_logits=True
+            **batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True
         ).loss
         # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
         self.accelerator.backward(loss * self.accelerator.num_processes)
