@@ -29,7 +29,8 @@ LEAST = {
     "distill.temperature": 0.01, "distill.alpha": 0,
     "train.warmup_steps": 0,
     "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
-    "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
+    "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.early_stopping_patience": 1,
+    "train.save_steps": 1, "train.logging_steps": 1,
     "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
     "eval.seed": 0,
 }  # fmt: skip
@@ -209,6 +210,8 @@ class TrainConfig:
     """Evaluations on the validation split, evenly over the run."""
     metric_for_best_model: str | None = None
     """The checkpoint with the best value becomes the adapter; left out: the suite's first metric."""
+    early_stopping_patience: int | None = None
+    """Stop after so many evaluations in a row without a better value; left out: never."""
     save_steps: int = 100
     """Optimizer steps between resumable checkpoints."""
     logging_steps: int = 10

@@ -106,7 +106,7 @@ class Training:
     def rehearse(self, batch: Batch) -> None:
         """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
         self._to_train()
-        self._accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
+        self.accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -137,7 +137,7 @@ class Training:
         began = time.perf_counter()
         batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
-        loss = self._accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
+        loss = self.accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         skipped = self._skipped(loss, float(norm), batches)
         learning_rate = self.scheduler.get_last_lr()[0]
@@ -163,8 +163,8 @@ class Training:
             skipped,
         )
 
-    def _accumulate(self, batches: Sequence[Batch], weight: float, epoch: int) -> float:
-        """Gradients of sum(weighted loss) / `weight` over the step's batches; returns that loss, summed over processes."""
+    def accumulate(self, batches: Sequence[Batch], weight: float, epoch: int) -> float:
+        """Add the gradients of sum(weighted loss) / `weight` over a step's batches; returns that loss, summed over processes."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)

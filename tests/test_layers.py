@@ -20,7 +20,8 @@ ORDER = [
     ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",),
     ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
     ("evaluation", "score_files"), ("preflight",), ("resume",), ("supervise",),
-    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("finetune", "inspection", "verify", "convert"),
+    ("crossval", "verify_recipe"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
