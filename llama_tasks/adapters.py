@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +265,13 @@ def save_as_llama(model: NativeLlamaForCausalLM, folder: Path) -> None:
     plain.save_pretrained(folder)
 
 
-def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "cpu") -> Any:
-    """What `save_trained` wrote, loaded afresh from the disk, in evaluation mode.
+def changes_base(fields: Mapping[str, Any]) -> bool:
+    """Whether the adapter's initialisation takes something out of the base's weights."""
+    return str(fields.get("init_lora_weights")).lower().startswith(adapter_inits.MUTATING)
+
+
+def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "cpu", onto: Any = None) -> Any:
+    """What `save_trained` wrote, loaded afresh from the disk (an adapter `onto` a base at hand), in evaluation mode.
 
     Raises:
         ModelError: the folder holds neither, or an adapter's weights are missing, superfluous or not finite.
@@ -282,7 +287,7 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
     with warnings.catch_warnings():
         # AdaLoRA's ranks are named otherwise when it is loaded; peft reads both names, and says that it does not know one.
         warnings.filterwarnings("ignore", "(Unsupported layer type|The following rank_pattern keys)")
-        model = PeftModel.from_pretrained(load_base(base, device), str(folder), autocast_adapter_dtype=True)
+        model = PeftModel.from_pretrained(onto or load_base(base, device), str(folder), autocast_adapter_dtype=True)
     wanted, found = (
         get_peft_model_state_dict(model, save_embedding_layers=False),
         load_file(folder / "adapter_model.safetensors"),

@@ -68,7 +68,13 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         DataError: a broken file, a missing column, a label outside the set, an example too long, or an audit finding.
         RecipeError: `data.streaming` with what needs all rows at hand.
     """
-    task, labels, splits = read(recipe)
+    return assemble(recipe, tokenizer, *read(recipe))
+
+
+def assemble(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, task: Task, labels: list[str], splits: dict[str, Split]
+) -> Dataset:
+    """What `prepare` makes of rows that `read` gave. Raises what it raises."""
     encoder = Encoder(tokenizer, recipe.prompt)
     renderer, drawn = make_renderer(recipe, task, encoder, splits.get("train"))
     prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
@@ -219,9 +225,14 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
         raise RecipeError(
             f"train.class_weights belongs to tasks with labels, and {task.name!r} has none; leave it out."
         )
+    return make_task(recipe, labels, train), labels, splits
+
+
+def make_task(recipe: Recipe, labels: list[str], train: Sequence[Row]) -> Task:
+    """The task of a recipe, with the class weights that follow from the training rows."""
     task = tasks.create(recipe.task, labels, recipe.prompt)
     task.weights = tasks.class_weights(recipe.train.class_weights, labels, train, task.target_column)
-    return task, labels, splits
+    return task
 
 
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:

@@ -47,7 +47,6 @@ def finetune(
     began = time.perf_counter()
     accelerator = make_accelerator(recipe)
     console = console or Console(quiet=not accelerator.is_main_process)
-    say = partial(console.print, highlight=False, markup=False)
     run = rundir.RunDirectory(Path(recipe.output or f"runs/{Path(recipe.task).stem}"))
     if accelerator.is_main_process:
         rundir.claim(run.path, resume, overwrite)
@@ -59,7 +58,30 @@ def finetune(
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
-    base = adapters.load_base(recipe.base, accelerator.device)
+    base = partial(adapters.load_base, recipe.base, accelerator.device)
+    return fit(run, recipe, dataset, base(), accelerator, console, began, resume, overwrite, weights)
+
+
+def fit(
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    base: Any,
+    accelerator: Accelerator,
+    console: Console,
+    began: float,
+    resume: bool,
+    overwrite: bool,
+    weights: dict[str, str],
+    on_loaded_base: bool = False,
+) -> dict[str, Any]:
+    """From a loaded base to the report. `on_loaded_base`: the adapter is read back onto this base, not onto one loaded anew, and
+    taken off it again at the end.
+
+    Raises:
+        LlamaTasksError, Interrupted: as `finetune`.
+    """
+    say = partial(console.print, highlight=False, markup=False)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
     adapters.freeze(model, recipe.train.freeze)
@@ -82,16 +104,15 @@ def finetune(
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
         if not accelerator.is_main_process:
             return {}
-        del (
-            base,
-            model,
-            training,
-            keeper,
-            teacher,
-        )  # the trained model leaves the memory before its copy from the disk comes
-        reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
+        onto = model.unload() if on_loaded_base else None
+        # The trained model leaves the memory before its copy from the disk comes.
+        del base, model, training, keeper, teacher
+        reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device, onto)
         adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
-        return evaluation.evaluate(run, recipe, dataset, reloaded, say)
+        report = evaluation.evaluate(run, recipe, dataset, reloaded, say)
+        if on_loaded_base:
+            reloaded.unload()
+        return report
 
 
 def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:

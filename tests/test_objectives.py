@@ -64,8 +64,8 @@ def memorise(teacher: distillation.Teacher | None = None, **settings: Any) -> tu
     """All weights, over three examples, until they are known; and those."""
     tokens = examples(3)
     set_seed(5)
-    config = replace(CONFIG, num_train_epochs=40, tokens_per_batch=500, learning_rate=5e-3, **settings)
-    run = Training(adapters.attach(adapters.load_base(BASE), None, BASE), tokens, config, Accelerator(), 5e-3, teacher)
+    config = replace(CONFIG, num_train_epochs=40, tokens_per_batch=500, learning_rate=2e-2, **settings)
+    run = Training(adapters.attach(adapters.load_base(BASE), None, BASE), tokens, config, Accelerator(), 2e-2, teacher)
     list(run.run())
     run.model.eval()
     return run, tokens
@@ -160,8 +160,10 @@ def test_label_smoothing_trains_the_head_and_the_embedding_too() -> None:
 
 def confidence(run: Training, tokens: list[Tokens]) -> float:
     with torch.no_grad():
-        return float(torch.stack([run.model(input_ids=torch.tensor([item.input_ids])).logits[0].softmax(-1).amax(-1).mean()
-                                  for item in tokens]).mean())  # fmt: skip
+        logits = [
+            run.model(input_ids=torch.tensor([item.input_ids])).logits[0, 1:-1] for item in tokens
+        ]  # at the targets
+    return float(torch.cat(logits).softmax(-1).amax(-1).mean())
 
 
 def test_label_smoothing_lowers_confidence() -> None:
