@@ -24,14 +24,13 @@ from rich.table import Table
 
 from llama_tasks import adapters, evaluation, files, integrity, rundir
 from llama_tasks.dataset import SPLIT_SEED, Dataset, assemble, make_task, read
-from llama_tasks.duplicates import near_duplicate_groups
 from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.finetune import fit, make_accelerator, pin_all
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.recipe import Recipe, dump, load_recipe
 from llama_tasks.resume import refuse_changes
 from llama_tasks.sources import Row, Split
-from llama_tasks.sources.carving import hash_of, text_of
+from llama_tasks.sources.carving import like_groups, text_of
 from llama_tasks.sources.rows import sha256_of
 from llama_tasks.tasks import Task
 
@@ -96,12 +95,7 @@ def assign(texts: Sequence[str], folds: int, similarity: float) -> list[int]:
     Raises:
         RecipeError: fewer groups than folds.
     """
-    groups = near_duplicate_groups(texts, similarity)
-    keys: dict[int, bytes] = {}
-    sizes: dict[int, int] = {}
-    for group, text in zip(groups, texts, strict=True):
-        key = hash_of(text, SPLIT_SEED)
-        keys[group], sizes[group] = min(keys.get(group, key), key), sizes.get(group, 0) + 1
+    groups, keys, sizes = like_groups(texts, similarity, SPLIT_SEED)
     if len(sizes) < folds:
         raise RecipeError(
             f"The training rows are {len(sizes)} groups of like texts (data.split_similarity), too few for {folds} folds."
