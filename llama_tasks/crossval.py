@@ -128,6 +128,7 @@ def _run(
     dataset: Dataset = assemble(
         recipe, adapters.load_tokenizer(recipe.base), make_task(recipe, labels, mine["train"].rows), labels, mine
     )
+    evaluation.rehearse(dataset, recipe.eval)
     keeps = recipe.adapter is not None and not adapters.changes_base(recipe.adapter)
     fit(fold.run, recipe, dataset, base, accelerator, console, began, resume, False, weights, keeps)
     return base if keeps else None

@@ -24,7 +24,7 @@ from llama_tasks.distillation import load_teacher
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe
 from llama_tasks.report import plain
 from llama_tasks.sources import BadRows, notes, pin
 from llama_tasks.train import Training
@@ -129,7 +129,15 @@ def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
         data = replace(data, revision=data.revision or before.data.revision)
     if recipe.adapter is None and base.dtype == "auto":
         base = replace(base, dtype="float32")
-    return replace(recipe, base=adapters.pin(base), data=pin(data), adapter=adapter)
+    distill = _pin_teacher(recipe.distill, resumed.recipe().distill if resumed is not None else None)
+    return replace(recipe, base=adapters.pin(base), data=pin(data), adapter=adapter, distill=distill)
+
+
+def _pin_teacher(distill: DistillConfig | None, before: DistillConfig | None) -> DistillConfig | None:
+    if distill is None:
+        return None
+    revision = distill.revision or (before.revision if before is not None else None)
+    return replace(distill, revision=adapters.pin(BaseConfig(distill.teacher, revision)).revision)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:

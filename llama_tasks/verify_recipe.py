@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from llama_tasks import adapters
 from llama_tasks.dataset import prepare
 from llama_tasks.distillation import load_teacher
+from llama_tasks.errors import RecipeError
 from llama_tasks.finetune import make_accelerator, settle
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.packing import collate
@@ -48,8 +49,10 @@ def verify_recipe(recipe: Recipe, count: int = EXAMPLES) -> Certificate:
     """Compare loss and gradients of the first `count` training examples over all ways.
 
     Raises:
-        LlamaTasksError: whatever would stop the run itself.
+        LlamaTasksError: whatever would stop the run itself, or fewer than two examples.
     """
+    if count < 2:
+        raise RecipeError(f"--examples is {count}; two at least are needed to be put into one batch.")
     recipe = replace(recipe, train=replace(recipe.train, report_to=[]))
     if not recipe.base.is_quantized:
         recipe = replace(recipe, base=replace(recipe.base, dtype="float32"))
@@ -86,7 +89,7 @@ def _make(recipe: Recipe, count: int) -> tuple[Training, list[Tokens]]:
     tokens = list(dataset.train.tokens[:count])
     config = replace(recipe.train, gradient_checkpointing=False)
     rate = float(recipe.train.learning_rate)
-    training = Training(model.to(accelerator.device), tokens, config, accelerator, rate, teacher)
+    training = Training(model, tokens, config, accelerator, rate, teacher)
     training.model.train()
     _without_dropout(training.model)
     _leave_zero(training.model)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llama_tasks import cli
+from llama_tasks.errors import RecipeError
 from llama_tasks.packing import Batch
 from llama_tasks.recipe import load_recipe
 from llama_tasks.train import Training
@@ -48,6 +49,11 @@ def test_a_loss_that_depends_on_batches_is_found(
     assert "batching CHANGES loss or gradients" in " ".join(capsys.readouterr().out.split())
     wrong = {line["name"] for line in json.loads(output.read_text())["lines"] if not line["ok"]}
     assert {"loss, all in one batch", "gradients, two batches accumulated"} <= wrong
+
+
+def test_one_example_proves_nothing(root: Path) -> None:
+    with pytest.raises(RecipeError, match="two at least"):
+        verify_recipe(load_recipe(root / "recipes/qa.yaml"), 1)
 
 
 def test_overrides_belong_to_recipes(capsys: pytest.CaptureFixture[str]) -> None:
