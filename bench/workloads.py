@@ -74,7 +74,9 @@ class Clock:
     def result(self, first_loss: float) -> dict[str, Any]:
         """Speed over all steps behind the first ones. Raises SystemExit where there are none."""
         if len(self.marks) <= WARMUP:
-            raise SystemExit(f"{len(self.marks)} steps, of which {WARMUP} are left out: raise --tokens, or lower --batch.")
+            raise SystemExit(
+                f"{len(self.marks)} steps, of which {WARMUP} are left out: raise --tokens, or lower --batch."
+            )
         first, last = self.marks[WARMUP - 1], self.marks[-1]
         tokens = sum(tokens for _, _, tokens in self.marks[WARMUP:])
         return {

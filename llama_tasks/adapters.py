@@ -7,25 +7,35 @@ checked against peft's own configuration classes; there is no code here per meth
 from __future__ import annotations
 
 import dataclasses
-import logging
 import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import BitsAndBytesConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.utils import cached_file
 
+from llama_tasks import adapter_inits, rank_allocation
 from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
+from llama_tasks.quantization import compute_4bit_as_trained, quantizer
 from llama_tasks.recipe import BaseConfig
 from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
 from llama_tasks.tokenizer import load_tokenizer as load_tokenizer
 from llama_tasks.tokenizer import where_is as where_is
 
+# Methods of peft that need more than token ids, or another model class.
+UNFIT = {
+    "ADAPTION_PROMPT": "rewrites the attention of transformers' own LLaMA class",
+    "POLY": "needs the number of a task beside every row",
+    "SHADOW": "needs its own way through the layers",
+    "XLORA": "mixes adapters that were trained before",
+}
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -59,11 +69,11 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         ModelError: not found, not a LLaMA, or weights missing.
     """
     if base.config is not None:
-        if base.quantization != "none":
+        if base.is_quantized:
             raise RecipeError("base.config makes a new model; it cannot be quantised, leave base.quantization out.")
         return new_model(base.config)
     dtype = resolve_dtype(base.dtype, device)
-    quantization = quantizer(base.quantization, dtype)
+    quantization = quantizer(base, dtype)
     try:
         model = load_native(
             where_is(base.model),
@@ -82,42 +92,6 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
         bos_token_id=given.bos_token_id, eos_token_id=given.eos_token_id, pad_token_id=given.pad_token_id
     )
     return model
-
-
-def quantizer(name: str, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings for a `base.quantization`; None for `none`.
-
-    `int8` is LLM.int8() (Dettmers et al., 2022): weights and inputs in 8 bits, columns of large inputs in float16.
-    """
-    if name == "nf4":
-        return nf4(compute_dtype)
-    if name != "int8":
-        return None
-    # It says at every call that inputs are rounded to float16 first.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return BitsAndBytesConfig(load_in_8bit=True)
-
-
-def nf4(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantisation (Dettmers et al., 2023, QLoRA)."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
-
-
-def compute_4bit_as_trained(model: Any) -> None:
-    """Keep bitsandbytes from another arithmetic in evaluation than in training.
-
-    On a CPU with AVX512-BF16, a 4-bit layer that is called once in evaluation mode rounds its scales to bfloat16 for good
-    and multiplies in bfloat16 from then on, in training too and without a gradient to the layers below; widths that are
-    no multiple of 64 fail. Without that path the layer multiplies by its dequantised weight, as it does in training.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
@@ -155,16 +129,29 @@ def adapter_config(fields: dict[str, Any]) -> Any:
             f"adapter.peft_type: {kind} puts virtual tokens before every example, which packed batches do not have; choose "
             "a method that changes weights, such as LORA."
         )
+    if kind in UNFIT:
+        raise RecipeError(f"adapter.peft_type: {kind} {UNFIT[kind]}; choose another method, such as LORA.")
     known = _names(kinds[kind])
+    if kind == "ADALORA":
+        if "total_step" in fields:
+            raise RecipeError("adapter.total_step is the run's own number of steps; leave it out.")
+        fields["total_step"] = rank_allocation.NO_STEPS_YET
     if "target_modules" not in known:
         fields.pop("target_modules")
     for name in fields:
         if name not in known:
             raise RecipeError(f"unknown key 'adapter.{name}'.{did_you_mean(name, sorted(known))}")
+    init = fields.get("init_lora_weights")
+    adapter_inits.check_fields(fields)
+    if init == "loftq":  # of a base that is in 4 bits already; peft's own setting would quantise it
+        fields["init_lora_weights"] = True
     try:
-        return kinds[kind](task_type="CAUSAL_LM", **fields)
+        config = kinds[kind](task_type="CAUSAL_LM", **fields)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+    if init == "loftq":
+        config.init_lora_weights = init
+    return config
 
 
 def reaches_vocabulary(fields: dict[str, Any]) -> bool:
@@ -188,7 +175,7 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
         ModelError: all weights shall be trained on a quantised base.
     """
     if fields is None:
-        if base.quantization != "none":
+        if base.is_quantized:
             raise ModelError(
                 "A quantised base cannot be trained whole; give the recipe an `adapter`, or base.quantization=none."
             )
@@ -197,16 +184,64 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    config = adapter_config(fields)
+    four_bits = bool(getattr(model, "is_loaded_in_4bit", False))
+    adapter_inits.check(config, base.is_quantized, four_bits, model.dtype)
+    init = getattr(config, "init_lora_weights", None)
+    if init == "loftq":
+        config.init_lora_weights = True
     try:
-        return get_peft_model(model, adapter_config(fields), autocast_adapter_dtype=True)
+        with warnings.catch_warnings():
+            # LN tuning copies the layer as it is; peft does not know our norm by its name.
+            warnings.filterwarnings("ignore", "Unsupported layer type")
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+    adapter_inits.initialise(adapted, base, init)
+    return adapted
+
+
+def freeze(model: Any, patterns: Sequence[str]) -> None:
+    """Leave the parameters that `train.freeze` names as they are: by a run of their dotted name (`embed_tokens`, `layers.3`), or by
+    a regular expression for all of it.
+
+    Raises:
+        RecipeError: the recipe trains an adapter, a pattern matches nothing or is no expression, or nothing is left to train.
+    """
+    if not patterns:
+        return
+    if hasattr(model, "peft_config"):
+        raise RecipeError(
+            "train.freeze is for `adapter: null`; an adapter names its layers (adapter.layers_to_transform)."
+        )
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head by its own name too
+    for pattern in patterns:
+        try:
+            named = [name for name in parameters if f".{pattern}." in f".{name}." or re.fullmatch(pattern, name)]
+        except re.error as error:
+            raise RecipeError(f"train.freeze: {pattern!r} is no regular expression ({error}).") from None
+        if not named:
+            raise RecipeError(
+                f"train.freeze: {pattern!r} matches no parameter.{did_you_mean(pattern, _parts(parameters))}"
+            )
+        for name in named:
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise RecipeError("train.freeze leaves nothing to train.")
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """What a parameter may be named by: `layers.0`, `self_attn.q_proj`, `embed_tokens`."""
+    found = (re.findall(r"layers\.\d+|self_attn\.\w+|mlp\.\w+|\w+(?=\.weight)", name) for name in names)
+    return sorted({part for parts in found for part in parts})
 
 
 def save_trained(model: Any, folder: Path, base: BaseConfig) -> None:
     """Write what was trained: an adapter (safetensors and a byte-stable adapter_config.json), or a whole plain LLaMA."""
     if hasattr(model, "peft_config"):
-        model.save_pretrained(folder, save_embedding_layers=False)
+        if hasattr(model.base_model, "rankallocator"):
+            rank_allocation.keep_ranks_of_weights(model)
+        adapter_inits.save(model, folder)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; `push` writes a real one
         normalise_adapter_config(folder, base.model, base.revision)
     else:
@@ -230,8 +265,13 @@ def save_as_llama(model: NativeLlamaForCausalLM, folder: Path) -> None:
     plain.save_pretrained(folder)
 
 
-def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "cpu") -> Any:
-    """What `save_trained` wrote, loaded afresh from the disk, in evaluation mode.
+def changes_base(fields: Mapping[str, Any]) -> bool:
+    """Whether the adapter's initialisation takes something out of the base's weights."""
+    return str(fields.get("init_lora_weights")).lower().startswith(adapter_inits.MUTATING)
+
+
+def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "cpu", onto: Any = None) -> Any:
+    """What `save_trained` wrote, loaded afresh from the disk (an adapter `onto` a base at hand), in evaluation mode.
 
     Raises:
         ModelError: the folder holds neither, or an adapter's weights are missing, superfluous or not finite.
@@ -244,7 +284,10 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
-    model = PeftModel.from_pretrained(load_base(base, device), str(folder), autocast_adapter_dtype=True)
+    with warnings.catch_warnings():
+        # AdaLoRA's ranks are named otherwise when it is loaded; peft reads both names, and says that it does not know one.
+        warnings.filterwarnings("ignore", "(Unsupported layer type|The following rank_pattern keys)")
+        model = PeftModel.from_pretrained(onto or load_base(base, device), str(folder), autocast_adapter_dtype=True)
     wanted, found = (
         get_peft_model_state_dict(model, save_embedding_layers=False),
         load_file(folder / "adapter_model.safetensors"),

@@ -10,7 +10,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -173,13 +173,18 @@ def _view(run_dir: Path, repo_id: str, base_model: str, revision: str) -> dict[s
         "versions": provenance.get("versions") or {},
         "hardware": provenance.get("hardware") or {},
         "seed": provenance.get("seed", recipe.get("train", {}).get("seed")),
-        "quantization": recipe.get("base", {}).get("quantization", "none"),
+        "quantization": _quantization(recipe.get("base", {})),
         "recipe": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True) if recipe else "",
         "languages": _languages(contract, report.get("scores", [])),
         "datasets": _datasets(recipe),
         "evaluated_on": _evaluated_on(provenance),
         "usage": usage(repo_id, base_model, revision, contract, template, fields),
     }
+
+
+def _quantization(base: Mapping[str, Any]) -> str:
+    fields = base.get("quantization_config") or {}
+    return ", ".join(f"{key}={value}" for key, value in fields.items()) or base.get("quantization", "none")
 
 
 def usage(

@@ -151,6 +151,13 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     return hash_of(_tree(tokenizer))
 
 
+def tokenizers_apart(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
+    """How two tokenizers differ, in one clause; empty where they do not."""
+    if tokenizer_sha256(one) == tokenizer_sha256(other) and special_ids(one) == special_ids(other):
+        return ""
+    return "; ".join([*_ids_apart(special_ids(one), other)]) or trees_apart(_tree(one), _tree(other))
+
+
 def trees_apart(trained: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """How two tokenizers (as `tokenizer.json` holds them) differ, in words: tokens, then merges, then other parts."""
     before, now = _vocabulary(trained), _vocabulary(found)

@@ -13,7 +13,7 @@ from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import BadRows, Split, describe_stream, load_splits, read_to_predict
+from llama_tasks.sources import BadRows, Row, Split, describe_stream, load_splits, read_to_predict
 from llama_tasks.stream import CHUNK, Stream
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder
@@ -56,7 +56,13 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
         DataError: a broken file, a missing column, a label outside the set, an example too long, or an audit finding.
         RecipeError: `data.streaming` with what needs all rows at hand.
     """
-    task, labels, splits = read(recipe)
+    return assemble(recipe, tokenizer, *read(recipe))
+
+
+def assemble(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, task: Task, labels: list[str], splits: dict[str, Split]
+) -> Dataset:
+    """What `prepare` makes of rows that `read` gave. Raises what it raises."""
     encoder = Encoder(tokenizer, recipe.prompt)
     renderer = make_renderer(recipe, task, encoder)
     drawn = draw_fewshot(recipe, task, renderer, splits.get("train"))
@@ -142,18 +148,24 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
     _check_weights(recipe)
     splits = load_splits(recipe.data, recipe.task, task.main_field, SPLIT_SEED, task.columns)
     splits = clean_splits(splits, recipe.clean, task.columns, task.target_column)
-    task, labels, splits = _fitting(recipe, task, splits)
+    labels, splits = _fitting(recipe, task, splits)
     train = splits["train"].rows if "train" in splits else []
     if recipe.train.class_weights is not None and not task.labelled:
         raise RecipeError(
             f"train.class_weights belongs to tasks with labels, and {task.name!r} has none; leave it out."
         )
+    return make_task(recipe, labels, train), labels, splits
+
+
+def make_task(recipe: Recipe, labels: list[str], train: Sequence[Row]) -> Task:
+    """The task of a recipe, with the class weights that follow from the training rows."""
+    task = tasks.create(recipe.task, labels, recipe.prompt)
     task.weights = tasks.class_weights(recipe.train.class_weights, labels, train, task.target_column)
-    return task, labels, splits
+    return task
 
 
-def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[Task, list[str], dict[str, Split]]:
-    """The task with its label set, and the rows that it can use. The labels of rows that are set aside are no labels."""
+def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[list[str], dict[str, Split]]:
+    """The label set, and the rows that the task can use. The labels of rows that are set aside are no labels."""
     column, given = task.target_column, recipe.data.labels or []
     train = splits["train"].rows if "train" in splits else []
     labels = given or (tasks.labels_in(train, column) if task.labelled else [])
@@ -161,7 +173,7 @@ def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[Task
     splits = tasks.usable(task, splits, recipe.prompt.allow, skip=recipe.data.on_bad_row == "skip")
     if task.labelled and not given and (left := tasks.labels_of(splits["train"].rows, column)) != labels:
         return _fitting(replace(recipe, data=replace(recipe.data, labels=left)), task, splits)
-    return task, labels, splits
+    return labels, splits
 
 
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:

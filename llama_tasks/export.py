@@ -18,13 +18,14 @@ import torch
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
-from llama_tasks.adapters import compute_4bit_as_trained, load_tokenizer, quantizer, where_is
+from llama_tasks.adapters import load_tokenizer, where_is
 from llama_tasks.checks import OPTIONAL
 from llama_tasks.contract import PromptContract
 from llama_tasks.errors import ModelError, RunError
 from llama_tasks.files import staged
 from llama_tasks.gate import TOLERANCE
 from llama_tasks.integrity import check_trained
+from llama_tasks.quantization import compute_4bit_as_trained, quantizer
 from llama_tasks.recipe import BaseConfig
 from llama_tasks.rundir import RunDirectory, write_json
 
@@ -60,7 +61,7 @@ class _Place:
 
     path: str
     revision: str | None
-    quantization: str
+    base: BaseConfig
 
     def load(self, quantization: BitsAndBytesConfig | None = None) -> PreTrainedModel:
         return LlamaForCausalLM.from_pretrained(
@@ -72,7 +73,7 @@ class _Place:
         )
 
     def load_as_trained(self) -> PreTrainedModel:
-        model = self.load(quantizer(self.quantization, torch.float32))
+        model = self.load(quantizer(self.base, torch.float32))
         compute_4bit_as_trained(model)
         return model
 
@@ -98,7 +99,7 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
         raise ModelError(f"There is no dtype {dtype!r}; choose one of {', '.join(DTYPES)}.")
     recipe = RunDirectory(run_dir).recipe()
     recorded = recipe.base
-    place = _Place(str(base_path or where_is(recorded.model)), recorded.revision, recorded.quantization)
+    place = _Place(str(base_path or where_is(recorded.model)), recorded.revision, recorded)
     contract = PromptContract.load(adapter)
     contract.check(load_tokenizer(BaseConfig(str(adapter))), adapter, recipe, witness=place.path)
     ids = torch.tensor([contract.sample["input_ids"]])
@@ -146,7 +147,7 @@ def _nearest(
 
 def _policies(place: _Place) -> Iterator[tuple[str, PreTrainedModel]]:
     """Bases to merge into, loaded one at a time."""
-    if place.quantization != "none":
+    if place.base.is_quantized:
         yield "dequantized", place.load_as_trained().dequantize()
     yield "original", place.load()
 

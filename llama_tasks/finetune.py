@@ -20,10 +20,11 @@ from llama_tasks import adapters, checkpoint, evaluation, files, integrity, pref
 from llama_tasks.clean import hook_sha256, told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
+from llama_tasks.distillation import load_teacher
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe
 from llama_tasks.report import plain
 from llama_tasks.resume import check_contract
 from llama_tasks.sources import notes, pin
@@ -48,7 +49,6 @@ def finetune(
     began = time.perf_counter()
     accelerator = make_accelerator(recipe)
     console = console or Console(quiet=not accelerator.is_main_process)
-    say = partial(console.print, highlight=False, markup=False)
     run = rundir.RunDirectory(Path(recipe.output or f"runs/{Path(recipe.task).stem}"))
     if accelerator.is_main_process:
         rundir.claim(run.path, resume, overwrite)
@@ -63,11 +63,36 @@ def finetune(
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
-    base = adapters.load_base(recipe.base, accelerator.device)
+    base = partial(adapters.load_base, recipe.base, accelerator.device)
+    return fit(run, recipe, dataset, base(), accelerator, console, began, resume, overwrite, weights)
+
+
+def fit(
+    run: rundir.RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    base: Any,
+    accelerator: Accelerator,
+    console: Console,
+    began: float,
+    resume: bool,
+    overwrite: bool,
+    weights: dict[str, str],
+    on_loaded_base: bool = False,
+) -> dict[str, Any]:
+    """From a loaded base to the report. `on_loaded_base`: the adapter is read back onto this base, not onto one loaded anew, and
+    taken off it again at the end.
+
+    Raises:
+        LlamaTasksError, Interrupted: as `finetune`.
+    """
+    say = partial(console.print, highlight=False, markup=False)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
+    adapters.freeze(model, recipe.train.freeze)
     data = dataset.stream or dataset.train.tokens
-    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate))
+    teacher = load_teacher(recipe, dataset.encoder.tokenizer, accelerator.device)
+    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate), teacher)
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     contract = make_contract(recipe, dataset)
     with locked(run.path) if accelerator.is_main_process else nullcontext():
@@ -83,10 +108,15 @@ def finetune(
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
         if not accelerator.is_main_process:
             return {}
-        del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
-        reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
+        onto = model.unload() if on_loaded_base else None
+        # The trained model leaves the memory before its copy from the disk comes.
+        del base, model, training, keeper, teacher
+        reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device, onto)
         adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
-        return evaluation.evaluate(run, recipe, dataset, reloaded, say)
+        report = evaluation.evaluate(run, recipe, dataset, reloaded, say)
+        if on_loaded_base:
+            reloaded.unload()
+        return report
 
 
 def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
@@ -103,7 +133,15 @@ def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
         data = replace(data, revision=data.revision or before.data.revision)
     if recipe.adapter is None and base.dtype == "auto":
         base = replace(base, dtype="float32")
-    return replace(recipe, base=adapters.pin(base), data=pin(data), adapter=adapter)
+    distill = _pin_teacher(recipe.distill, resumed.recipe().distill if resumed is not None else None)
+    return replace(recipe, base=adapters.pin(base), data=pin(data), adapter=adapter, distill=distill)
+
+
+def _pin_teacher(distill: DistillConfig | None, before: DistillConfig | None) -> DistillConfig | None:
+    if distill is None:
+        return None
+    revision = distill.revision or (before.revision if before is not None else None)
+    return replace(distill, revision=adapters.pin(BaseConfig(distill.teacher, revision)).revision)
 
 
 def make_accelerator(recipe: Recipe) -> Accelerator:
@@ -135,6 +173,13 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
             f"({base.get_input_embeddings().num_embeddings})."
         )
     share = recipe.train.share_prefixes
+    if recipe.train.neftune_noise_alpha or recipe.train.fgm_epsilon:
+        if share is True:
+            raise RecipeError(
+                "train.share_prefixes computes a common beginning once, and train.neftune_noise_alpha and train.fgm_epsilon "
+                "give every example its own; leave one out."
+            )
+        share = False
     if share == "auto" and config._attn_implementation not in SHARES_PREFIXES:
         share = False
     if share is True and config._attn_implementation not in SHARES_PREFIXES:
@@ -147,6 +192,10 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
         if recipe.adapter is None:
             raise RecipeError(
                 "train.learning_rate: auto is a rule for LoRA; write a number where all weights are trained."
+            )
+        if "adam" not in recipe.train.optim.lower():
+            raise RecipeError(
+                f"train.learning_rate: auto is a rule for Adam and its kin; write a number for {recipe.train.optim}."
             )
         rate = float(f"{adapters.auto_learning_rate(config.hidden_size):.3g}")
     return replace(
@@ -190,6 +239,8 @@ def save_trained(
     model's logits on the contract's sample."""
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
+    else:
+        training.optimizer.eval()
     model = training.accelerator.unwrap_model(training.model)
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:

@@ -31,7 +31,7 @@ def check_base(base: BaseConfig, known: Mapping[str, str] | None = None) -> dict
     Raises:
         ModelError: a file is cut short or changed; it is named.
     """
-    folder = None if base.config is not None else _folder(base)
+    folder = None if base.config is not None else folder_of(base)
     if folder is None:
         return {}
     cure = "copy the base again" if Path(where_is(base.model)).is_dir() else "delete it, and it is downloaded again"
@@ -79,7 +79,7 @@ def _is_complete(path: Path) -> bool:
     return size == 8 + length + max(ends, default=0)
 
 
-def _folder(base: BaseConfig) -> Path | None:
+def folder_of(base: BaseConfig) -> Path | None:
     """Where the base's files lie, or None for one that is not on this machine."""
     place = where_is(base.model)
     if Path(place).is_dir():

@@ -104,6 +104,10 @@ class Batch:
         """All tokens, T."""
         return self.input_ids.shape[1]
 
+    def without_targets(self) -> Batch:
+        """The same tokens, of which none carries loss."""
+        return replace(self, labels=torch.full_like(self.labels, IGNORE))
+
     def inputs(self, device: torch.device | str = "cpu") -> dict[str, object]:
         """Keyword arguments of the model's forward, without labels."""
         cu = self.cu_seq_lens.to(device)

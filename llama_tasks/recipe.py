@@ -24,9 +24,13 @@ LEAST = {
     "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.num_workers": 0, "data.max_row_mb": 1,
     "data.max_compression_ratio": 1, "data.max_uncompressed_gb": 0, "data.max_train_samples": 1,
     "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8, "prompt.num_fewshot": 0,
-    "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0,
+    "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.loraplus_lr_ratio": 0,
+    "train.label_smoothing_factor": 0, "train.neftune_noise_alpha": 0, "train.fgm_epsilon": 0,
+    "distill.temperature": 0.01, "distill.alpha": 0,
+    "train.warmup_steps": 0,
     "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
-    "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
+    "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.early_stopping_patience": 1,
+    "train.save_steps": 1, "train.logging_steps": 1,
     "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
     "eval.seed": 0,
 }  # fmt: skip
@@ -44,10 +48,18 @@ class BaseConfig:
     """LLaMA configuration of a new model with random weights (pre-training); `model` then names its tokenizer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` is bfloat16 where the device computes it natively, else float32."""
-    quantization: Literal["none", "nf4", "int8"] = "none"
-    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `int8`: LLM.int8(); by bitsandbytes, on GPU and CPU."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `fp4`: 4-bit floats likewise, `int8`: LLM.int8(); by
+    bitsandbytes, on GPU and CPU."""
+    quantization_config: dict[str, Any] | None = None
+    """Instead of `quantization`: any fields of BitsAndBytesConfig, such as `{load_in_4bit: true, bnb_4bit_quant_type: fp4}`."""
     attn_implementation: str = "sdpa"
     """transformers' name of the attention implementation."""
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether weights are held in 8 or 4 bits."""
+        return self.quantization != "none" or self.quantization_config is not None
 
 
 @dataclass(frozen=True)
@@ -166,14 +178,23 @@ class TrainConfig:
     """Stop after so many optimizer steps; -1: by epochs."""
     learning_rate: float | Literal["auto"] = "auto"
     """`auto`: for LoRA, from the model's width by a published rule (printed with its value)."""
+    optim: str = "adamw_torch_fused"
+    """transformers' name of the optimizer (adamw_bnb_8bit, lion_32bit, adafactor, sgd, schedule_free_adamw, ...), or a class as
+    `torch.optim.NAdam`, `bitsandbytes.optim.LAMB`."""
+    optim_args: dict[str, Any] = field(default_factory=dict)
+    """Further settings of the optimizer, by its class's own names."""
+    loraplus_lr_ratio: float | None = None
+    """LoRA+: the matrices B learn so many times as fast as A (16 in the paper)."""
     lr_scheduler_type: str = "cosine"
     """transformers' name of the schedule."""
+    lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further settings of the schedule, by transformers' names."""
     warmup_steps: float = 0.05
     """Steps of warm-up; below 1 a share of all steps."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
+    """Weight decay of the optimizer (decoupled in AdamW)."""
     adam_beta2: float = 0.999
-    """Second-moment decay of AdamW."""
+    """Second-moment decay of AdamW and its kin."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     tokens_per_batch: int = 2048
@@ -189,6 +210,8 @@ class TrainConfig:
     """Evaluations on the validation split, evenly over the run."""
     metric_for_best_model: str | None = None
     """The checkpoint with the best value becomes the adapter; left out: the suite's first metric."""
+    early_stopping_patience: int | None = None
+    """Stop after so many evaluations in a row without a better value; left out: never."""
     save_steps: int = 100
     """Optimizer steps between resumable checkpoints."""
     logging_steps: int = 10
@@ -199,10 +222,37 @@ class TrainConfig:
     """A NaN or infinite loss or gradient stops the run with the step's rows; `skip` leaves the step out, counts and names it."""
     preflight: bool = True
     """Before step 1, run the longest batch, one evaluation and one save, so that too little memory shows at once."""
+    label_smoothing_factor: float = 0.0
+    """Part of each target's probability that is spread evenly over the vocabulary; the logged loss has it too."""
+    neftune_noise_alpha: float | None = None
+    """NEFTune: uniform noise on embedded tokens in training, scaled alpha / sqrt(L d) for an example of L tokens; 5 is usual."""
+    fgm_epsilon: float | None = None
+    """Adversarial training (FGM): adds the loss at embedded tokens moved by so much against the example; two passes a batch."""
+    freeze: list[str] = field(default_factory=list)
+    """With `adapter: null`: parameters that stay as they are, by a run of their dotted name (`embed_tokens`, `layers.0`) or a
+    regular expression for all of it."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """Weight of a label's examples in the loss, `label: number`; `balanced`: rows / (labels x rows of the label)."""
     seed: int = 42
     """Seed of everything random."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation from a larger model."""
+
+    teacher: str
+    """Hub id or folder of a LLaMA with the same tokenizer."""
+    revision: str | None = None
+    """Commit, tag or branch of a Hub teacher."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the teacher, as `base.dtype`."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Bits of the teacher, as `base.quantization`."""
+    temperature: float = 2.0
+    """Both models' logits are divided by it before they are compared."""
+    alpha: float = 0.5
+    """Share of the teacher in the loss; the rest is that of the targets."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +288,8 @@ class Recipe:
     adapter: dict[str, Any] | None = field(default_factory=lambda: {"peft_type": "LORA", "r": 16, "lora_alpha": 32})
     """Any field of peft's configuration classes by peft's own name; `null` trains all weights."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    distill: DistillConfig | None = None
+    """Learn from a larger model's probabilities too; left out: from the targets alone."""
     eval: Suite = field(default_factory=Suite)
     """A suite file (relative to the recipe), or its content."""
     output: str | None = None
@@ -263,8 +315,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
     tree.setdefault("output", f"runs/{path.stem}")
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
+    _check_shares(recipe, path)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
     return dataclasses.replace(recipe, task=_task(recipe.task, path), clean=clean)
+
+
+def _check_shares(recipe: Recipe, path: Path) -> None:
+    shares = {"train.label_smoothing_factor": recipe.train.label_smoothing_factor}
+    if recipe.distill is not None:
+        shares["distill.alpha"] = recipe.distill.alpha
+    for key, share in shares.items():
+        if share > 1:
+            raise RecipeError(f"{path}: {key} is a share of the loss and must be at most 1, not {share}.")
 
 
 def _task(name: str, recipe: Path) -> str:

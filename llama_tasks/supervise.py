@@ -35,12 +35,15 @@ class Keeper:
     seconds_before: float = 0.0
     evaluated: int = 0
     """The last step whose evaluation is done."""
+    waited: int = 0
+    """Evaluations since the best one."""
     skipped: int = 0
     """Steps left out because their loss or gradient was not finite."""
 
     def offer(self, value: float, step: int, training: Training, lower_is_better: bool) -> bool:
         """Keep the weights where `value` is better than all before."""
         better = self.best_value is None or (value < self.best_value if lower_is_better else value > self.best_value)
+        self.waited = 0 if better else self.waited + 1
         if better:
             self.best_value, self.best_step = value, step
             self.weights = {name: weight.clone() for name, weight in checkpoint.trained_weights(training).items()}
@@ -63,8 +66,10 @@ def train(
         watch = Watch(run, recipe, dataset, training, keeper, meter, interrupts, began)
         try:
             watch.validate_if_due()  # a stop may have come between a step and its evaluation
-            for report in training.run():
+            for report in training.run() if not watch.is_over else ():
                 watch.after(report)
+                if watch.is_over:
+                    break
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
@@ -140,7 +145,7 @@ def _resume(
         return Keeper()
     extra = checkpoint.restore(newest, training)
     run.rewind_log(training.step)
-    keeper = Keeper(extra["best_value"], extra["best_step"], {}, extra["seconds"], extra["evaluated"], extra["skipped"])
+    keeper = Keeper(seconds_before=extra.pop("seconds"), **extra)
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
     return keeper
@@ -164,6 +169,12 @@ class Watch:
         """Whether this process is the one that writes."""
         return self.training.accelerator.is_main_process
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the patience for a better value has ended."""
+        patience = self.recipe.train.early_stopping_patience
+        return patience is not None and self.keeper.waited >= patience
+
     def after(self, report: StepReport) -> None:
         """Log, evaluate where it is time, save where it is time or a signal came. Raises Interrupted after such a save."""
         config, step = self.recipe.train, report.step
@@ -175,7 +186,10 @@ class Watch:
             self._tell_skipped(report)
         self.validate_if_due()
         signum = self._signal_of_any()
-        if signum or step % config.save_steps == 0 or step == report.total_steps:
+        if self.is_over:
+            times = f"{self.keeper.waited} evaluation{'s' if self.keeper.waited > 1 else ''}"
+            self.meter.say(f"step {step}: stopped early, nothing better in {times} since step {self.keeper.best_step}")
+        if signum or self.is_over or step % config.save_steps == 0 or step == report.total_steps:
             self.save()
         if signum:
             raise Interrupted(
@@ -191,14 +205,14 @@ class Watch:
         if step not in due or self.keeper.evaluated >= step:
             return
         model = self.training.accelerator.unwrap_model(self.training.model)
-        try:
-            with self.interrupts.at_once():
-                name, value = _measure(self.recipe, self.dataset, model)
-        except Interrupted:
-            self.training.model.train()
-            return
-        self.keeper.evaluated = step
-        self._keep(name, value)
+        with self.training.as_scored():
+            try:
+                with self.interrupts.at_once():
+                    name, value = _measure(self.recipe, self.dataset, model)
+            except Interrupted:
+                return
+            self.keeper.evaluated = step
+            self._keep(name, value)
 
     def save(self) -> None:
         """Write a checkpoint, then remove older ones. Raises RunError where the disk is full."""
@@ -206,7 +220,7 @@ class Watch:
         random = checkpoint.random_states(gather=self.training.accelerator.num_processes > 1)
         if self.main:
             extra = {"best_value": keeper.best_value, "best_step": keeper.best_step, "evaluated": keeper.evaluated,
-                     "skipped": keeper.skipped,
+                     "waited": keeper.waited, "skipped": keeper.skipped,
                      "seconds": keeper.seconds_before + time.perf_counter() - self.began}  # fmt: skip
             needs = [] if keeper.best_value is None else [f"best-{keeper.best_step}"]
             with self._disk():

@@ -10,21 +10,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import get_scheduler
 
+from llama_tasks.distillation import Teacher
 from llama_tasks.errors import LlamaTasksError, RecipeError
+from llama_tasks.model.loss import sum_of_losses
+from llama_tasks.optimizers import make_optimizer, make_scheduler
 from llama_tasks.packing import Batch, collate
+from llama_tasks.perturbation import Perturbation
 from llama_tasks.plan import Step
+from llama_tasks.rank_allocation import RankAllocation
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.stream import Stream
 from llama_tasks.stream_plan import make_plan
-from llama_tasks.tokens import IGNORE, Tokens
+from llama_tasks.tokens import Tokens
 
 SKIPS = 10  # steps in a row without a finite loss: then it is not a matter of some rows
 
@@ -65,6 +70,7 @@ class Training:
         config: TrainConfig,
         accelerator: Accelerator,
         learning_rate: float,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -75,20 +81,12 @@ class Training:
             )
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
-        )
+        self.teacher, self.perturbation = teacher, Perturbation(model, config)
+        warmup = _warmup(config, self.total_steps)
+        optimizer = make_optimizer(model, config, learning_rate, warmup)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        try:
-            self.scheduler = get_scheduler(
-                config.lr_scheduler_type, self.optimizer, _warmup(config, self.total_steps), self.total_steps
-            )
-        except (ValueError, TypeError) as error:
-            raise RecipeError(
-                f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know or which needs "
-                f"further settings ({str(error).splitlines()[0]}); cosine, linear, constant and polynomial need none."
-            ) from None
+        self.scheduler = make_scheduler(self.optimizer, config, warmup, self.total_steps)
+        self.allocation = RankAllocation.of(model, self.total_steps)
         self.step = 0
         self.position: dict[str, Any] = {}
         self.tokens_seen = 0
@@ -101,16 +99,35 @@ class Training:
 
     def run(self) -> Iterator[StepReport]:
         """Train from the current step to the last, one report a step; stop iterating to stop training."""
-        self.model.train()
+        self._to_train()
         for step in self.plan.read(self.step, self.position):
             yield self._optimizer_step(step)
 
     def rehearse(self, batch: Batch) -> None:
         """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
-        self.model.train()
-        self._accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0)
+        self._to_train()
+        self.accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def as_scored(self) -> Iterator[None]:
+        """Within, the model has the weights that the optimizer means to give: a schedule-free one trains at others. Afterwards it
+        has those of the training again, to the bit."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        kept = [p.detach().clone() for p in trained] if hasattr(self.optimizer.optimizer, "eval") else []
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self._to_train()
+            with torch.no_grad():
+                for weight, before in zip(trained, kept, strict=False):
+                    weight.copy_(before)
+
+    def _to_train(self) -> None:
+        self.model.train()
+        self.optimizer.train()
 
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass from now on."""
@@ -120,13 +137,15 @@ class Training:
         began = time.perf_counter()
         batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
-        loss = self._accumulate(batches, sum(b.target_weight for b in batches))
+        loss = self.accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         skipped = self._skipped(loss, float(norm), batches)
         learning_rate = self.scheduler.get_last_lr()[0]
         if skipped:
             self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes neither weights nor moments
         self.optimizer.step()
+        if self.allocation and not skipped:
+            self.allocation.after(self.step + 1)
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step, self.position = self.step + 1, step.position
@@ -144,30 +163,38 @@ class Training:
             skipped,
         )
 
-    def _accumulate(self, batches: Sequence[Batch], weight: float) -> float:
-        """Gradients of sum(weighted loss) / `weight` over the step's batches; returns that loss, summed over processes."""
+    def accumulate(self, batches: Sequence[Batch], weight: float, epoch: int) -> float:
+        """Add the gradients of sum(weighted loss) / `weight` over a step's batches; returns that loss, summed over processes."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)
-        for i in range(rounds):
-            # A process without a batch in the last round runs the first one with no target, so that all take part.
-            index = i * world + rank
-            batch, labels = (batches[index], batches[index].labels) if index < len(batches) else (batches[0], None)
-            labels = torch.full_like(batch.labels, IGNORE) if labels is None else labels
-            device = self.accelerator.device
-            weights = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
-            with self.accelerator.no_sync(self.model) if i + 1 < rounds else nullcontext():
-                loss = self.model(
-                    **batch.inputs(device),
-                    **weights,
-                    labels=labels.to(device),
-                    num_items_in_batch=weight,
-                    skip_logits=True,
-                ).loss
-                # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
-                self.accelerator.backward(loss * world)
-            total += loss.detach()
+        passes = rounds * world * self.perturbation.num_passes
+        with self.allocation.shared_by(passes) if self.allocation else nullcontext():
+            for i in range(rounds):
+                # A process without a batch in the last round runs the first one with no target, so that all take part.
+                index = i * world + rank
+                batch = batches[index] if index < len(batches) else batches[0].without_targets()
+                for is_last in self.perturbation.passes(batch, epoch):
+                    sync = is_last and i + 1 == rounds
+                    with nullcontext() if sync else self.accelerator.no_sync(self.model):
+                        total += self._pass(batch, weight)
         return float(self.accelerator.reduce(total, reduction="sum"))
+
+    def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
+        """Add the gradients of one batch's part of the loss; returns that part."""
+        device, smoothing = self.accelerator.device, self.config.label_smoothing_factor
+        labels = batch.labels.to(device)
+        options: dict[str, Any] = {} if batch.loss_weights is None else {"loss_weights": batch.loss_weights.to(device)}
+        if self.teacher is not None:
+            options["objective"] = self.teacher.objective(batch, labels, smoothing)
+        elif smoothing:
+            options["objective"] = partial(sum_of_losses, smoothing=smoothing)
+        loss = self.model(
+            **batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True
+        ).loss
+        # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
+        self.accelerator.backward(loss * self.accelerator.num_processes)
+        return loss.detach()
 
     def _skipped(self, loss: float, norm: float, batches: Sequence[Batch]) -> tuple[str, ...]:
         """The step's rows where its loss or gradient is not finite and `on_nonfinite` says skip, else none.

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 
 from llama_tasks.errors import RecipeError, did_you_mean
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
 class _Loader(yaml.SafeLoader):
@@ -142,7 +145,9 @@ class Converter:
         if kind is float and not isinstance(value, bool):
             with contextlib.suppress(TypeError, ValueError):
                 value = float(value)
-        if kind is Any or (type(value) is kind):
+        if kind is Any:
+            return self._in_range(_numbers(value), path)
+        if type(value) is kind:
             return self._in_range(value, path)
         if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
@@ -161,6 +166,13 @@ class Converter:
 
     def _wrong(self, path: str, what: str) -> RecipeError:
         return RecipeError(f"{self.file}: {path or 'the file'} {what}")
+
+
+def _numbers(value: Any) -> Any:
+    """YAML reads `1e-6` as text; where no type is declared it is the number that it looks like."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
 
 
 def _join(path: str, key: str) -> str:

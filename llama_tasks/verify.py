@@ -20,13 +20,14 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from llama_tasks.adapters import compute_4bit_as_trained, nf4, where_is
+from llama_tasks.adapters import where_is
 from llama_tasks.errors import ModelError
 from llama_tasks.generate import decode_by_slots
 from llama_tasks.model import load_native
 from llama_tasks.model.decoding import can_decode
 from llama_tasks.model.loading import read_config
 from llama_tasks.packing import Family, collate
+from llama_tasks.quantization import compute_4bit_as_trained, four_bits
 from llama_tasks.recipe import Suite
 from llama_tasks.tokens import IGNORE, Tokens
 
@@ -51,7 +52,7 @@ class Line:
     """One comparison: the largest difference found, relative to the numbers compared, and the one allowed."""
 
     name: str
-    precision: Precision
+    precision: str
     difference: float
     tolerance: float
 
@@ -117,7 +118,7 @@ class _Checkpoint:
 
     def load(self, native: bool, precision: Precision) -> Any:
         """The model in evaluation mode; raises ModelError for a checkpoint that cannot be read."""
-        quantization = nf4(torch.float32) if precision == "nf4" else None
+        quantization = four_bits("nf4", torch.float32) if precision == "nf4" else None
         options: dict[str, Any] = {
             "revision": self.revision,
             "dtype": torch.bfloat16 if precision == "bfloat16" else torch.float32,
@@ -209,14 +210,14 @@ def _look(model: Any, texts: Sequence[list[int]]) -> _Findings:
 
 def _against_transformers(theirs: _Findings, ours: _Findings, precision: Precision) -> Iterator[Line]:
     tolerance = TOLERANCE[precision]
-    logits = _worst(_apart(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+    logits = _worst(apart(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
     yield Line("logits against transformers", precision, logits, tolerance)
-    yield Line("loss against transformers", precision, _apart(ours.loss, theirs.loss), tolerance)
+    yield Line("loss against transformers", precision, apart(ours.loss, theirs.loss), tolerance)
     if ours.gradients.keys() != theirs.gradients.keys():
         raise ModelError(
             f"gradients of other parameters: {sorted(ours.gradients.keys() ^ theirs.gradients.keys())[:3]}"
         )
-    gradients = _gradients_apart(ours.gradients, theirs.gradients)
+    gradients = gradients_apart(ours.gradients, theirs.gradients)
     yield Line("gradients against transformers", precision, gradients, 3 * tolerance)
     if precision != "bfloat16":  # where two tokens are nearly as likely, rounding decides
         yield Line("texts generated otherwise (greedy)", precision, _differing(ours.generated, theirs.generated), 0)
@@ -240,7 +241,7 @@ def _layouts(model: Any, texts: Sequence[list[int]]) -> Iterator[Line]:
     """Logits in every layout of a batch against one text at a time."""
     alone = [model(torch.tensor([ids], device=model.device), use_cache=False).logits[0] for ids in texts]
     for name, layout in _LAYOUTS.items():
-        found = _worst(_apart(a, b) for a, b in zip(layout(model, texts), alone, strict=True))
+        found = _worst(apart(a, b) for a, b in zip(layout(model, texts), alone, strict=True))
         yield Line(name, "float32", found, TOLERANCE["float32"])
 
 
@@ -261,9 +262,9 @@ def _training_losses(model: Any, texts: Sequence[list[int]]) -> Iterator[Line]:
         labels = batch.labels.to(model.device)
         loss = model(**batch.inputs(model.device), labels=labels, num_items_in_batch=count, skip_logits=True).loss
         loss.backward()
-        yield Line(f"training loss, {name}", "float32", _apart(loss.detach().cpu(), alone), TOLERANCE["float32"])
-        apart = _gradients_apart(_take_gradients(model), expected)
-        yield Line(f"training gradients, {name}", "float32", apart, 3 * TOLERANCE["float32"])
+        yield Line(f"training loss, {name}", "float32", apart(loss.detach().cpu(), alone), TOLERANCE["float32"])
+        worst = gradients_apart(_take_gradients(model), expected)
+        yield Line(f"training gradients, {name}", "float32", worst, 3 * TOLERANCE["float32"])
 
 
 def _take_gradients(model: Any) -> dict[str, Tensor]:
@@ -332,16 +333,16 @@ _LAYOUTS = {
 }
 
 
-def _apart(found: Tensor, expected: Tensor) -> float:
+def apart(found: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest number expected."""
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
 
 
-def _gradients_apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def gradients_apart(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """The worst of the gradients, each against the largest of its own parameter: small ones do not hide behind large ones."""
     if found.keys() != expected.keys():
         raise ModelError(f"There are gradients of other parameters: {sorted(found.keys() ^ expected.keys())[:3]}")
-    return _worst(_apart(found[name], expected[name]) for name in expected)
+    return _worst(apart(found[name], expected[name]) for name in expected)
 
 
 def _worst(differences: Iterable[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from loops import BASE, CONFIG, TINY, examples
 from tiny import make_base, make_rows
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -17,12 +19,6 @@ from llama_tasks import adapters, dataset, finetune, score
 from llama_tasks.errors import RecipeError
 from llama_tasks.recipe import BaseConfig, Recipe, load_recipe
 from llama_tasks.train import Training
-
-TINY = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
-BASE = BaseConfig(config=TINY)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +48,60 @@ def test_auto_learning_rate_follows_the_width() -> None:
     assert adapters.auto_learning_rate(4096) == pytest.approx(2.86e-4, rel=0.01)
 
 
+# --- frozen layers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("patterns", "wanted"),
+    [
+        (["embed_tokens"], {"model.embed_tokens.weight"}),
+        (["layers.0", "norm"], None),
+        ([r"model\.layers\.[0-9]+\.mlp\..*"], None),
+        (["lm_head", "self_attn.q_proj"], None),
+    ],
+)
+def test_frozen_weights_stay_and_the_optimizer_holds_none(patterns: list[str], wanted: set[str] | None) -> None:
+    set_seed(2)
+    model = adapters.attach(adapters.load_base(BASE), None, BASE)
+    adapters.freeze(model, patterns)
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen and (wanted is None or set(frozen) == wanted)
+    run = Training(model, examples(), replace(CONFIG, max_steps=3), Accelerator(), 1e-2)
+    held = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for name, p in model.named_parameters() if name not in frozen}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for _ in run.run():
+        pass
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) is (name in frozen), name
+
+
+def test_a_part_of_a_name_is_whole() -> None:
+    """layers.1 is not layers.10 to layers.19."""
+    model = adapters.load_base(BaseConfig(config={**TINY, "num_hidden_layers": 12}))
+    adapters.freeze(model, ["layers.1"])
+    assert {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["embed_token"], "'embed_token' matches no parameter. Did you mean 'embed_tokens'"),
+        (["("], "is no regular expression"),
+        ([".*"], "leaves nothing to train"),
+    ],
+)
+def test_mistakes_in_what_is_frozen(patterns: list[str], message: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        adapters.freeze(adapters.load_base(BASE), patterns)
+    assert message in str(raised.value)
+
+
+def test_freezing_beside_an_adapter_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"adapter\.layers_to_transform"):
+        adapters.freeze(adapters.attach(adapters.load_base(BASE), {"r": 2}, BASE), ["norm"])
+
+
 # --- quantised ---------------------------------------------------------------------------------------------------------
 
 
@@ -78,13 +128,33 @@ def test_nf4_computes_the_same_in_training_after_an_evaluation(tmp_path: Path) -
     assert all(torch.equal(gradient, gradients_after[name]) for name, gradient in gradients.items())
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_an_adapter_learns_on_a_quantised_base(tmp_path: Path, quantization: str) -> None:
-    base = BaseConfig(model=str(make_base(tmp_path / "base")), quantization=quantization)
+FP4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"quantization": "nf4"}, ("nf4", True)),
+        ({"quantization": "fp4"}, ("fp4", True)),
+        ({"quantization": "int8"}, None),
+        ({"quantization_config": FP4}, ("fp4", False)),
+        ({"quantization_config": {"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "q_proj"]}}, None),
+    ],
+)
+def test_an_adapter_learns_on_a_quantised_base(
+    tmp_path: Path, fields: dict[str, Any], wanted: tuple[str, bool] | None
+) -> None:
+    """With the quantisation that was asked for (kind, double)."""
+    base = BaseConfig(model=str(make_base(tmp_path / "base")), **fields)
     set_seed(1)
     model = adapters.attach(adapters.load_base(base), {"r": 4}, base)
-    stored = dict(model.named_parameters())["base_model.model.model.layers.0.mlp.up_proj.base_layer.weight"]
-    assert stored.dtype == {"nf4": torch.uint8, "int8": torch.int8}[quantization]
+    weights: dict[str, Any] = dict(model.named_parameters())
+    stored = weights["base_model.model.model.layers.0.mlp.up_proj.base_layer.weight"]
+    assert stored.dtype == (torch.int8 if wanted is None else torch.uint8)
+    if wanted is not None:
+        assert (stored.quant_state.quant_type, stored.quant_state.nested) == wanted
+    skipped = weights["base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"]
+    assert skipped.is_floating_point() is ("llm_int8_skip_modules" in fields.get("quantization_config", {}))
     before, ids = stored.clone(), torch.randint(3, 4608, (2, 20))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     losses = []
@@ -96,6 +166,25 @@ def test_an_adapter_learns_on_a_quantised_base(tmp_path: Path, quantization: str
         losses.append(loss.item())
     assert losses == sorted(losses, reverse=True)
     assert torch.equal(stored, before)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"load_in_4bits": True}, "'base.quantization_config.load_in_4bits'. Did you mean 'load_in_4bit'"),
+        ({"bnb_4bit_quant_type": "fp4"}, "needs load_in_4bit: true or load_in_8bit: true"),
+        ({"load_in_4bit": True, "bnb_4bit_compute_dtype": "float31"}, "bitsandbytes refuses it"),
+    ],
+)
+def test_mistakes_in_a_quantisation(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        adapters.load_base(BaseConfig(quantization_config=fields))
+    assert message in str(raised.value)
+
+
+def test_two_quantisations_exclude_each_other() -> None:
+    with pytest.raises(RecipeError, match="leave one of the two out"):
+        adapters.load_base(BaseConfig(quantization="nf4", quantization_config=FP4))
 
 
 # --- a base that never met EOS -------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from loops import CONFIG, training
 from operations import Operations
-from test_train import CONFIG, training
 
 from llama_tasks import checkpoint, files
 from llama_tasks.errors import RunError

@@ -14,11 +14,14 @@ ORDER = [
     ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
-    ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("streaming",), ("dataset",),
-    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"),
-    ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"),
-    ("preflight",), ("resume",), ("supervise",),
-    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("packing",), ("plan",), ("stream_plan",), ("model",),
+    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",),
+    ("distillation", "optimizers", "perturbation"), ("train",), ("checkpoint",),
+    ("streaming",), ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",),
+    ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
+    ("evaluation", "score_files"), ("preflight",), ("resume",), ("supervise",),
+    ("finetune", "inspection", "verify", "convert"),
+    ("crossval", "verify_recipe"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

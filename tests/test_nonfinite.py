@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from faulty_runs import ROWS
-from test_train import CONFIG, examples, training
+from loops import CONFIG, examples, training
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks import checkpoint, cli

@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from digits import encode, refuse
+from loops import BASE
 from rich.console import Console
-from test_train import BASE
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks import adapters, checkpoint, stream_plan

@@ -22,7 +22,7 @@ Commands = argparse._SubParsersAction
 _ABOUT = {
     "recipe": "recipe file, such as recipes/summarize.yaml",
     "run": "run directory, such as runs/summarize",
-    "model": "Hub id or folder of a LLaMA checkpoint, or `embedded`",
+    "model": "Hub id or folder of a LLaMA checkpoint, `embedded`, or (verify) a recipe file",
     "source": "folder with consolidated.*.pth, params.json and tokenizer.model",
 }
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from llama_tasks.cli.common import Commands, command, complain, open_console
+from llama_tasks.errors import RecipeError
 
 
 def add(commands: Commands) -> None:
@@ -19,8 +20,12 @@ def add(commands: Commands) -> None:
     export.set_defaults(run_command=_export)
     _add_push(commands)
     verify = command(
-        commands, "verify", "certify the native LLaMA on a checkpoint, against transformers", "model", False
+        commands,
+        "verify",
+        "certify the native LLaMA on a checkpoint, against transformers; of a recipe: that batching does not matter",
+        "model",
     )
+    verify.add_argument("--examples", type=int, default=16, help="of a recipe: its first examples are compared")
     verify.add_argument("--revision", help="commit, tag or branch of a Hub model")
     verify.add_argument("--output", type=Path, default=Path("certificate.json"), help="where the certificate goes")
     verify.set_defaults(run_command=_verify)
@@ -76,13 +81,25 @@ def _push(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     console = open_console()
     from llama_tasks.rundir import write_json
-    from llama_tasks.verify import verify
 
-    certificate = verify(args.model, args.revision)
+    if args.model.endswith((".yaml", ".yml")):
+        from llama_tasks.recipe import load_recipe
+        from llama_tasks.verify_recipe import verify_recipe
+
+        certificate = verify_recipe(load_recipe(args.model, args.overrides), args.examples)
+        holds, fails = "batching changes neither loss nor gradients", "batching CHANGES loss or gradients"
+    else:
+        from llama_tasks.verify import verify
+
+        if args.overrides:
+            raise RecipeError(
+                f"{args.overrides[0]!r} changes a recipe, and {args.model} is none (its name ends in .yaml)."
+            )
+        certificate = verify(args.model, args.revision)
+        holds, fails = "the native LLaMA computes what transformers' does", "the native LLaMA DIFFERS"
     write_json(args.output, certificate.as_dict())
     console.print(certificate.table())
-    verdict = "the native LLaMA computes what transformers' does" if certificate.ok else "the native LLaMA DIFFERS"
-    console.print(f"{verdict}; certificate: {args.output}", highlight=False)
+    console.print(f"{holds if certificate.ok else fails}; certificate: {args.output}", highlight=False)
     return 0 if certificate.ok else 1
 
 

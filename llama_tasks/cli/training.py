@@ -1,4 +1,4 @@
-"""Commands about a recipe: finetune, inspect."""
+"""Commands about a recipe: finetune, crossval, inspect."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ def add(commands: Commands) -> None:
     )
     finetune.add_argument("--overwrite", action="store_true", help="replace the run directory")
     finetune.set_defaults(run_command=_finetune)
+    crossval = command(
+        commands, "crossval", "train and score a recipe in folds; every training row is tested once", "recipe"
+    )
+    crossval.add_argument("--folds", type=int, default=5, help="number of folds (5)")
+    crossval.add_argument("--resume", action="store_true", help="go on with the first fold that is not done")
+    crossval.add_argument("--overwrite", action="store_true", help="replace the folder")
+    crossval.set_defaults(run_command=_crossval)
     inspect = command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     inspect.set_defaults(run_command=_inspect)
@@ -39,6 +46,18 @@ def _finetune(args: argparse.Namespace) -> None:
         if os.environ.get("LLAMA_TASKS_COMMAND", "").startswith("make"):
             mine = f"make finetune TASK={recipe.task} MODEL={EXAMPLE} DATA=my.jsonl OUT=runs/mine"
         console.print(f"next, on your own model and data: {mine}", highlight=False, soft_wrap=True)
+
+
+def _crossval(args: argparse.Namespace) -> None:
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    console = open_console()
+    from llama_tasks.crossval import RESULT, crossval, table
+
+    result = crossval(recipe, args.folds, resume=args.resume, overwrite=args.overwrite, console=console)
+    console.print(table(result))
+    console.print(f"{Path(recipe.output or '') / RESULT}", highlight=False)
 
 
 def _inspect(args: argparse.Namespace) -> None:

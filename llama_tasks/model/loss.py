@@ -5,7 +5,9 @@ Shapes: N positions that carry a target, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,16 +66,27 @@ class Targets:
         return len(self.ids) if self.weights is None else self.weights.sum()
 
 
-def sum_of_losses(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None) -> Tensor:
-    """Sum over positions of the (weighted) cross-entropy of `head(hidden)` in nats, float32 []; never holds all logits."""
+def sum_of_losses(
+    head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Sum over positions of the (weighted) cross-entropy of `head(hidden)` in nats, float32 []; never holds all logits.
+
+    `smoothing`: the part of each target's probability that is spread evenly over the vocabulary (Szegedy et al., 2016).
+    """
     rows = rows_per_chunk(head, hidden_ND.device)
     if is_plain(head) and head.bias is None and not torch.is_autocast_enabled(hidden_ND.device.type):
-        return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, weights_N, rows)
+        return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, weights_N, rows, smoothing)
     weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights_N is None else weights_N
-    if len(targets_N) <= rows:
-        return _loss(head, hidden_ND, targets_N, weights_N)
-    chunks = zip(hidden_ND.split(rows), targets_N.split(rows), weights_N.split(rows), strict=True)
-    return torch.stack([checkpoint(_loss, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+    return in_chunks(partial(_loss, smoothing=smoothing), head, hidden_ND, targets_N, weights_N)
+
+
+def in_chunks(loss: Callable[..., Tensor], head: nn.Module, *rows_N: Tensor) -> Tensor:
+    """The sum of `loss(head, *chunk)` over chunks of positions; what a chunk needs is computed again for its gradient."""
+    rows = rows_per_chunk(head, rows_N[0].device)
+    if len(rows_N[0]) <= rows:
+        return loss(head, *rows_N)
+    chunks = zip(*(part.split(rows) for part in rows_N), strict=True)
+    return torch.stack([checkpoint(loss, head, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
 
 def rows_per_chunk(head: nn.Module, device: torch.device) -> int:
@@ -82,19 +95,29 @@ def rows_per_chunk(head: nn.Module, device: torch.device) -> int:
     return max(ROWS_PER_CHUNK, logits // int(getattr(head, "out_features", 2**15)))
 
 
-def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-    return (weights_N * F.cross_entropy(head(hidden_ND).float(), targets_N, reduction="none")).sum()
+def _loss(head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor, smoothing: float) -> Tensor:
+    logits = head(hidden_ND).float()
+    losses_N = F.cross_entropy(logits, targets_N, reduction="none", label_smoothing=smoothing)
+    return (weights_N * losses_N).sum()
 
 
 class _HeadAndLoss(torch.autograd.Function):
     """loss = sum_n c_n (log sum_v exp z_nv - z_n,target),  z = h W^T;  dz = c (softmax(z) - onehot),  dh = dz W,  dW = dz^T h.
+
+    With smoothing e over V words, z_n,target becomes (1 - e) z_n,target + e mean_v z_nv, and onehot (1 - e) onehot + e / V.
 
     The gradient is made while the logits are at hand, so neither they nor a second product of them are needed later.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor | None, rows: int
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        counts_N: Tensor | None,
+        rows: int,
+        smoothing: float,
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), device=hidden_ND.device)
@@ -104,6 +127,8 @@ class _HeadAndLoss(torch.autograd.Function):
             hidden, targets = hidden_ND[start : start + rows], targets_N[start : start + rows, None]
             logits = times_transposed(hidden, weight_VD).float()
             largest, at_target = logits.amax(1, keepdim=True), logits.gather(1, targets)
+            if smoothing:
+                at_target = (1 - smoothing) * at_target + smoothing * logits.mean(1, keepdim=True)
             grad = logits.sub_(largest).exp_()  # one buffer for logits, exponentials and gradient
             sums = grad.sum(1, keepdim=True)
             losses, counts = sums.log() + largest - at_target, None
@@ -113,7 +138,9 @@ class _HeadAndLoss(torch.autograd.Function):
             total += losses.sum()
             if not (wants_hidden or wants_weight):
                 continue
-            grad = grad.div_(sums).scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand_as(targets))
+            grad = grad.div_(sums).scatter_add_(1, targets, grad.new_full((1, 1), smoothing - 1.0).expand_as(targets))
+            if smoothing:
+                grad -= smoothing / grad.shape[1]
             grad = (grad if counts is None else grad.mul_(counts)).to(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[start : start + rows] = times(grad, weight_VD)
@@ -127,7 +154,7 @@ class _HeadAndLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         hidden = None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype)
-        return hidden, None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype), None, None, None
+        return hidden, None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype), *[None] * 4
 
 
 def without_document_starts(labels_BT: Tensor, cu_seq_lens: Tensor | None) -> Tensor:

@@ -356,6 +356,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool = False,
         loss_weights: Tensor | None = None,
+        objective: Callable[..., Tensor] | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, T, V], and with `labels` [B, T] the loss.
@@ -363,7 +364,8 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         Labels stand at their own tokens and are shifted here; -100 carries no loss. The loss is the sum over targets
         divided by `num_items_in_batch`, or their mean when that is not given. With `labels` and `skip_logits` (or
         `prefix_documents`) the head runs only where there is a target, a chunk at a time, and `logits` is None; then
-        `loss_weights` float [B, T] may weigh the targets (their sum takes the place of the number of targets).
+        `loss_weights` float [B, T] may weigh the targets (their sum takes the place of the number of targets), and
+        `objective` may take the place of `sum_of_losses`, with the arguments of that.
         """
         packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
         targets = places = None
@@ -389,7 +391,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         if places is not None:
             hidden_ND = hidden_states.flatten(0, 1).index_select(0, places)
         if targets is not None:
-            total = sum_of_losses(self.lm_head, hidden_ND, targets.ids, targets.weights)
+            total = (objective or sum_of_losses)(self.lm_head, hidden_ND, targets.ids, targets.weights)
             count = kwargs.get("num_items_in_batch")
             count = torch.as_tensor(targets.total if count is None else count, device=total.device)
             loss = total / (count if loss_weights is not None else count.clamp(min=1))

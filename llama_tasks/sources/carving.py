@@ -22,16 +22,9 @@ def carve(
     Raises:
         DataError: too few rows, or groups of like rows, for a row in every split.
     """
-    from llama_tasks.duplicates import near_duplicate_groups
-
     rows = [row for part in items.values() for row in part]
     texts = [text_of(row, group_by) for row in rows]
-    groups = near_duplicate_groups(texts, similarity)
-    keys: dict[int, bytes] = {}  # group -> the least hash in it
-    sizes: dict[int, int] = {}
-    for group, text in zip(groups, texts, strict=True):
-        key = hash_of(text, seed)
-        keys[group], sizes[group] = min(keys.get(group, key), key), sizes.get(group, 0) + 1
+    groups, keys, sizes = like_groups(texts, similarity, seed)
     most = max(len(rows) / _LARGEST, 2)
     sides = {group: side(keys[group], missing) if size <= most else "train" for group, size in sizes.items()}
     parts: dict[str, dict[str, list[Row]]] = {name: {} for name in ("train", *missing)}
@@ -46,6 +39,21 @@ def carve(
                 f"{len(rows)} rows{alike} are too few to carve a {name} split from; name a file in data.{name}."
             )
     return parts
+
+
+def like_groups(
+    texts: Sequence[str], similarity: float, seed: int
+) -> tuple[list[int], dict[int, bytes], dict[int, int]]:
+    """The group of every text, like ones together; of every group the least hash in it, and its size."""
+    from llama_tasks.duplicates import near_duplicate_groups
+
+    groups = near_duplicate_groups(texts, similarity)
+    keys: dict[int, bytes] = {}
+    sizes: dict[int, int] = {}
+    for group, text in zip(groups, texts, strict=True):
+        key = hash_of(text, seed)
+        keys[group], sizes[group] = min(keys.get(group, key), key), sizes.get(group, 0) + 1
+    return groups, keys, sizes
 
 
 def hash_of(text: str, seed: int) -> bytes:
