@@ -289,7 +289,7 @@ def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
     example = prompt.example
     inputs = {key: value for key, value in example.fields.items() if key != "labels"}
     return {"id": example.id, "lang": example.lang, "input": inputs, "references": list(example.references),
-            "prompt_tokens": prompt_tokens}  # fmt: skip
+            "prompt_tokens": prompt_tokens, **({"meta": dict(example.meta)} if example.meta else {})}  # fmt: skip
 
 
 def _failure(task: Task, prompt: Prompt, prediction: str) -> dict[str, str]:
