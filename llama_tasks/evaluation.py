@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import metrics, report, significance, tasks
+from llama_tasks import forgetting, insight, metrics, report, significance, tasks
 from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.metrics import Metric
 from llama_tasks.metrics.names import CALIBRATION, LABELS
@@ -67,10 +67,12 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
 
     Raises:
         MetricError: a metric does not fit the references (a language code, a script, a label set).
-        DataError: a prompt too long to be answered.
+        DataError: a prompt too long to be answered, or no file of general texts.
     """
     if suite.scoring == "perplexity":
         return
+    if suite.general_text is not None:
+        forgetting.read(suite.general_text)
     for name in ("validation", "test"):
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
@@ -97,6 +99,7 @@ def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, sa
     for name, rows in systems.items():
         write_jsonl(run.path / "eval" / name / "predictions.jsonl", rows)
     write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
+    insight.observe(run, recipe, dataset, model)
     return write_report(run, recipe)
 
 
@@ -145,8 +148,9 @@ def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         comparisons=pairs,
         training=training_summary(run),
         provenance=provenance(run, recipe),
+        insight=insight.gather(run, systems, recipe.eval, task, lambda rows: score(rows, recipe.eval, task)),
     )
-    report.write(result, run.path)
+    report.write(result, run.path, list(systems.values()))
     return result
 
 
@@ -304,16 +308,21 @@ def _chosen(task: Task, choices: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:
-    from llama_tasks.score import score_text
+    from llama_tasks.score import text_losses
 
-    prompts = dataset.prompts["test"]
-    n_bytes = sum(len(prompt.response.encode()) for prompt in prompts)
-    values = score_text(model, dataset.encoder.blocks(prompts).tokens, n_bytes, suite.tokens_per_batch)
+    rows = text_losses(model, dataset.encoder, dataset.prompts["test"], suite.tokens_per_batch)
+    columns = [[row[key] for row in rows] for key in ("nll", "tokens", "bytes")]
+    scores = []
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        measure = metrics.LanguageModel(name)
+        drawn = {"n_resamples": suite.n_resamples, "seed": suite.seed}
+        scores.append(metrics.score_statistics(measure, measure.statistics(*columns), **drawn).to_dict())
     result = {
         "system": "model",
-        "texts": len(prompts),
-        "bytes": n_bytes,
-        **values,
+        "texts": len(rows),
+        "bytes": sum(columns[2]),
+        **{score["metric"]: score["value"] for score in scores},
+        "scores": scores,
         "data": dataset.fingerprints["test"],
     }
     write_json(run.path / "eval/model/scores.json", result)

@@ -70,8 +70,9 @@ def columns(rows: Rows) -> list[str]:
 
 
 def _dividing(rows: Rows) -> Iterator[str]:
+    labels = _are_labels(rows)
     for name in columns(rows):
-        if name in (INPUT, ANSWER, LANGUAGE, LABEL):
+        if name in (INPUT, LANGUAGE, LABEL) or (name == ANSWER and not labels):
             yield name
         elif any(name in (row.get("meta") or {}) for row in rows):
             kinds = {str(value) for value in _column(rows, name)}
