@@ -46,20 +46,23 @@ def compare(systems: Mapping[str, Sequence[Mapping[str, Any]]], n_resamples: int
                 system: measure.statistics(*([row[key] for row in rows if row["lang"] == lang] for key in _COLUMNS))
                 for system, rows in systems.items()
             }
-            found.append(_compared(measure, stats, {"n_resamples": n_resamples, "seed": seed}))
+            found.append(_compared(measure, stats, n_resamples, seed))
     return found
 
 
 _COLUMNS = ("nll", "tokens", "bytes")
 
 
-def _compared(measure: metrics.LanguageModel, stats: Mapping[str, Any], drawn: Mapping[str, int]) -> dict[str, Any]:
-    scores = {name: metrics.score_statistics(measure, own, **drawn).to_dict() for name, own in stats.items()}
+def _compared(measure: metrics.LanguageModel, stats: Mapping[str, Any], n_resamples: int, seed: int) -> dict[str, Any]:
+    scores = {
+        name: metrics.score_statistics(measure, own, n_resamples=n_resamples, seed=seed).to_dict()
+        for name, own in stats.items()
+    }
     row = {key: next(iter(scores.values()))[key] for key in ("metric", "lang", "n", "signature")}
     row |= {name: {key: score[key] for key in ("value", "interval")} for name, score in scores.items()}
     if len(stats) < 2:
         return row
     before, after = stats.values()
-    test = significance.compare(measure, before, after, **drawn).to_dict()
+    test = significance.compare(measure, before, after, n_resamples=n_resamples, seed=seed).to_dict()
     test["difference_interval"] = test.pop("interval")
     return row | test | {"higher_is_better": False}

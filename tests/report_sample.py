@@ -140,7 +140,7 @@ def insight(hostile: str = "") -> dict[str, Any]:
     made = [row | {"meta": {"domain": hostile if at % 2 and hostile else "news"}} for at, row in enumerate(rows(80))]
     values = {name: {row["id"]: noise.uniform(*span) for row in made} for name, span in SPANS.items()}
     side = {"value": 3.412, "interval": [3.3, 3.5]}
-    general = {"metric": "loss", "lang": "en", "n": 20, "signature": "per:token", "base": side,
+    general = {"metric": "perplexity", "lang": "en", "n": 20, "signature": "per:token", "base": side,
                "adapter": {"value": 3.51, "interval": [3.4, 3.6]}, "difference": 0.098, "difference_interval": [0.05, 0.15],
                "p_value": 0.002, "method": "paired-bootstrap", "detectable": 0.07, "higher_is_better": False}  # fmt: skip
     with_them = {"with": {"value": 40.0, "interval": [35, 45]}, "without": {"value": 35.0, "interval": [30, 40]}}
@@ -216,5 +216,5 @@ def _system(name: str, made: list[dict[str, Any]], scores: list[dict[str, Any]],
 def _test(metric: str, lang: str, difference: float, half: float, p: float) -> dict[str, Any]:
     bounds = (difference - half, difference + half)
     method = "paired-bootstrap|bs:1000|seed:12345"
-    found = {"difference": difference, "interval": bounds, "p_value": p, "method": method}
+    found = {"difference": difference, "interval": bounds, "p_value": p, "method": method, "detectable": 3.1}
     return {"metric": metric, "lang": lang} | found

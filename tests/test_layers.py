@@ -15,8 +15,10 @@ ORDER = [
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",),
-    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
-    ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("insight",), ("evaluation", "score_files"), ("compare", "explain"),
+    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",),
+    ("lock", "progress", "interrupt"),
+    ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("insight",),
+    ("evaluation", "score_files"), ("compare", "explain"),
     ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Leaks are found to the letter, normalised and in pieces, in both languages; shared passages are none; nothing is found by chance."""
+"""Leaks are found to the letter, normalised and in pieces, in both languages; a shared passage is none."""
 
 from __future__ import annotations
 

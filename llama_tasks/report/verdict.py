@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llama_tasks.report.text import ABSENT, interval, is_significant, metric_name, number, p_value, plain
+from llama_tasks.report.text import ABSENT, interval, is_interval, is_significant, metric_name, number, p_value, plain
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,39 @@ def verdicts(report: dict[str, Any]) -> list[Finding]:
     if len(scores) > len(leads) and "adapter" in scores[0]:
         findings.append(_overall(scores))
     return findings + _leaks(report.get("leaks") or {})
+
+
+def asides(report: dict[str, Any]) -> list[str]:
+    """A line each on what stands beside the scores: the worst group, general text, a leak check that was not done."""
+    return [*_groups(report.get("slices") or {}), *_general(report.get("general") or {}), *_unchecked(report)]
+
+
+def _groups(slices: dict[str, Any]) -> list[str]:
+    """The widest gap between two groups of the last system whose interval does not hold 0."""
+    gaps = [(part["column"], own) for part in slices.get("columns", []) for own in list(part["worst"].values())[-1:]]
+    sure = [(column, own) for column, own in gaps if is_interval(own["interval"]) and own["interval"][0] > 0]
+    if not sure:
+        return []
+    column, own = max(sure, key=lambda gap: gap[1]["gap"])
+    name, gap = plain(column).replace("_", " "), f"{number(own['gap'])} {interval(own['interval'])}"
+    return [
+        f"worst group: {name} {plain(own['group'])}, {gap} {metric_name(slices['metric'])} below {plain(own['best'])}"
+    ]
+
+
+def _general(general: dict[str, Any]) -> list[str]:
+    shown = [score for score in general.get("scores", []) if score["metric"] == "perplexity"]
+    parts = []
+    for score in shown:
+        values = " → ".join(number(score[name]["value"], 2) for name in ("base", "adapter") if name in score)
+        change = f" ({p_value(score['p_value'])})" if "p_value" in score else ""
+        parts.append(f"{plain(score['lang'])} {values}{change.replace('(', '(p ')}")
+    return [f"perplexity of general text: {', '.join(parts)}"] if parts else []
+
+
+def _unchecked(report: dict[str, Any]) -> list[str]:
+    leaks = report.get("leaks") or {"checked": True}
+    return [] if leaks["checked"] else [f"leak check: not done, because {plain(leaks['why'])}"]
 
 
 def is_better(score: dict[str, Any]) -> bool:
