@@ -26,7 +26,6 @@ Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
 _LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
-_RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
 # Corpus metrics say little of one row; these speak for them.
 _ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 
@@ -214,7 +213,7 @@ def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[st
     ):
         stats = [metrics.row_statistics(metric, part) for part in (before, after)]
         n, seed = suite.n_resamples, suite.seed
-        if metric.name in _RIGHT_OR_WRONG:
+        if metric.name not in task.metrics and metrics.right_or_wrong(metric.name):
             right = [list(part[:, 0] > 0) for part in stats]
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
@@ -237,7 +236,7 @@ def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None)
 
 def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, float]]:
     """The leading metric (or its row-level companion) and its value on each row by itself, to find rows that got worse."""
-    name = _ROW_METRIC.get(suite.metrics[0], suite.metrics[0])
+    name = _ROW_METRIC.get(suite.metrics[0].partition(":")[0], suite.metrics[0])
     lead = dataclasses.replace(suite, metrics=[name])
     values = {}
     for _, metric, part in _measures(rows, lead, task):

@@ -139,3 +139,15 @@ def test_reports_of_older_runs_say_that_nobody_looked(run: Path, tmp_path: Path)
     page = (old.path / "report.html").read_text(encoding="utf-8")
     assert "Test rows were not compared with the training rows" in page
     assert json.loads((old.path / "report.json").read_text(encoding="utf-8")) == written
+
+
+def test_a_run_is_compared_by_its_own_suite(run: Path, capsys: pytest.CaptureFixture) -> None:
+    capsys.readouterr()
+    base = run / "eval/base/predictions.jsonl"
+    assert main(["compare", str(base), str(run), "--slice", "place", "--json", "--resamples", "100"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [(score["metric"], score["lang"]) for score in result["scores"]] == [("accuracy", "en"), ("macro_f1", "en")]
+    scores = {score["metric"]: score for score in load(run)["scores"]}
+    for pair in result["pairs"]:
+        assert pair["difference"] == pytest.approx(scores[pair["metric"]]["difference"])
+    assert result["slices"][0]["column"] == "place"

@@ -252,7 +252,7 @@ def test_insight_is_in_every_rendering() -> None:
     assert "3 of 300 test rows are also in the training rows: look at the scores without them" in shown
     assert "perplexity of general text: en 3.41 → 3.51 (p 0.002)" in shown
     for part in ("## Labels, adapter", "| input length | rows | base | adapter |",
-                 "## Leak check", "| perplexity | en | 20 | 3.412 [3.300, 3.500] | 3.510 [3.400, 3.600] | +0.098 [0.050, 0.150]"):  # fmt: skip
+                 "## Leak check", "| perplexity | en | 20 | 3.412 [3.300, 3.500] | 3.510 [3.400, 3.600] | +0.098"):  # fmt: skip
         assert part in text
     unchecked = sample_report(insight={"leaks": {"checked": False, "why": "nobody [red]looked[/red]"}})
     for rendered in (printed(unchecked, 120), markdown(unchecked), html(unchecked)):
