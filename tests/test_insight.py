@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny import logprob, make_base, make_rows, recipe_text
 
-from llama_tasks import adapters, forgetting, insight, score
+from llama_tasks import adapters, explain, forgetting, insight, score
 from llama_tasks.cli import main
 from llama_tasks.errors import DataError
 from llama_tasks.evaluation import write_report
@@ -151,3 +151,37 @@ def test_a_run_is_compared_by_its_own_suite(run: Path, capsys: pytest.CaptureFix
     for pair in result["pairs"]:
         assert pair["difference"] == pytest.approx(scores[pair["metric"]]["difference"])
     assert result["slices"][0]["column"] == "place"
+
+
+def test_an_answer_is_explained(run: Path, capsys: pytest.CaptureFixture) -> None:
+    capsys.readouterr()
+    assert main(["explain", str(run), "--row", "3"]) == 0
+    shown = capsys.readouterr().out
+    row = next(row for row in read_jsonl(run / "eval/adapter/predictions.jsonl") if row["id"] == "test:3")
+    assert f"test:3: '{row['raw']}'" in " ".join(shown.split()).replace("' ", "'")
+    assert "input x gradient: " in shown and "attention rollout: " in shown
+    page = (run / "explain-test-3.html").read_text(encoding="utf-8")
+    assert page.count("<script>") == 1 and "http" not in page.replace("http-equiv", "")
+
+
+def test_weights_stand_by_the_pieces_of_the_text(run: Path) -> None:
+    handle = RunDirectory(run)
+    recipe = load_recipe(run / "recipe.yaml", ["eval.scoring=generate", "eval.max_new_tokens=3"])
+    found = explain.explain(handle, recipe, "test:5")
+    said = next(row for row in read_jsonl(run / "eval/adapter/predictions.jsonl") if row["id"] == "test:5")
+    assert said["input"]["text"] in "".join(piece.text for piece in found.prompt)
+    assert 1 <= sum(len(piece.ids) for piece in found.output) <= 3
+    everything = found.prompt + found.output
+    for name in explain.METHODS:
+        matrix = found.weights[name]
+        assert len(matrix) == len(found.output) and {len(row) for row in matrix} == {len(everything)}
+        for place, row in enumerate(matrix):
+            assert all(weight == 0 for weight in row[len(found.prompt) + place :])
+    for row in found.weights["attention_rollout"]:
+        assert sum(row) == pytest.approx(1, abs=1e-4)
+    assert len(found.summed("input_x_gradient")) == len(found.prompt)
+
+
+def test_a_row_that_is_not_there(run: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["explain", str(run), "--row", "99"]) == 2
+    assert "has no row '99'; it has 33, from test:0 (or 0) to test:32 (or 32)" in capsys.readouterr().err

@@ -15,12 +15,13 @@ ORDER = [
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",),
-    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",),
+    ("generate", "score", "attribution"), ("choices",), ("metrics",), ("significance",), ("slices", "forgetting"),
+    ("leaks",), ("report",),
     ("lock", "progress", "interrupt"),
     ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("insight",),
-    ("evaluation", "score_files"), ("compare", "explain"),
+    ("evaluation", "score_files"), ("compare",),
     ("preflight",), ("resume",), ("supervise",),
-    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("finetune", "inspection", "verify", "convert"), ("explain",), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

@@ -1,8 +1,9 @@
-"""Commands about outputs and scores: evaluate, predict, score, compare, report."""
+"""Commands about outputs and scores: evaluate, predict, score, compare, explain, report."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from llama_tasks.cli.common import Commands, command, open_console, open_run, show
@@ -18,6 +19,12 @@ def add(commands: Commands) -> None:
     predict.set_defaults(run_command=_predict)
     _add_score(commands)
     _add_compare(commands)
+    explain = command(commands, "explain", "show which tokens of the prompt an output of a run rests on", "run")
+    explain.add_argument("--row", required=True, metavar="N|ID", help="row of the test split: its id or number, from 0")
+    explain.add_argument(
+        "--html", type=Path, metavar="FILE", help="where the picture goes (default RUN/explain-ID.html)"
+    )
+    explain.set_defaults(run_command=_explain)
     report = command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
     report.set_defaults(run_command=_report)
 
@@ -130,6 +137,18 @@ def _compare(args: argparse.Namespace) -> None:
     console.print(comparison.terminal(found.result))
     if args.html:
         console.print(f"page: {args.html}", soft_wrap=True)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    run, recipe = open_run(args)
+    console = open_console()
+    from llama_tasks.explain import explain, write
+
+    found = explain(run, recipe, args.row)
+    path = args.html or run.path / f"explain-{re.sub('[^A-Za-z0-9]+', '-', found.row)}.html"
+    write(found, path)
+    for line in [*found.lines(), f"picture: {path}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(args: argparse.Namespace) -> None:

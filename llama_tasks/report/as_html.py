@@ -66,9 +66,9 @@ def rows_of(systems: Sequence[System], labels: Sequence[str] = ()) -> dict[str, 
     }
 
 
-def draw(template: str, **values: Any) -> str:
+def draw(template: str, scripts: Sequence[str] = ("language.js", "page.js"), **values: Any) -> str:
     """A page of this folder, as text."""
-    script = asset("language.js") + asset("page.js")
+    script = "".join(map(asset, scripts))
     # The only texts that are not escaped: files of this package.
     own = {"css": Markup(asset("page.css")), "script": Markup(script), "script_hash": script_hash(script)}
     return environment().get_template(template).render(**own, **values)

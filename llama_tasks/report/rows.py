@@ -58,8 +58,8 @@ def pack(systems: Sequence[System], labels: Sequence[str] | None = None) -> Pack
         len(first),
         sorted(set(index["lang"])),
         sorted({name for own in index["failures"] for name in own}),
-        _compressed(index),
-        [_compressed([_texts(rows) for rows in block]) for block in blocks],
+        compressed(index),
+        [compressed([_texts(rows) for rows in block]) for block in blocks],
     )
 
 
@@ -83,6 +83,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or value != value else round(value, 1)
 
 
-def _compressed(value: Any) -> str:
+def compressed(value: Any) -> str:
+    """A JSON value as gzip in base64, as the pages' scripts open it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), 6, mtime=0)).decode()

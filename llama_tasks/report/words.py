@@ -149,6 +149,22 @@ WORDS: dict[str, tuple[str, str]] = {
     "by_rise": ("most risen first", "上升最多在前"),
     "by_value": ("lowest value first", "取值最低在前"),
     "more": ("Show more", "显示更多"),
+    "explained": ("what an output rests on", "输出的依据"),
+    "output": ("Output", "输出"),
+    "output_note": ("Choose a token to see what it alone rests on.", "点选一个词元，查看它单独的依据。"),
+    "rests_on": ("Prompt", "提示"),
+    "heat_note": (
+        "The stronger the colour, the more weight; green speaks for the output, red against it. Attention has no sign.",
+        "颜色越深权重越大；绿色支持该输出，红色反对。注意力没有正负。",
+    ),
+    "input_x_gradient": ("input x gradient", "输入乘梯度"),
+    "attention_rollout": ("attention rollout", "注意力展开"),
+    "whole_output": ("the whole output", "整个输出"),
+    "explain_footer": (
+        "Written by llama-tasks explain. This page is complete in itself and loads nothing. Gradients speak of small changes, "
+        "attention of where the model looked; neither proves a cause.",
+        "由 llama-tasks explain 生成。本页自成一体，不加载任何内容。梯度只反映微小变化，注意力只反映模型看向哪里，都不能证明因果。",
+    ),
     "pairs": ("Every pair", "两两比较"),
     "rows_won": ("rows better / worse / same", "变好 / 变差 / 持平的行"),
 }
