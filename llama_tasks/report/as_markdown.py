@@ -80,7 +80,7 @@ def _score_cells(score: dict[str, Any], compared: bool) -> list[str]:
             _value(score["adapter"]),
             f"{number(score['difference'], signed=True)} {bounds}".strip(),
             f"**{p}**" if is_significant(score["p_value"]) else p,
-            number(score.get("detectable")),
+            number(score.get("detectable") or None),  # no row changed: nothing can be said
         ]
     return cells
 

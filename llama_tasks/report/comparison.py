@@ -99,7 +99,7 @@ def _pairs(result: Mapping[str, Any]) -> Table:
             Text(metric_name(pair["metric"])), Text(plain(pair["lang"])), Text(f"{label(pair['a'])} → {label(pair['b'])}"),
             Text.assemble((number(pair["difference"], signed=True), "bold"), (f" {bounds}", "dim")),
             p_value(pair["p_value"]) + (" *" if is_significant(pair["p_value"]) else "  "),
-            f"±{number(pair['detectable'])}", f"{one['wins']:,}/{one['losses']:,}/{one['ties']:,}",
+            f"±{number(pair['detectable'])}" if pair["detectable"] else "–", f"{one['wins']:,}/{one['losses']:,}/{one['ties']:,}",
         )  # fmt: skip
     return shown
 

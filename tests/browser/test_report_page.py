@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from report_sample import HOSTILE, sample_report, sample_systems
 
-from llama_tasks.report import plain, write
+from llama_tasks import compare
+from llama_tasks.explain import Explanation
+from llama_tasks.inspection.pieces import Piece, visible
+from llama_tasks.report import comparison, plain, write
 from llama_tasks.report.as_html import script_hash
 
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
@@ -130,6 +133,40 @@ def test_a_phone_is_wide_enough(browse: Browse, page: Path, tmp_path: Path) -> N
     probe = "<script>onload=()=>{document.title=frames[0].document.documentElement.scrollWidth}</script>"
     framed.write_text(f'<title></title><iframe src="{page.as_uri()}" width="390" height="800"></iframe>{probe}')
     assert int(browse(framed, options=["--allow-file-access-from-files"]).title) <= 390
+
+
+def test_a_comparison_of_hostile_rows(browse: Browse, tmp_path: Path) -> None:
+    rows = [{"id": str(at), "lang": "en", "references": [f"{HOSTILE} {at}"], "input": {HOSTILE: HOSTILE},
+             "prediction": HOSTILE * (at % 2), "meta": {HOSTILE: HOSTILE[: 20 + at % 2]}} for at in range(24)]  # fmt: skip
+    sides = [compare.Side(HOSTILE, rows), compare.Side("b", [row | {"prediction": "b"} for row in rows])]
+    found = compare.compare(sides, ["chrf"], n_resamples=20)
+    written = tmp_path / "compared.html"
+    written.write_text(comparison.page(found.result, found.systems), encoding="utf-8")
+    dom = browse(written, "#ui=zh&sort=value")
+    assert (dom.ui, dom.ready) == ("zh", "yes")
+    assert dom.title.endswith("llama-tasks compare") and len(dom.rows) == 24
+    assert not set(dom.tags) & {"img", "a", "iframe"} and dom.tags.count("script") == 1
+
+
+def test_an_explanation_of_a_hostile_row(browse: Browse, tmp_path: Path) -> None:
+    words = [HOSTILE, " said", " so"]
+    pieces = [Piece(visible(text.encode()), (at,), False, False) for at, text in enumerate(words)]
+    weights = {
+        "input_x_gradient": [[0.5, -0.25, 0, 0], [0.1, 0.75, 0.5, 0]],
+        "attention_rollout": [[0.9, 0.1, 0, 0]] * 2,
+    }
+    found = Explanation(f"test:{HOSTILE}", "en", HOSTILE, pieces[:2], [*pieces[2:], pieces[0]], weights)
+    written = tmp_path / "explained.html"
+    written.write_text(found.page(), encoding="utf-8")
+    whole = browse(written, "#ui=en")
+    assert not set(whole.tags) & {"img", "a", "iframe"} and whole.tags.count("script") == 1
+    assert (whole.ready, whole.texts["li"].split()) == ("yes", ["0.600", "0.500"])  # sums over the output
+    assert browse(written, "#token=0&method=attention_rollout").texts["li"].split() == [
+        "0.900",
+        "0.100",
+        "0.000",
+        "0.000",
+    ]
 
 
 def test_a_hundred_thousand_rows(
