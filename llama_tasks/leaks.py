@@ -57,18 +57,19 @@ def check(dataset: Dataset) -> dict[str, Any]:
 
 def find(train: Iterable[Prompt], test: Sequence[Prompt]) -> dict[str, Leak]:
     """Id of a test row -> how it leaked. Training rows pass once, and nothing of them is kept."""
-    inputs = [inputs_of(prompt) for prompt in test]
-    wanted = {kind: _places(whole, inputs) for kind, whole in _WHOLE.items()}
-    held: dict[str, dict[int, str]] = {kind: {} for kind in _WHOLE}
-    grams = _Grams(inputs)
+    inputs = [_read(prompt) for prompt in test]
+    wanted = {kind: _places([fields[kind] for fields in inputs]) for kind in ("exact", "normalised")}
+    held: dict[str, dict[int, str]] = {kind: {} for kind in wanted}
+    grams = _Grams([fields["normalised"] for fields in inputs])
     for prompt in train:
-        fields = inputs_of(prompt)
-        for kind, whole in _WHOLE.items():
-            key = whole(fields)
-            if key in wanted[kind]:
+        fields = _read(prompt)
+        for kind, places in wanted.items():
+            key = _key(fields[kind])
+            if key in places:
                 held[kind].setdefault(key, prompt.example.id)
-        grams.see([*fields, prompt.example.target])
-    grams.see(sorted({prompt.fewshot for prompt in test}))  # solved examples, which left the training rows
+        grams.see([*fields["normalised"], normalised(prompt.example.target)])
+    solved = sorted({prompt.fewshot for prompt in test})  # examples in every prompt, which left the training rows
+    grams.see(list(map(normalised, solved)))
     found: dict[str, Leak] = {}
     for place in grams.found():
         found[test[place].example.id] = Leak("ngram")
@@ -117,26 +118,25 @@ def _value(score: Mapping[str, Any]) -> dict[str, Any]:
     return {"value": score["value"], "interval": list(score["interval"])}
 
 
-def _exact(fields: Sequence[str]) -> int:
+def _read(prompt: Prompt) -> dict[str, list[str]]:
+    """The fields of a row's input as they are compared."""
+    fields = list(inputs_of(prompt))
+    return {"exact": fields, "normalised": list(map(normalised, fields))}
+
+
+def _key(fields: Sequence[str]) -> int:
     return hash_text("\0".join(fields))
 
 
-def _normalised(fields: Sequence[str]) -> int:
-    return hash_text("\0".join(map(normalised, fields)))
-
-
-_WHOLE: dict[str, Callable[[Sequence[str]], int]] = {"exact": _exact, "normalised": _normalised}
-
-
-def _places(whole: Callable[[Sequence[str]], int], inputs: Sequence[Sequence[str]]) -> dict[int, list[int]]:
+def _places(inputs: Sequence[Sequence[str]]) -> dict[int, list[int]]:
     places: dict[int, list[int]] = {}
     for place, fields in enumerate(inputs):
-        places.setdefault(whole(fields), []).append(place)
+        places.setdefault(_key(fields), []).append(place)
     return places
 
 
 class _Grams:
-    """The n-grams of test rows, and which of them were seen elsewhere."""
+    """The n-grams of test rows (their normalised fields), and which of them were seen elsewhere."""
 
     def __init__(self, inputs: Sequence[Sequence[str]]) -> None:
         self._fields = [[_grams(text) for text in fields] for fields in inputs]
@@ -145,7 +145,7 @@ class _Grams:
         self._seen = np.zeros(len(self._known), bool)
 
     def see(self, texts: Sequence[str]) -> None:
-        """Note the n-grams of training texts."""
+        """Note the n-grams of training texts, which are normalised."""
         for text in texts:
             grams = _grams(text)
             at = np.minimum(np.searchsorted(self._known, grams), max(0, len(self._known) - 1))
@@ -161,11 +161,11 @@ class _Grams:
 
 
 def _grams(text: str) -> _Codes:
-    """Hashes of all n-grams of the normalised text, as long as its script asks; of a shorter text the one of the whole.
+    """Hashes of all n-grams of a normalised text, as long as its script asks; of a shorter text the one of the whole.
 
     With S the prefix sums of code x base^i, an n-gram's hash is (S[i + n] - S[i]) base^-i, all modulo 2^64.
     """
-    codes = np.frombuffer(normalised(text).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     wide = 3 * np.count_nonzero(codes >= _WIDE) >= len(codes)
     width = min(SYLLABLES if wide else LETTERS, max(1, len(codes)))
     mixed = (codes + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
