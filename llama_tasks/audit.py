@@ -123,7 +123,7 @@ class Audit:
         seen = self._seen[split]
         for prompt in prompts:
             example = prompt.example
-            seen.hashed.add(example.id, _inputs(prompt), example.target)
+            seen.hashed.add(example.id, inputs_of(prompt), example.target)
             seen.languages[example.lang] += 1
             if example.choices:
                 seen.labels[example.target] += 1
@@ -219,7 +219,7 @@ def stop_on(findings: Sequence[Finding], allow: Sequence[str], where: Callable[[
         raise DataError("The audit of the training data stops this run. " + " ".join(named))
 
 
-def _inputs(prompt: Prompt) -> tuple[str, ...]:
+def inputs_of(prompt: Prompt) -> tuple[str, ...]:
     """The texts of a row that make its input: what the template shows of it, without the label set and the asked length; of a
     dialogue, all that was said, as one text; of plain text, the text."""
     example = prompt.example

@@ -177,8 +177,14 @@ def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[list
 
 
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
-    """Rows -> Examples -> Prompts, every row of a split."""
-    return [renderer(example) for row in split.rows for example in task.examples(row, training=training)]
+    """Rows -> Examples -> Prompts, every row of a split; one that is scored keeps what else its row says of itself."""
+    if training:
+        return [renderer(example) for row in split.rows for example in task.examples(row, training=True)]
+    return [
+        renderer(replace(example, meta={k: v for k, v in tasks.meta_of(row, task).items() if k not in example.fields}))
+        for row in split.rows
+        for example in task.examples(row, training=False)
+    ]
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import metrics, report, significance, tasks
+from llama_tasks import forgetting, insight, metrics, report, significance, tasks
 from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.metrics import Metric
 from llama_tasks.metrics.names import CALIBRATION, LABELS
@@ -28,7 +28,6 @@ Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 EVERY = "all"  # the "language" of a score over rows of all languages
 _LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
-_RIGHT_OR_WRONG = ("accuracy", "exact_match")  # metrics that McNemar's test is for
 # Corpus metrics say little of one row; these speak for them.
 _ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 
@@ -69,10 +68,12 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
 
     Raises:
         MetricError: a metric does not fit the references (a language code, a script, a label set).
-        DataError: a prompt too long to be answered.
+        DataError: a prompt too long to be answered, or no file of general texts.
     """
     if suite.scoring == "perplexity":
         return
+    if suite.general_text is not None:
+        forgetting.read(suite.general_text)
     for name in ("validation", "test"):
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
@@ -99,6 +100,7 @@ def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, sa
     for name, rows in systems.items():
         write_jsonl(run.path / "eval" / name / "predictions.jsonl", rows)
     write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
+    insight.observe(run, recipe, dataset, model)
     return write_report(run, recipe)
 
 
@@ -160,8 +162,9 @@ def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         comparisons=pairs,
         training=training_summary(run),
         provenance=provenance(run, recipe),
+        insight=insight.gather(run, systems, recipe.eval, task, lambda rows: score(rows, recipe.eval, task)),
     )
-    report.write(result, run.path)
+    report.write(result, run.path, list(systems.values()))
     return result
 
 
@@ -224,7 +227,7 @@ def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[st
     ):
         stats = [metrics.row_statistics(metric, part) for part in (before, after)]
         n, seed = suite.n_resamples, suite.seed
-        if metric.name in _RIGHT_OR_WRONG:
+        if metric.name not in task.metrics and metrics.right_or_wrong(metric.name):
             right = [list(part[:, 0] > 0) for part in stats]
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
@@ -247,7 +250,7 @@ def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None)
 
 def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, float]]:
     """The leading metric (or its row-level companion) and its value on each row by itself, to find rows that got worse."""
-    name = _ROW_METRIC.get(suite.metrics[0], suite.metrics[0])
+    name = _ROW_METRIC.get(suite.metrics[0].partition(":")[0], suite.metrics[0])
     lead = dataclasses.replace(suite, metrics=[name])
     values = {}
     for _, metric, part in _measures(rows, lead, task):
@@ -303,7 +306,7 @@ def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
     example = prompt.example
     inputs = {key: value for key, value in example.fields.items() if key != "labels"}
     return {"id": example.id, "lang": example.lang, "input": inputs, "references": list(example.references),
-            "prompt_tokens": prompt_tokens}  # fmt: skip
+            "prompt_tokens": prompt_tokens, **({"meta": dict(example.meta)} if example.meta else {})}  # fmt: skip
 
 
 def _failure(task: Task, prompt: Prompt, prediction: str) -> dict[str, str]:
@@ -318,16 +321,21 @@ def _chosen(task: Task, choices: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:
-    from llama_tasks.score import score_text
+    from llama_tasks.score import text_losses
 
-    prompts = dataset.prompts["test"]
-    n_bytes = sum(len(prompt.response.encode()) for prompt in prompts)
-    values = score_text(model, dataset.encoder.blocks(prompts).tokens, n_bytes, suite.tokens_per_batch)
+    rows = text_losses(model, dataset.encoder, dataset.prompts["test"], suite.tokens_per_batch)
+    columns = [[row[key] for row in rows] for key in ("nll", "tokens", "bytes")]
+    scores = []
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        measure = metrics.LanguageModel(name)
+        drawn = {"n_resamples": suite.n_resamples, "seed": suite.seed}
+        scores.append(metrics.score_statistics(measure, measure.statistics(*columns), **drawn).to_dict())
     result = {
         "system": "model",
-        "texts": len(prompts),
-        "bytes": n_bytes,
-        **values,
+        "texts": len(rows),
+        "bytes": sum(columns[2]),
+        **{score["metric"]: score["value"] for score in scores},
+        "scores": scores,
         "data": dataset.fingerprints["test"],
     }
     write_json(run.path / "eval/model/scores.json", result)

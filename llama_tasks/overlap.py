@@ -53,9 +53,9 @@ class Hashed:
         index = len(self._exact)
         self._names += name.encode("utf-8", "surrogatepass")
         self._ends.append(len(self._names))
-        self._exact.append(_hash("\0".join(fields)))
-        self._normal.append(_hash("\0".join(map(normalised, fields))))
-        self._target.append(_hash(target))
+        self._exact.append(hash_text("\0".join(fields)))
+        self._normal.append(hash_text("\0".join(map(normalised, fields))))
+        self._target.append(hash_text(target))
         kept = (index, tuple(text[:NEAR_CHARACTERS] for text in fields))
         if index < NEAR_ROWS:
             self.sample.append(kept)
@@ -114,7 +114,8 @@ def two_answers(rows: Hashed) -> Match:
     return _match({i: first for i, first in earlier.items() if target[i] != target[first]}, rows, rows)
 
 
-def _hash(text: str) -> int:
+def hash_text(text: str) -> int:
+    """64 bits of a text's BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 

@@ -269,6 +269,8 @@ class Suite:
     """Beam search; 1 is greedy decoding."""
     tokens_per_batch: int = 8192
     """Most tokens (prompt and output) decoded together."""
+    general_text: str | None = "embedded"
+    """Plain texts whose loss is measured before and after: `embedded`, or a file of rows {text, lang}; `null`: none."""
     n_resamples: int = 1000
     """Bootstrap resamples behind intervals and p-values."""
     seed: int = 12345

@@ -12,7 +12,8 @@ import torch
 
 from llama_tasks.model.attention_packed import Documents
 from llama_tasks.packing import Batch, Family, collate, pack
-from llama_tasks.tokens import IGNORE, Tokens
+from llama_tasks.prompts import Prompt
+from llama_tasks.tokens import IGNORE, Encoder, Tokens
 
 
 def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_batch: int) -> dict[str, float]:
@@ -21,13 +22,33 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
     Bits per byte divide by the text's UTF-8 bytes, so they compare across tokenizers.
     """
     total = -sum(value for (value,) in logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
-    targets = sum(len(t.input_ids) - max(t.prompt_length, 1) for t in tokens)
-    loss = total / max(targets, 1)
+    loss = total / max(_targets(tokens), 1)
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": total / math.log(2) / max(n_bytes, 1),
     }
+
+
+def text_losses(model: Any, encoder: Encoder, prompts: Sequence[Prompt], tokens_per_batch: int) -> list[dict[str, Any]]:
+    """{id, lang, nll, tokens, bytes} of each plain text: what `metrics.LanguageModel` reads (nll in nats)."""
+    blocks = [encoder.blocks([prompt]).tokens for prompt in prompts]
+    families = [Family((item,)) for items in blocks for item in items]
+    values = iter(logprobs(model, families, tokens_per_batch))
+    return [
+        {
+            "id": prompt.example.id,
+            "lang": prompt.example.lang,
+            "nll": -sum(sum(next(values)) for _ in items),
+            "tokens": _targets(items),
+            "bytes": len(prompt.response.encode()),
+        }
+        for prompt, items in zip(prompts, blocks, strict=True)
+    ]
+
+
+def _targets(tokens: Sequence[Tokens]) -> int:
+    return sum(len(item.input_ids) - max(item.prompt_length, 1) for item in tokens)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ import math
 import random
 from typing import Any
 
+from llama_tasks import metrics, slices
 from llama_tasks.report import System, build
 
 ENGLISH = [
@@ -117,7 +118,48 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def sample_report(hostile: str = "", *, with_adapter: bool = True, **changes: Any) -> dict[str, Any]:
+LABELS = ["sports", "business", "世界", "science"]
+
+
+def insight(hostile: str = "") -> dict[str, Any]:
+    """What a report says of labels, slices, leaks and general text; computed from rows where the project computes it."""
+    noise = random.Random(1)
+    names = [*LABELS[:3], hostile or LABELS[3]]
+    truth = [names[at % 4] for at in range(200)]
+    labels = {}
+    for system, skill in (("base", 0.45), ("adapter", 0.85)):
+        said = [label if noise.random() < skill else noise.choice([*names, "??"]) for label in truth]
+        references = [[label] for label in truth]
+        sure = [{name: noise.random() * (4 if name == label else 1) for name in {*names, label}} for label in said]
+        metric = metrics.create("calibration_error:bins=10", "en")
+        labels[system] = {
+            "table": metrics.label_table(said, references, names),
+            "confusion": metrics.confusion(said, references, names),
+            "reliability": metrics.reliability(metrics.statistics(metric, said, references, choices=sure)),
+        }
+    made = [row | {"meta": {"domain": hostile if at % 2 and hostile else "news"}} for at, row in enumerate(rows(80))]
+    values = {name: {row["id"]: noise.uniform(*span) for row in made} for name, span in SPANS.items()}
+    side = {"value": 3.412, "interval": [3.3, 3.5]}
+    general = {"metric": "perplexity", "lang": "en", "n": 20, "signature": "per:token", "base": side,
+               "adapter": {"value": 3.51, "interval": [3.4, 3.6]}, "difference": 0.098, "difference_interval": [0.05, 0.15],
+               "p_value": 0.002, "method": "paired-bootstrap", "detectable": 0.07, "higher_is_better": False}  # fmt: skip
+    with_them = {"with": {"value": 40.0, "interval": [35, 45]}, "without": {"value": 35.0, "interval": [30, 40]}}
+    leak = {"metric": "rougeL", "lang": "en", "n": 297, "base": with_them, "adapter": with_them}
+    return {
+        "labels": labels,
+        "slices": {"metric": "rougeL", "columns": slices.slices(made, values, n_resamples=100)},
+        "leaks": {"checked": True, "of": 300, "rows": 3, "kinds": {"exact": 1, "normalised": 0, "ngram": 2},
+                  "first": [[f"test:3{hostile}", "train:7"], ["test:9", None]], "scores": [leak]},
+        "general": {"source": hostile or "embedded", "scores": [general]},
+    }  # fmt: skip
+
+
+SPANS = {"base": (10, 40), "adapter": (20, 70)}
+
+
+def sample_report(
+    hostile: str = "", *, with_adapter: bool = True, with_insight: bool = False, **changes: Any
+) -> dict[str, Any]:
     """The report of these rows; `hostile` text is put into every place that data can reach."""
     made = rows()
     if hostile:
@@ -142,9 +184,19 @@ def sample_report(hostile: str = "", *, with_adapter: bool = True, **changes: An
         "training": training(),
         "provenance": provenance() | ({"note": hostile, hostile: {hostile: [hostile]}} if hostile else {}),
     }  # fmt: skip
+    if with_insight:
+        arguments["insight"] = insight(hostile)
     if not with_adapter:
         arguments |= {"adapter": None, "comparisons": [], "training": None}
     return build(**arguments | changes)
+
+
+def sample_systems(hostile: str = "", count: int = 40) -> list[System]:
+    """Both systems with all their rows, as the page's list of them takes them."""
+    made = rows(count)
+    if hostile:
+        made += [hostile_row(f"{lang}:{hostile}", lang, hostile) for lang in ("en", "zh", hostile)]
+    return [_system(name, made, [], {}) for name in ("base", "adapter")]
 
 
 def hostile_row(row_id: str, lang: str, text: str) -> dict[str, Any]:
@@ -164,5 +216,5 @@ def _system(name: str, made: list[dict[str, Any]], scores: list[dict[str, Any]],
 def _test(metric: str, lang: str, difference: float, half: float, p: float) -> dict[str, Any]:
     bounds = (difference - half, difference + half)
     method = "paired-bootstrap|bs:1000|seed:12345"
-    found = {"difference": difference, "interval": bounds, "p_value": p, "method": method}
+    found = {"difference": difference, "interval": bounds, "p_value": p, "method": method, "detectable": 3.1}
     return {"metric": metric, "lang": lang} | found

@@ -17,11 +17,12 @@ ORDER = [
     ("packing",), ("plan",), ("stream_plan",), ("model",),
     ("adapter_inits", "quantization", "rank_allocation"), ("adapters",),
     ("distillation", "optimizers", "perturbation"), ("train",), ("checkpoint",),
-    ("streaming",), ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",),
-    ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("evaluation", "score_files"), ("preflight",), ("resume",), ("supervise",),
+    ("streaming",), ("dataset",), ("generate", "score", "attribution"), ("choices",), ("metrics",), ("significance",),
+    ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",),
+    ("card",), ("hub_client",), ("export", "hub"), ("insight",), ("evaluation", "score_files"), ("compare",),
+    ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"),
-    ("crossval", "verify_recipe"), ("cli",), ("__main__",),
+    ("crossval", "verify_recipe", "explain"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import math
 import re
@@ -15,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from report_sample import HOSTILE, hostile_row, rows, sample_report, score
+from report_sample import HOSTILE, hostile_row, rows, sample_report, sample_systems, score
 from rich.console import Console
 
 from llama_tasks.errors import RunError
 from llama_tasks.report import System, build, html, load, markdown, plain, scores_table, terminal, verdicts, write
 from llama_tasks.report.charts import interval_plots, nice_ticks, training_plots
 from llama_tasks.report.content import sample_ids
+from llama_tasks.report.rows import pack
 
 
 class Page(HTMLParser):
@@ -214,8 +217,11 @@ def test_plain(text: object, expected: str) -> None:
 
 def test_markdown_is_a_table_with_signatures() -> None:
     lines = markdown(sample_report()).replace("&lt;", "<").splitlines()
-    assert "| ROUGE-L | en | 150 | 14.1 [12.5, 15.7] | 37.4 [34.8, 40.0] | +23.3 [20.9, 25.7] | **<0.001** |" in lines
-    assert "| ROUGE-2 | zh | 150 | 27.5 [24.6, 30.4] | 28.9 [25.9, 31.9] | +1.4 [-0.8, 3.6] | 0.213 |" in lines
+    assert (
+        "| ROUGE-L | en | 150 | 14.1 [12.5, 15.7] | 37.4 [34.8, 40.0] | +23.3 [20.9, 25.7] | **<0.001** | 3.1 |"
+        in lines
+    )
+    assert "| ROUGE-2 | zh | 150 | 27.5 [24.6, 30.4] | 28.9 [25.9, 31.9] | +1.4 [-0.8, 3.6] | 0.213 | 3.1 |" in lines
     assert "- ROUGE-L (zh): `rougeL|lang:zh|tok:char|bs:1000|seed:12345|version:0.1.0`" in "\n".join(lines)
     assert ", tested by `paired-bootstrap|bs:1000|seed:12345`" in "\n".join(lines)
     assert scores_table(sample_report()) in markdown(sample_report())
@@ -240,6 +246,49 @@ def test_fences_outgrow_the_backticks_of_data() -> None:
     assert [token.content for token in tokens if token.type == "fence"][-1] == "````\n# out\n"
 
 
+def test_insight_is_in_every_rendering() -> None:
+    report = sample_report(with_insight=True)
+    shown, text = " ".join(printed(report, 120).split()), markdown(report)
+    assert "3 of 300 test rows are also in the training rows: look at the scores without them" in shown
+    assert "perplexity of general text: en 3.41 → 3.51 (p 0.002)" in shown
+    for part in ("## Labels, adapter", "| input length | rows | base | adapter |",
+                 "## Leak check", "| perplexity | en | 20 | 3.412 [3.300, 3.500] | 3.510 [3.400, 3.600] | +0.098"):  # fmt: skip
+        assert part in text
+    unchecked = sample_report(insight={"leaks": {"checked": False, "why": "nobody [red]looked[/red]"}})
+    for rendered in (printed(unchecked, 120), markdown(unchecked), html(unchecked)):
+        assert "looked" in rendered
+
+
+def test_hostile_insight_is_only_text() -> None:
+    hostile, friendly = sample_report(HOSTILE, with_insight=True), sample_report("harmless", with_insight=True)
+    assert _bars(hostile) == _bars(friendly)
+    renderer = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    pages = [Page(renderer.render(markdown(report))) for report in (hostile, friendly)]
+    drawn = [
+        Page(html(report, sample_systems(words))) for report, words in ((hostile, HOSTILE), (friendly, "harmless"))
+    ]
+    for tag in ("tr", "td", "script", "section", "svg", "rect", "data", "table"):
+        assert pages[0].count(tag) == pages[1].count(tag)
+        assert drawn[0].count(tag) == drawn[1].count(tag)
+    assert "\u202e" not in html(hostile, sample_systems(HOSTILE))
+
+
+def test_rows_are_packed_whole() -> None:
+    packed = pack(sample_systems(count=600))
+    assert packed is not None
+
+    def opened(block: str) -> Any:
+        return json.loads(gzip.decompress(base64.b64decode(block)))
+
+    index, texts = opened(packed.index), [row for block in packed.blocks for row in opened(block)]
+    assert (packed.rows, len(packed.blocks), index["block"]) == (600, 3, 250)
+    assert [row[0] for row in texts] == [f"test:{at}" for at in range(600)]
+    assert texts[2][4] == ["", "#Person1# wants to open a savings account and asks about the minimum deposit."]
+    assert index["failures"][0] == {"empty": list(range(2, 600, 6))} and index["failures"][1] == {}
+    assert index["values"][0][4] == 71.4
+    assert pack([]) is None
+
+
 # ---- the page
 
 
@@ -248,7 +297,7 @@ def test_page_says_everything() -> None:
     text = " ".join(" ".join(part for parts in page.texts.values() for part in parts).split())
     for part in (
         "The adapter beats the base on ROUGE-L (en) by 23.3", "[20.9, 25.7] (p < 0.001, n = 150)", "4,884,480",
-        "23 min 12 s", "validation ROUGE-L", "Rows that got worse", "30 of 40 rows, drawn with seed 12345",
+        "23 min 12 s", "validation ROUGE-L", "Rows that got worse", "30 / 40, seed 12345",
         "某院四年抗高血压药利用分析", "lora_alpha: 32", "make finetune TASK=summarize", "9f86d081884c",
         "rougeL|lang:zh|tok:char",
     ):  # fmt: skip
@@ -261,7 +310,8 @@ def test_page_says_everything() -> None:
 
 def test_page_runs_one_script_and_loads_nothing() -> None:
     page = Page(html(sample_report(HOSTILE)))
-    script = resources.files("llama_tasks.report").joinpath("page.js").read_text("utf-8")
+    files = resources.files("llama_tasks.report")
+    script = "".join(files.joinpath(name).read_text("utf-8") for name in ("language.js", "page.js"))
     assert "".join(page.texts["script"]) == script
     policy = str(next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv")))
     assert "default-src 'none'" in policy
@@ -322,7 +372,7 @@ def test_partial_training_is_drawn_as_far_as_known() -> None:
 def test_unknown_provenance_is_left_out() -> None:
     report = sample_report(provenance={"data": None, "recipe": None, "git": None, "seed": 3})
     page = Page(html(report))
-    assert not {"Data", "Recipe"} & set(page.texts["h3"])
+    assert not {"Data", "Recipe"} & set(page.texts["span"])
     assert "git" not in page.texts["dt"]
     assert "seed 3 · created" in " ".join(printed(report, 120).split())
 

@@ -16,6 +16,7 @@ EPILOG = """examples:
   llama-tasks evaluate runs/summarize
   llama-tasks push runs/summarize user/name --dry-run
   llama-tasks score --metric rouge --lang zh hypotheses.txt references.txt
+  llama-tasks compare runs/a runs/b --slice domain --html compare.html
 """
 
 

@@ -1,8 +1,9 @@
-"""Commands about outputs and scores: evaluate, predict, score, report."""
+"""Commands about outputs and scores: evaluate, predict, score, compare, explain, report."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from llama_tasks.cli.common import Commands, command, open_console, open_run, show
@@ -17,6 +18,13 @@ def add(commands: Commands) -> None:
     predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
     predict.set_defaults(run_command=_predict)
     _add_score(commands)
+    _add_compare(commands)
+    explain = command(commands, "explain", "show which tokens of the prompt an output of a run rests on", "run")
+    explain.add_argument("--row", required=True, metavar="N|ID", help="row of the test split: its id or number, from 0")
+    explain.add_argument(
+        "--html", type=Path, metavar="FILE", help="where the picture goes (default RUN/explain-ID.html)"
+    )
+    explain.set_defaults(run_command=_explain)
     report = command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
     report.set_defaults(run_command=_report)
 
@@ -39,6 +47,35 @@ def _add_score(commands: Commands) -> None:
     score.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
     score.add_argument("--json", action="store_true", help="print JSON")
     score.set_defaults(run_command=_score)
+
+
+def _add_compare(commands: Commands) -> None:
+    text = "compare runs or files of predictions on the same rows: significance, slices, which rows got worse"
+    compare = commands.add_parser("compare", help=text, description=text, allow_abbrev=False)
+    compare.add_argument("systems", nargs="+", metavar="A", help="run directory, predictions.jsonl, or one text a line")
+    compare.add_argument(
+        "--references",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of files of text; may be given again",
+    )
+    compare.add_argument("--source", type=Path, help="what was summarised, one text a line (novelty, copy_rate)")
+    compare.add_argument(
+        "--metric", action="append", default=[], metavar="NAME", help="by default those of the first run's suite"
+    )
+    compare.add_argument("--lang", help="language code; by default the column `lang` of the rows")
+    compare.add_argument("--labels", help="label set, such as positive,negative; by default the run's")
+    compare.add_argument(
+        "--slice", action="append", default=[], metavar="COLUMN", dest="columns",
+        help="scores by group, with the worst one and the gap; any column of the data; may be given again",
+    )  # fmt: skip
+    compare.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    compare.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+    compare.add_argument("--html", type=Path, metavar="FILE", help="also write a page with every row; needs no network")
+    compare.set_defaults(run_command=_compare)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -77,6 +114,41 @@ def _score(args: argparse.Namespace) -> None:
         print(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         Console(highlight=False, soft_wrap=True).print(score_files.table(result))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    import json
+
+    from rich.console import Console
+
+    from llama_tasks import compare
+    from llama_tasks.files import write_text
+    from llama_tasks.report import comparison
+
+    sides = [compare.read(path, args.references, args.source) for path in args.systems]
+    labels = args.labels.split(",") if args.labels else None
+    found = compare.compare(sides, args.metric, args.lang, labels, args.columns, args.resamples, args.seed)
+    if args.html:
+        write_text(args.html, comparison.page(found.result, found.systems, found.labels))
+    if args.json:
+        print(json.dumps(found.result, ensure_ascii=False, indent=2, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console.print(comparison.terminal(found.result))
+    if args.html:
+        console.print(f"page: {args.html}", soft_wrap=True)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    run, recipe = open_run(args)
+    console = open_console()
+    from llama_tasks.explain import explain, write
+
+    found = explain(run, recipe, args.row)
+    path = args.html or run.path / f"explain-{re.sub('[^A-Za-z0-9]+', '-', found.row)}.html"
+    write(found, path)
+    for line in [*found.lines(), f"picture: {path}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(args: argparse.Namespace) -> None:

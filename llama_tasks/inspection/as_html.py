@@ -16,13 +16,14 @@ from llama_tasks.inspection.gather import Inspection, Seen
 from llama_tasks.inspection.words import RULES_ZH, WORDS
 from llama_tasks.report.as_html import asset, environment, script_hash
 from llama_tasks.report.histograms import histogram
+from llama_tasks.report.words import both
 
 _MOST_PIECES = 1200  # of one example on the page; of longer ones head and tail
 
 
 def html(found: Inspection) -> str:
     """The self-contained page, as text."""
-    script = _own("page.js")
+    script = asset("language.js")
     return (
         _environment()
         .get_template("inspection.html.j2")
@@ -34,7 +35,7 @@ def html(found: Inspection) -> str:
             balance=_balance(found),
             words=WORDS,
             rules_zh=RULES_ZH,
-            t={key: _both(*pair) for key, pair in WORDS.items()},
+            t={key: both(*pair) for key, pair in WORDS.items()},
             css=Markup(asset("page.css") + _own("page.css")),  # three files of this package
             script=Markup(script),
             script_hash=script_hash(script),
@@ -69,11 +70,6 @@ def _middle_out(example: Seen) -> tuple[list[Any], int, list[Any]]:
     if len(pieces) <= _MOST_PIECES:
         return pieces, 0, []
     return pieces[:half], sum(len(piece.ids) for piece in pieces[half:-half]), pieces[-half:]
-
-
-def _both(english: str, chinese: str) -> Markup:
-    """A label in both languages; the style shows one of them."""
-    return Markup('<span class="en">{}</span><span class="zh" lang="zh">{}</span>').format(english, chinese)
 
 
 @cache

@@ -15,7 +15,7 @@ from llama_tasks.metrics.base import Metric, NoRows, Score, score, score_statist
 from llama_tasks.metrics.bleu import Bleu, Chrf
 from llama_tasks.metrics.calibration import CalibrationError, reliability
 from llama_tasks.metrics.classification import Classification, confusion, label_table
-from llama_tasks.metrics.counts import count
+from llama_tasks.metrics.counts import count, failures
 from llama_tasks.metrics.language_model import LanguageModel
 from llama_tasks.metrics.names import ALL, ANSWERS, CALIBRATION, LABELS, ROUGE, expand, groups, parse
 from llama_tasks.metrics.own import own_metric
@@ -26,9 +26,9 @@ from llama_tasks.metrics.summary import Copying, LengthRatio, Novelty
 from llama_tasks.metrics.ter import Ter
 
 __all__ = [
-    "LanguageModel", "Metric", "NoRows", "Score", "compares_labels", "confusion", "count", "create", "expand", "groups",
-    "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong", "row_statistics",
-    "score", "score_rows", "score_statistics", "statistics", "value_of",
+    "LanguageModel", "Metric", "NoRows", "Score", "compares_labels", "confusion", "count", "create", "expand", "failures",
+    "groups", "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong",
+    "row_statistics", "score", "score_rows", "score_statistics", "statistics", "value_of",
 ]  # fmt: skip
 
 _KINDS: dict[str, Callable[..., Any]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+FAILURES = ("empty", "truncated", "unparsable", "shortened")  # known of every task
 
 
 def count(rows: Iterable[Mapping[str, Any]], labels: Sequence[str] | None = None) -> dict[str, int]:
@@ -14,15 +16,24 @@ def count(rows: Iterable[Mapping[str, Any]], labels: Sequence[str] | None = None
     its prompt was cut to fit.
     After them, in the order of the alphabet, the failures that the rows' task names (`copied`, `wrong_script`, ...).
     """
-    failures: dict[str, int] = {}
-    counts = {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0}
+    counts = dict.fromkeys(("rows", *FAILURES), 0)
+    named: dict[str, int] = {}
     known = None if labels is None else frozenset(labels)
     for row in rows:
         counts["rows"] += 1
-        counts["empty"] += not row["prediction"].strip()
-        counts["truncated"] += row.get("finish") == "length"
-        counts["shortened"] += row.get("shortened", False)
-        counts["unparsable"] += known is not None and row["prediction"] not in known
-        if "failure" in row:
-            failures[row["failure"]] = failures.get(row["failure"], 0) + 1
-    return counts | dict(sorted(failures.items()))
+        for name in failures(row, known):
+            kind = counts if name in FAILURES else named
+            kind[name] = kind.get(name, 0) + 1
+    return counts | dict(sorted(named.items()))
+
+
+def failures(row: Mapping[str, Any], labels: Collection[str] | None = None) -> list[str]:
+    """The names under which `count` counts this row; none of a row that is in order."""
+    found = [
+        not row["prediction"].strip(),
+        row.get("finish") == "length",
+        labels is not None and row["prediction"] not in labels,
+        row.get("shortened", False),
+    ]
+    names = [name for name, is_so in zip(FAILURES, found, strict=True) if is_so]
+    return names + ([row["failure"]] if "failure" in row else [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -17,40 +18,60 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from llama_tasks.report import text
-from llama_tasks.report.charts import interval_plots, training_plots
+from llama_tasks.report.charts import interval_plots, reliability_plot, training_plots
+from llama_tasks.report.content import System
+from llama_tasks.report.rows import pack
 from llama_tasks.report.verdict import is_better, is_worse, verdicts
+from llama_tasks.report.words import LABELS, WORDS
 
-_LONGEST = 4000  # characters of one text on the page; predictions.jsonl has the rest
 _OWN_PLACE = ("data", "recipe")  # parts of the provenance that are more than a line
 _TRAINING = ("steps", "evaluations", "best_step", "trainable_parameters", "total_parameters", "seconds")
+_MISTAKES = 6
 
 
-def html(report: dict[str, Any]) -> str:
-    """The self-contained page of a report, as text."""
+def html(report: dict[str, Any], systems: Sequence[System] = ()) -> str:
+    """The self-contained page of a report, as text; with `systems` it holds all their rows, not the report's examples alone."""
     provenance = report["provenance"]
-    plots = interval_plots(report["scores"])
     training = dict.fromkeys(_TRAINING) | (report.get("training") or {})
-    return (
-        environment()
-        .get_template("page.html.j2")
-        .render(
-            report=report,
-            compared=any("adapter" in score for score in report["scores"]),
-            verdicts=verdicts(report),
-            scores=list(zip(report["scores"], plots, strict=True)),
-            count_names=list(dict.fromkeys(name for system in report["counts"].values() for name in system)),
-            training=training,
-            training_plots=training_plots(training),
-            languages=sorted({label(row["lang"]) for row in report["examples"]}),
-            data=provenance.get("data") or {},
-            recipe=provenance.get("recipe") or {},
-            facts={key: value for key, value in provenance.items() if key not in _OWN_PLACE and value is not None},
-            # The only texts that are not escaped: two files of this package.
-            css=Markup(asset("page.css")),
-            script=Markup(asset("page.js")),
-            script_hash=script_hash(asset("page.js")),
-        )
+    compared = any("adapter" in score for score in report["scores"])
+    names = ["base", "adapter"] if compared or "adapter" in report.get("systems", {}) else ["base"]
+    labels = report.get("labels") or {}
+    return draw(
+        "page.html.j2",
+        report=report,
+        compared=compared,
+        systems=names,
+        verdicts=verdicts(report),
+        scores=list(zip(report["scores"], interval_plots(report["scores"]), strict=True)),
+        count_names=list(dict.fromkeys(name for system in report["counts"].values() for name in system)),
+        training=training,
+        training_plots=training_plots(training),
+        reliability_plots={
+            n: reliability_plot(own["reliability"]) for n, own in labels.items() if "reliability" in own
+        },
+        data=provenance.get("data") or {},
+        recipe=provenance.get("recipe") or {},
+        facts={key: value for key, value in provenance.items() if key not in _OWN_PLACE and value is not None},
+        **rows_of(systems, [row["label"] for own in labels.values() for row in own["table"]]),
     )
+
+
+def rows_of(systems: Sequence[System], labels: Sequence[str] = ()) -> dict[str, Any]:
+    """What the page's list of all rows is drawn from: the rows, and what they can be filtered by."""
+    packed = pack(systems, labels)
+    return {
+        "packed": packed,
+        "languages": packed.languages if packed else [],
+        "failures": packed.failures if packed else [],
+    }
+
+
+def draw(template: str, scripts: Sequence[str] = ("language.js", "page.js"), **values: Any) -> str:
+    """A page of this folder, as text."""
+    script = "".join(map(asset, scripts))
+    # The only texts that are not escaped: files of this package.
+    own = {"css": Markup(asset("page.css")), "script": Markup(script), "script_hash": script_hash(script)}
+    return environment().get_template(template).render(**own, **values)
 
 
 def language_tag(code: Any) -> str:
@@ -59,16 +80,21 @@ def language_tag(code: Any) -> str:
     return code if re.fullmatch(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*", code) else ""
 
 
-def label(name: Any) -> str:
-    """A name out of data (id, language, field) as one short line."""
-    return text.shorten(text.plain("" if name is None else name), 80)
+def shade(share: float) -> int:
+    """One of ten shades of a share, 0 to 9."""
+    return min(9, int(10 * share))
 
 
-def clip(whole: str) -> str:
-    """The text, cut where it would make the page heavy; the cut is said."""
-    if len(whole) <= _LONGEST:
-        return whole
-    return f"{whole[:_LONGEST]} … ({len(whole) - _LONGEST:,} more characters in predictions.jsonl)"
+def mistakes(own: dict[str, Any]) -> list[tuple[str, str | None, int]]:
+    """(true label, predicted one or None, rows) of the most frequent confusions."""
+    names = [row["label"] for row in own["table"]]
+    found = [
+        (names[true], names[predicted] if predicted < len(names) else None, count)
+        for true, row in enumerate(own["confusion"])
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    return sorted(found, key=lambda one: -one[2])[:_MISTAKES]
 
 
 @cache
@@ -83,8 +109,9 @@ def environment() -> Environment:
     )
     words = (text.plain, text.shorten, text.inline, text.shown_fields, text.as_yaml, text.metric_name, text.method_name)
     numbers = (text.number, text.interval, text.p_value, text.duration)
-    for function in (*words, *numbers, clip, label, language_tag):
+    for function in (*words, *numbers, text.clip, text.label, language_tag, shade, mistakes):
         made.filters[function.__name__] = function
+    made.globals |= {"t": LABELS, "words": WORDS}
     made.tests |= {"better": is_better, "worse": is_worse, "significant": text.is_significant}
     return made
 

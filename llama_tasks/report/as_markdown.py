@@ -31,6 +31,10 @@ def markdown(report: dict[str, Any]) -> str:
         "\n".join(f"**{escape(finding.claim)}** {escape(finding.evidence)}  " for finding in verdicts(report)),
         scores_table(report),
         _counts(report["counts"]),
+        *_labels(report.get("labels") or {}),
+        *_slices(report.get("slices") or {}),
+        *_leaks(report.get("leaks") or {}),
+        *_general(report.get("general") or {}),
         *_rows("Rows that got worse", "Those whose own value fell most.", report["regressions"]),
         *_rows("Examples", _sampling(report), report["examples"][:_EXAMPLES]),
         *_provenance(report),
@@ -41,12 +45,15 @@ def markdown(report: dict[str, Any]) -> str:
 def scores_table(report: dict[str, Any]) -> str:
     """The table of scores with its signatures beneath; fits a model card."""
     compared = any("adapter" in score for score in report["scores"])
-    head = ["metric", "language", "n", "base"] + (["adapter", "difference", "p"] if compared else [])
+    head = ["metric", "language", "n", "base"] + (["adapter", "difference", "p", "detectable"] if compared else [])
     lines = [_row(head), "|:--|:--|--:|" + "--:|" * (len(head) - 3)]
     lines += [_row(_score_cells(score, compared)) for score in report["scores"]]
     note = "Values are 0 to 100, higher is better, with 95% bootstrap intervals."
     if compared:
-        note += " Bold p-values are below 0.05, not corrected for the number of comparisons."
+        note += (
+            " Bold p-values are below 0.05, not corrected for the number of comparisons. Detectable: the smallest true"
+        )
+        note += " difference that a test on so many rows finds in four of five cases."
     signatures = [
         f"- {escape(metric_name(score['metric']))} ({escape(score['lang'])}): {_code(score['signature'])}"
         + (f", tested by {_code(score['method'])}" if score.get("method") else "")
@@ -73,6 +80,7 @@ def _score_cells(score: dict[str, Any], compared: bool) -> list[str]:
             _value(score["adapter"]),
             f"{number(score['difference'], signed=True)} {bounds}".strip(),
             f"**{p}**" if is_significant(score["p_value"]) else p,
+            number(score.get("detectable") or None),  # no row changed: nothing can be said
         ]
     return cells
 
@@ -90,6 +98,79 @@ def _counts(counts: dict[str, Any]) -> str:
     lines = [_row(["answers", *map(escape, counts)]), "|:--|" + "--:|" * len(counts)]
     lines += [_row([escape(name), *(number(system.get(name), 0) for system in counts.values())]) for name in names]
     return "\n".join(["## How the systems answered", "", *lines])
+
+
+def _table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """A table whose first `words` columns are text and the others numbers."""
+    return "\n".join([_row(head), "|" + ":--|" * words + "--:|" * (len(head) - words), *map(_row, rows)])
+
+
+def _labels(labels: dict[str, Any]) -> list[str]:
+    parts = []
+    for name, own in labels.items():
+        cells = [
+            [escape(row["label"]), number(row["support"], 0), number(row["predicted"], 0)]
+            + [number(row[key]) for key in ("precision", "recall", "f1")]
+            for row in own["table"]
+        ]
+        parts += [
+            f"## Labels, {escape(name)}",
+            _table(["label", "rows", "predicted", "precision", "recall", "F1"], cells),
+        ]
+    return parts
+
+
+def _slices(slices: dict[str, Any]) -> list[str]:
+    if not slices.get("columns"):
+        return []
+    parts = ["## Slices", f"Means over the rows of a group ({escape(metric_name(slices['metric']))})."]
+    for part in slices["columns"]:
+        systems = list(part["groups"][0]["systems"])
+        head = [escape(part["column"].replace("_", " ")), "rows", *map(escape, systems)]
+        rows = [
+            [escape(group["group"]), number(group["n"], 0), *(_value(group["systems"][name]) for name in systems)]
+            for group in part["groups"]
+        ]
+        parts.append(_table(head, rows))
+    return parts
+
+
+def _leaks(leaks: dict[str, Any]) -> list[str]:
+    if not leaks:
+        return []
+    if not leaks["checked"]:
+        return ["## Leak check", f"Not done: {escape(leaks['why'])}."]
+    kinds = ", ".join(f"{kind} {number(count, 0)}" for kind, count in leaks["kinds"].items())
+    told = f"{number(leaks['rows'], 0)} of {number(leaks['of'], 0)} test rows are also in the training rows ({kinds})."
+    systems = [name for name in ("base", "adapter") if any(name in score for score in leaks["scores"])]
+    head = ["metric", "language", "n", *(f"{name}, {side}" for name in systems for side in ("with", "without"))]
+    rows = [
+        [escape(metric_name(score["metric"])), escape(score["lang"]), number(score["n"], 0)]
+        + [_value(score[name][side]) for name in systems for side in ("with", "without")]
+        for score in leaks["scores"]
+    ]
+    return ["## Leak check", told, *([_table(head, rows, 2)] if rows else [])]
+
+
+def _general(general: dict[str, Any]) -> list[str]:
+    scores = general.get("scores", [])
+    if not scores:
+        return []
+    systems = [name for name in ("base", "adapter") if name in scores[0]]
+    head = ["metric", "language", "texts", *systems, *(["difference", "p"] if len(systems) > 1 else [])]
+    rows = []
+    for score in scores:
+        row = [escape(metric_name(score["metric"])), escape(score["lang"]), number(score["n"], 0)]
+        row += [f"{number(score[name]['value'], 3)} {interval(score[name]['interval'], 3)}" for name in systems]
+        if len(systems) > 1:
+            bounds = interval(score["difference_interval"], 3)
+            row += [f"{number(score['difference'], 3, signed=True)} {bounds}", escape(p_value(score["p_value"]))]
+        rows.append(row)
+    return [
+        "## General text, before and after",
+        "Lower is better; a rise is what was forgotten.",
+        _table(head, rows, 2),
+    ]
 
 
 def _sampling(report: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from llama_tasks.report.text import (
     shorten,
     shown_fields,
 )
-from llama_tasks.report.verdict import is_better, is_worse, verdicts
+from llama_tasks.report.verdict import asides, is_better, is_worse, verdicts
 
 _EXAMPLES = 2
 _TEXT = 160  # characters of each text of an example
@@ -35,7 +35,7 @@ def terminal(report: dict[str, Any]) -> RenderableType:
     """The verdict, the scores, the counts, two example rows and the provenance; legible from 80 columns on."""
     parts: list[RenderableType] = [Text()]
     parts += [Text.assemble((finding.claim, "bold"), " ", finding.evidence) for finding in verdicts(report)]
-    parts += [Text(), _Scores(report), _counts(report["counts"])]
+    parts += [Text(), _Scores(report), _counts(report["counts"]), *map(Text, asides(report))]
     for example in report["examples"][:_EXAMPLES]:
         parts += [Text(), _example(example)]
     return Group(*parts, Text(), _provenance(report), Text())

@@ -62,6 +62,41 @@ class LinePlot:
     best: float | None
 
 
+@dataclass(frozen=True)
+class SquareTick:
+    """A share on both axes of a square drawing."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The rows of one bin of confidence: a bar as high as the share of right ones, the darker the more rows."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    opacity: float
+    label: str
+
+
+@dataclass(frozen=True)
+class ReliabilityPlot:
+    """A reliability diagram (DeGroot and Fienberg 1983): accuracy over confidence, both 0 to 1."""
+
+    title: str
+    size: int
+    left: int
+    right: int
+    top: int
+    bottom: int
+    ticks: list[SquareTick]
+    bars: list[Bin]
+
+
 def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten) whose first and last enclose `low` and `high`.
 
@@ -108,6 +143,27 @@ def training_plots(training: dict[str, Any]) -> list[LinePlot]:
     last_step = max((points[-1][0] for _, points in drawn), default=0)
     best = training.get("best_step") if is_number(training.get("best_step")) else None
     return [_line_plot(title, points, last_step, best) for title, points in drawn]
+
+
+def reliability_plot(bins: Sequence[dict[str, Any]]) -> ReliabilityPlot:
+    """The drawing of `metrics.reliability`'s bins."""
+    left, top, right, bottom, size = 44, 12, 288, 256, 300
+    side, most = right - left, max((one["n"] for one in bins), default=1)
+
+    def place(share: float) -> float:
+        return round(side * share, 1)
+
+    bars = [
+        Bin(
+            left + place(one["low"]), round(bottom - max(place(one["accuracy"]), 1.0), 1), place(one["high"] - one["low"]),
+            max(place(one["accuracy"]), 1.0), round(0.25 + 0.75 * one["n"] / most, 2),
+            f"{one['confidence']:.2f} → {one['accuracy']:.2f} ({one['n']:,})",
+        )
+        for one in bins
+    ]  # fmt: skip
+    ticks = [SquareTick(left + place(x), bottom - place(x), f"{x:g}") for x in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    title = "; ".join(bar.label for bar in bars)
+    return ReliabilityPlot(title, size, left, right, top, bottom, ticks, bars)
 
 
 def _systems(score: dict[str, Any]) -> list[str]:

@@ -42,11 +42,13 @@ def build(
     comparisons: Sequence[Mapping[str, Any]],
     training: Mapping[str, Any] | None,
     provenance: Mapping[str, Any],
+    insight: Mapping[str, Any] | None = None,
     examples: int = 30,
 ) -> dict[str, Any]:
     """The report as plain JSON values (no NaN, no tuples, every text encodable), so that it equals itself reloaded.
 
-    `comparisons` are `{metric, lang, difference, interval, p_value, method, higher_is_better?}`, adapter minus base.
+    `comparisons` are `{metric, lang, difference, interval, p_value, method, detectable?, higher_is_better?}`, adapter minus
+    base; `insight` has the parts `labels`, `slices`, `leaks` and `general`, each or none (docs/report.md).
     `examples` rows are drawn with a fixed seed, evenly over languages. Raises RunError where the two systems cannot be compared.
     """
     if adapter is not None:
@@ -60,6 +62,7 @@ def build(
         "systems": {"base": base.name} | ({"adapter": adapter.name} if adapter else {}),
         "scores": _scores(base, adapter, comparisons),
         "counts": {"base": base.counts} | ({"adapter": adapter.counts} if adapter else {}),
+        **{name: part for name, part in (insight or {}).items() if part},
         "training": training,
         "sample": {"seed": SAMPLE_SEED, "of": len(base.predictions), "row_metric": base.row_metric},
         "examples": _examples(base, adapter, sample_ids(base.predictions, examples)),
@@ -117,6 +120,7 @@ def _scores(base: System, adapter: System | None, comparisons: Sequence[Mapping[
             row["difference_interval"] = test.get("interval")
             row["p_value"] = test.get("p_value")
             row["method"] = test.get("method", "")
+            row["detectable"] = test.get("detectable")
             row["higher_is_better"] = test.get("higher_is_better", True)
         rows.append(row)
     return rows

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llama_tasks.errors import RunError
 from llama_tasks.report.as_html import html
 from llama_tasks.report.as_markdown import markdown
-from llama_tasks.report.content import FORMAT
+from llama_tasks.report.content import FORMAT, System
 
 _REQUIRED = {"title": str, "created": str, "command": str, "scores": list, "counts": dict, "sample": dict}
 _REQUIRED |= {"examples": list, "regressions": list, "provenance": dict}
 
 
-def write(report: dict[str, Any], run_dir: str | Path) -> Path:
-    """Write report.json, report.md and report.html, each whole or not at all; returns the path of the page."""
+def write(report: dict[str, Any], run_dir: str | Path, systems: Sequence[System] = ()) -> Path:
+    """Write report.json, report.md and report.html, each whole or not at all; returns the path of the page, which holds all
+    rows of `systems`."""
     texts = {
         "report.json": json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
         "report.md": markdown(report),
-        "report.html": html(report),
+        "report.html": html(report, systems),
     }
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 ABSENT = "–"
+LONGEST = 4000  # characters of one text on a page; predictions.jsonl has the rest
 SIGNIFICANT = 0.05  # the usual level; the reports print the p-value itself beside every marker
 
 _METRIC_NAMES = {
@@ -24,6 +25,7 @@ _METRIC_NAMES = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "micro_f1": "micro F1",
+    "bits_per_byte": "bits per byte",
 }
 
 # ECMA-48: control strings (OSC, DCS, SOS, PM, APC) up to their terminator, control sequences (CSI), short escapes.
@@ -40,7 +42,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\
 
 def plain(text: object) -> str:
     r"""The text without terminal escapes, control characters and directional overrides; `\n` and `\t` stay."""
-    unescaped = _ESCAPES.sub("", str(text))
+    text = str(text)
+    if text.isprintable():  # none of what is looked for, nor a line's end
+        return text
+    unescaped = _ESCAPES.sub("", text)
     return _CONTROLS.sub("", _LINE_ENDS.sub("\n", unescaped))
 
 
@@ -48,6 +53,18 @@ def shorten(text: str, limit: int) -> str:
     """At most `limit` characters on one line; what is left out is said."""
     line = " ".join(text.split())
     return line if len(line) <= limit else f"{line[:limit].rstrip()} … (+{len(line) - limit:,} characters)"
+
+
+def label(name: Any) -> str:
+    """A name out of data (id, language, field) as one short line."""
+    return shorten(plain("" if name is None else name), 80)
+
+
+def clip(whole: str) -> str:
+    """The text, cut where it would make a page heavy; the cut is said."""
+    if len(whole) <= LONGEST:
+        return whole
+    return f"{whole[:LONGEST]} … ({len(whole) - LONGEST:,} more characters in predictions.jsonl)"
 
 
 def metric_name(metric: object) -> str:
@@ -77,9 +94,9 @@ def number(value: Any, digits: int = 1, *, signed: bool = False) -> str:
     return f"{value:+.{digits}f}" if signed else f"{value:,.{digits}f}"
 
 
-def interval(bounds: Any) -> str:
+def interval(bounds: Any, digits: int = 1) -> str:
     """`[38.0, 44.1]`, or nothing."""
-    return f"[{number(bounds[0])}, {number(bounds[1])}]" if is_interval(bounds) else ""
+    return f"[{number(bounds[0], digits)}, {number(bounds[1], digits)}]" if is_interval(bounds) else ""
 
 
 def is_interval(bounds: Any) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llama_tasks.errors import RecipeError
 from llama_tasks.recipe import PromptConfig
-from llama_tasks.tasks.base import Example, Task, Turn, guess_lang, lang_of, text_of, texts_of
+from llama_tasks.tasks.base import Example, Task, Turn, guess_lang, lang_of, meta_of, text_of, texts_of
 from llama_tasks.tasks.classify import Classify, class_weights, labels_in, labels_of
 from llama_tasks.tasks.file import load_task
 from llama_tasks.tasks.qa import QA
@@ -20,7 +20,7 @@ from llama_tasks.user_code import sha256_of_file
 
 __all__ = [
     "QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "Turn", "class_weights", "create", "examples_of",
-    "guess_lang", "labels_in", "labels_of", "lang_of", "source_sha256", "text_of", "texts_of", "usable",
+    "guess_lang", "labels_in", "labels_of", "lang_of", "meta_of", "source_sha256", "text_of", "texts_of", "usable",
 ]  # fmt: skip
 
 _BUILT_IN: dict[str, type[Task]] = {task.name: task for task in (Classify, QA, Summarize, Text, Translate)}

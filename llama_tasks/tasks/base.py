@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from llama_tasks.errors import DataError
@@ -38,6 +38,7 @@ class Example:
         turns: earlier exchanges of a dialogue, oldest first; their answers are learned too.
         variant: chooses among the task's templates beside the language (`pair`: `default.pair`, `zh.pair`).
         weight: of the example's loss.
+        meta: what else the row says of itself (`domain: sports`), by which scores can be sliced.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Example:
     turns: tuple[Turn, ...] = ()
     variant: str = ""
     weight: float = 1.0
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task:
@@ -112,6 +114,16 @@ class Task:
                     f"{row.where}: the task {self.name!r} needs the column {column!r}; found: {', '.join(row.values)}. "
                     f"Name yours in the recipe: data.columns.{column}={guess}"
                 )
+
+
+def meta_of(row: Row, task: Task) -> dict[str, Any]:
+    """What a row says beside its task's fields: numbers, yes or no, and short texts."""
+    known = {*task.columns, task.target_column, "lang"}
+    return {
+        key: value
+        for key, value in row.values.items()
+        if key not in known and (isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) <= 80))
+    }
 
 
 def text_of(row: Row, field: str) -> str:
