@@ -77,12 +77,11 @@ def finetune(
             _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
             _tell_set_aside(dataset.stream.bad, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
-        if not accelerator.is_main_process:
-            return {}
+        accelerator.wait_for_everyone()
         del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
         reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device)
         adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
-        return evaluation.evaluate(run, recipe, dataset, reloaded, say)
+        return evaluation.evaluate(run, recipe, dataset, reloaded, say, evaluation.all_ranks())
 
 
 def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:

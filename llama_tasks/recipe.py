@@ -27,8 +27,8 @@ LEAST = {
     "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0,
     "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
     "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
-    "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
-    "eval.seed": 0,
+    "train.seed": 0, "eval.max_new_tokens": 1, "eval.min_new_tokens": 0, "eval.num_beams": 1, "eval.top_k": 0,
+    "eval.no_repeat_ngram_size": 0, "eval.tokens_per_batch": 1, "eval.n_resamples": 1, "eval.seed": 0,
 }  # fmt: skip
 
 
@@ -215,14 +215,34 @@ class Suite:
     """Names from `llama_tasks.metrics`, or of the task's own; the first one leads."""
     max_new_tokens: int = 64
     """Most tokens of a generated output."""
+    min_new_tokens: int = 0
+    """An output does not end before it has so many tokens."""
     num_beams: int = 1
     """Beam search; 1 is greedy decoding."""
+    length_penalty: float = 1.0
+    """Beam search: above 0 longer outputs are preferred, below 0 shorter ones."""
+    early_stopping: bool = False
+    """Beam search: stop as soon as `num_beams` outputs have ended."""
+    do_sample: bool = False
+    """Draw each token by its probability; every row has random numbers of its own, from `seed` and its id."""
+    temperature: float = 1.0
+    """Sampling: logits are divided by it."""
+    top_k: int = 0
+    """Sampling: of the so many likeliest tokens only; 0: of all."""
+    top_p: float = 1.0
+    """Sampling: of the likeliest tokens whose probabilities add up to it."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens of prompt and output become less likely (Keskar et al., 2019, CTRL)."""
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens, prompt counted in, is written twice; 0: any may be."""
+    engine: Literal["auto", "native", "transformers", "continuous_batching", "vllm"] = "auto"
+    """What decodes (docs/metrics.md); `auto`: the native slots where they can, else transformers' `generate`."""
     tokens_per_batch: int = 8192
     """Most tokens (prompt and output) decoded together."""
     n_resamples: int = 1000
     """Bootstrap resamples behind intervals and p-values."""
     seed: int = 12345
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap and of sampling."""
 
 
 @dataclass(frozen=True)

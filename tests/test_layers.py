@@ -11,12 +11,15 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
+    ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"),
+    ("decoding_fields",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",),
-    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"),
-    ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"),
+    ("sampling",), ("slots", "engines"), ("generate", "score"), ("choices",),
+    ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"),
+    ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",),
+    ("export", "hub"), ("evaluation", "score_files"),
     ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip

@@ -50,7 +50,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
     evaluation.rehearse(data, recipe.eval)
     model = evaluation.load(run, recipe)
-    report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False))
+    ranks = evaluation.all_ranks()
+    report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False), ranks)
     show(report, run.path, console)
 
 
