@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import metrics, prediction, report, significance, tasks
+from llama_tasks import files, metrics, prediction, report, significance, tasks
 from llama_tasks.decoding_fields import check_decoding
 from llama_tasks.errors import RecipeError, RunError
-from llama_tasks.journal import ALONE, Ranks
+from llama_tasks.journal import ALONE, Ranks, forget
 from llama_tasks.metrics import Metric
 from llama_tasks.metrics.names import CALIBRATION, LABELS
 from llama_tasks.prediction import blank_row
@@ -100,6 +100,8 @@ def evaluate(
     unfinished = run.path / "eval" / UNFINISHED
     done: dict[str, str] = read_json(unfinished) if unfinished.is_file() else {}
     ranks.wait()
+    if ranks.index == 0:
+        files.sweep(run.path / "eval")
     systems = ["base", "adapter"] if hasattr(model, "disable_adapter") else ["base"]
     for name in systems:
         switched_off = name == "base" and len(systems) > 1
@@ -107,6 +109,7 @@ def evaluate(
             done[name] = _answer(run, recipe, dataset, model, name, done.get(name), say, ranks)
         if ranks.index == 0:
             write_json(unfinished, done)
+            forget(run.path / "eval" / name / "predictions.jsonl")
     if ranks.index > 0:
         return {}
     write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
@@ -208,6 +211,8 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
     made_by = prediction.fingerprint(recipe, prompts, weights)
     prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    if ranks.index == 0:
+        forget(target)
     return len(prompts)
 
 

@@ -20,6 +20,7 @@ from llama_tasks import adapters, checkpoint, evaluation, files, integrity, pref
 from llama_tasks.clean import told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
+from llama_tasks.decoding_fields import settings
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
@@ -214,7 +215,7 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
                 "prompt_length": first.prompt_length, "variant": prompt.example.variant,
                 **{key: value for key, value in prompt.example.fields.items() if key == "labels"},
                 **dataset.encoder.pieces(prompt)},
-        decoding={"max_new_tokens": recipe.eval.max_new_tokens, "num_beams": recipe.eval.num_beams, "do_sample": False},
+        decoding={"num_beams": 1, "do_sample": False, **settings(recipe.eval)},
     )  # fmt: skip
 
 

@@ -59,7 +59,8 @@ class Journal:
 
 @contextmanager
 def journal(target: Path, fingerprint: str, total: int, ranks: Ranks = ALONE) -> Iterator[Journal]:
-    """The rows of `target` (one JSON object a line, `total` of them), which appears when the block ends well.
+    """The rows of `target` (one JSON object a line, `total` of them), which appears when the block ends well. The parts stay
+    until `forget`, so that a job which is killed in between makes no row again.
 
     Raises:
         RunError: another process is writing it.
@@ -163,8 +164,12 @@ def _join(target: Path, total: int) -> None:
     finally:
         for handle in handles:
             handle.close()
-    for part in parts:
-        part.unlink()
+
+
+def forget(target: Path) -> None:
+    """Remove the parts of a file that is whole, once nobody needs to be told that its rows were all made."""
+    for part in _parts(target):
+        part.unlink(missing_ok=True)
 
 
 def _read(file: BinaryIO, start: int, length: int) -> bytes:

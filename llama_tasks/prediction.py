@@ -51,6 +51,7 @@ def write(
     ranks: Ranks = ALONE,
 ) -> None:
     """predictions.jsonl of all prompts; a killed one is gone on with where it stopped, and several processes share the work.
+    `journal.forget` ends it.
 
     Raises:
         RunError: another process is writing it.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llama_tasks.errors import RunError
-from llama_tasks.journal import Ranks, journal
+from llama_tasks.journal import Ranks, forget, journal
 
 WORKER = """
 import sys, time
@@ -48,6 +48,9 @@ def test_rows_come_out_in_order(tmp_path: Path) -> None:
     target = tmp_path / "new/rows.jsonl"
     write(target, 5)
     assert read(target) == [0, 1, 2, 3, 4]
+    with journal(target, "job", 5) as rows:
+        assert rows.missing == []
+    forget(target)
     assert [path.name for path in target.parent.iterdir()] == ["rows.jsonl"]
     write(tmp_path / "none.jsonl", 0)
     assert (tmp_path / "none.jsonl").read_bytes() == b""
