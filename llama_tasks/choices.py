@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_tasks.adapters import native_of
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.packing import Family
 from llama_tasks.prompts import Prompt
-from llama_tasks.score import logprobs
+from llama_tasks.score import LOGITS, logprobs
 from llama_tasks.tokens import Encoder, Tokens
 
-LOGITS = 2**26  # numbers held at a time: 256 MiB
 # Attention copies what goes before a document once for each; so many tokens may be laid out for one that is computed.
 COPIES = 16
 WORTH_SHARING = 16  # tokens that prompts begin with
@@ -153,7 +153,7 @@ def stream_choices(
 
     EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly.
     """
-    if model.config._attn_implementation not in SHARES_PREFIXES:
+    if native_of(model) is None or model.config._attn_implementation not in SHARES_PREFIXES:
         yield from enumerate(_one_by_one(model, encoder, prompts, ids, choices, tokens_per_batch))
         return
     tries: dict[tuple[Any, ...], Trie] = {}
@@ -176,7 +176,7 @@ def _one_by_one(
     model: Any, encoder: Encoder, prompts: Sequence[Prompt], ids: Sequence[list[int]], choices: Sequence[Sequence[str]],
     tokens_per_batch: int,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """The same where attention knows no documents that continue others: every choice with its whole prompt."""
+    """The same for other models, and where attention knows no documents that continue others: every choice with its prompt."""
     families = [
         Family(tuple(Tokens("", head + tail, len(head)) for tail in encoder.choice_ids(prompt, options)))
         for prompt, head, options in zip(prompts, ids, choices, strict=True)

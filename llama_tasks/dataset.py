@@ -22,6 +22,7 @@ from llama_tasks.sources import (
     Split,
     StreamedRow,
     describe_stream,
+    load_split,
     load_splits,
     read_to_predict,
     stream_rows,
@@ -227,6 +228,30 @@ def read(recipe: Recipe) -> tuple[Task, list[str], dict[str, Split]]:
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
     """Rows -> Examples -> Prompts, every row of a split."""
     return [renderer(example) for row in split.rows for example in task.examples(row, training=training)]
+
+
+def for_scoring(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The rows of one split as prompts, to score a model that was not trained here; solved examples come from `data.train`.
+
+    Raises:
+        RecipeError: solved examples are asked for, and the rows to score are the only ones there are.
+        DataError: no such split, a broken file, a missing column, a label outside the set.
+    """
+    task = tasks.create(recipe.task, config=recipe.prompt)
+    rows = load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)
+    labels = (recipe.data.labels or tasks.labels_of(rows.rows, task.target_column)) if task.labelled else []
+    task = tasks.create(recipe.task, labels, recipe.prompt)
+    encoder = Encoder(tokenizer, recipe.prompt)
+    train = None
+    if recipe.prompt.num_fewshot:
+        train = load_split(recipe.data, recipe.task, "train", SPLIT_SEED, task.columns)
+        if {row.where for row in train.rows} & {row.where for row in rows.rows}:
+            raise RecipeError(
+                "prompt.num_fewshot needs rows other than those that are scored; name them in data.train."
+            )
+    renderer, _ = make_renderer(recipe, task, encoder, train)
+    prompts = {"test": render_all(task, renderer, rows, training=False)}
+    return Dataset(task, labels, renderer, encoder, prompts, Encoded(), {"test": rows.describe()})
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:

@@ -69,7 +69,7 @@ def check_suite(recipe: Recipe) -> None:
         )
 
 
-def rehearse(dataset: Dataset, suite: Suite) -> None:
+def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validation", "test")) -> None:
     """Take every step of the evaluation but the model, before anything is trained.
 
     Raises:
@@ -78,7 +78,7 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
     """
     if suite.scoring == "perplexity":
         return
-    for name in ("validation", "test"):
+    for name in splits:
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
         for _, metric, part in _measures([blank_row(prompt, 0) for prompt in prompts], suite, dataset.task):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from llama_tasks import engines
+from llama_tasks.adapters import native_of
 from llama_tasks.errors import ModelError
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.model.decoding import can_decode
@@ -96,8 +97,6 @@ def _decode(
 
 
 def _native(model: Any) -> NativeLlamaForCausalLM | None:
-    """The native model inside, where it can be decoded by slots: an adapter may change its layers, but not its inputs."""
-    if any(getattr(config, "is_prompt_learning", False) for config in getattr(model, "peft_config", {}).values()):
-        return None
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    return inner if isinstance(inner, NativeLlamaForCausalLM) and can_decode(inner) else None
+    """The native model inside, where it can be decoded by slots."""
+    native = native_of(model)
+    return native if native is not None and can_decode(native) else None

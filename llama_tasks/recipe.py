@@ -274,20 +274,24 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_yaml(path, "recipe")
     for text in overrides:
         override(tree, text)
-    if isinstance(tree.get("eval"), str):
-        tree["eval"] = read_yaml(path.parent / tree["eval"], "suite")
-    elif (
-        isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]
-    ):  # a suite file with changes: {suite: FILE, ...}
-        changes = dict(tree["eval"])
-        tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
+    resolve_suite(tree, path.parent)
     tree.setdefault("output", f"runs/{path.stem}")
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
-    return dataclasses.replace(recipe, task=_task(recipe.task, path), clean=clean)
+    return dataclasses.replace(recipe, task=find_task(recipe.task, path), clean=clean)
 
 
-def _task(name: str, recipe: Path) -> str:
+def resolve_suite(tree: dict[str, Any], folder: Path) -> None:
+    """Put the content of a suite file where `eval` names one, with the changes that stand beside it ({suite: FILE, ...})."""
+    given = tree.get("eval")
+    if isinstance(given, str):
+        tree["eval"] = read_yaml(folder / given, "suite")
+    elif isinstance(given, dict) and "suite" in given:
+        changes = dict(given)
+        tree["eval"] = {**read_yaml(folder / changes.pop("suite"), "suite"), **changes}
+
+
+def find_task(name: str, recipe: Path) -> str:
     """A built-in name, or the path of a task's file: beside the recipe, else from where the command runs."""
     if name in TASKS:
         return name

@@ -12,7 +12,7 @@ import pytest
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
     ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"),
-    ("decoding_fields",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
+    ("decoding_fields",), ("suites",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("train",), ("checkpoint",), ("dataset",),
@@ -20,7 +20,7 @@ ORDER = [
     ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"),
     ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",),
     ("export", "hub"), ("evaluation", "score_files"),
-    ("preflight",), ("resume",), ("supervise",),
+    ("harness", "lm_eval_tasks"), ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
