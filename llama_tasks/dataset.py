@@ -103,10 +103,12 @@ def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool 
     return token_cache.encode(encoder, prompts) if cache else encoder.encode(prompts)
 
 
-def make_renderer(recipe: Recipe, task: Task, encoder: Encoder, train: Split | None) -> tuple[Renderer, set[str]]:
+def make_renderer(
+    recipe: Recipe, task: Task, encoder: Encoder | None, train: Split | None
+) -> tuple[Renderer, set[str]]:
     """The renderer of a run, with its chat template and solved examples; and the ids of those, which leave the training."""
     renderer = Renderer(task, recipe.prompt.template)
-    if encoder.chat:
+    if encoder and encoder.chat:
         renderer.templates["chat"] = encoder.chat.source
     drawn: set[str] = set()
     if recipe.prompt.num_fewshot and not renderer.has_fewshot and train is not None:
@@ -231,7 +233,15 @@ def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) 
 
 
 def for_scoring(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The rows of one split as prompts, to score a model that was not trained here; solved examples come from `data.train`.
+    """The rows of one split as prompts, to score a model that was not trained here. Raises as `to_score`."""
+    encoder = Encoder(tokenizer, recipe.prompt)
+    task, rows, renderer = to_score(recipe, split, encoder)
+    prompts = {"test": render_all(task, renderer, rows, training=False)}
+    return Dataset(task, list(task.labels), renderer, encoder, prompts, Encoded(), {"test": rows.describe()})
+
+
+def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tuple[Task, Split, Renderer]:
+    """The rows of one split with their task and renderer; solved examples come from `data.train`.
 
     Raises:
         RecipeError: solved examples are asked for, and the rows to score are the only ones there are.
@@ -241,7 +251,6 @@ def for_scoring(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) 
     rows = load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)
     labels = (recipe.data.labels or tasks.labels_of(rows.rows, task.target_column)) if task.labelled else []
     task = tasks.create(recipe.task, labels, recipe.prompt)
-    encoder = Encoder(tokenizer, recipe.prompt)
     train = None
     if recipe.prompt.num_fewshot:
         train = load_split(recipe.data, recipe.task, "train", SPLIT_SEED, task.columns)
@@ -250,8 +259,7 @@ def for_scoring(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) 
                 "prompt.num_fewshot needs rows other than those that are scored; name them in data.train."
             )
     renderer, _ = make_renderer(recipe, task, encoder, train)
-    prompts = {"test": render_all(task, renderer, rows, training=False)}
-    return Dataset(task, labels, renderer, encoder, prompts, Encoded(), {"test": rows.describe()})
+    return task, rows, renderer
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:

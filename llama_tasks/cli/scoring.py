@@ -8,6 +8,8 @@ from pathlib import Path
 from llama_tasks.cli.common import Commands, command, open_console, open_run, show
 from llama_tasks.errors import RecipeError
 
+EXPORT = "write the sets of a suite as task files of lm-evaluation-harness"
+
 
 def add(commands: Commands) -> None:
     """Add this file's commands."""
@@ -17,6 +19,14 @@ def add(commands: Commands) -> None:
     predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
     predict.set_defaults(run_command=_predict)
     _add_score(commands)
+    export = commands.add_parser("export-lm-eval", help=EXPORT, description=EXPORT, allow_abbrev=False)
+    export.add_argument("suite", type=Path, help="suite file with sets, such as eval/suites/all.yaml")
+    export.add_argument("output", type=Path, help="new folder, for `lm_eval --include_path`")
+    export.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of every set")
+    export.add_argument(
+        "--eos", default="", help="text of the end token, to be scored with every choice as llama-tasks does"
+    )
+    export.set_defaults(run_command=_export)
     report = command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
     report.set_defaults(run_command=_report)
 
@@ -103,6 +113,21 @@ def _evaluate_suite(args: argparse.Namespace) -> None:
     results = harness.run(sets, candidate, output, lambda text: console.print(text, highlight=False), ranks)
     console.print(Markdown(harness.table(results).split("\n\n")[0]))
     console.print(f"rows, signatures and versions: {output}", highlight=False)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from llama_tasks.suites import load_sets
+
+    sets = load_sets(args.suite, args.overrides)
+    console = open_console()
+    from llama_tasks import lm_eval_tasks
+
+    names = lm_eval_tasks.export(sets, args.output, args.eos)
+    console.print(
+        f"lm_eval --include_path {args.output} --tasks {','.join(names)} --model hf "
+        "--model_args pretrained=MODEL,add_bos_token=True",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _predict(args: argparse.Namespace) -> None:
