@@ -118,7 +118,7 @@ def measure(
         native = load_native(folder, dtype=DTYPES[dtype]).eval()
         plain = LlamaForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).eval()
     prompts = draw_prompts(count, vocabulary)
-    ends = draw_ends(ours(native, prompts[:128], [vocabulary], limit, budget), vocabulary)
+    ends = draw_ends(ours(native, prompts[:32], [vocabulary], limit, budget), vocabulary)
     ways: dict[str, Callable[[], Texts]] = {"ours": lambda: ours(native, prompts, ends, limit, budget)}
     for batch in batches:
         ways[str(batch)] = lambda batch=batch: theirs(plain, prompts, ends, limit, batch)

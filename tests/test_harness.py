@@ -186,7 +186,7 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture) -> None:
         == 0
     )
     assert "exact_match" in capsys.readouterr().out
-    assert json.loads((place / "out/short/scores.json").read_text())["counts"]["n"] == 2
+    assert json.loads((place / "out/short/scores.json").read_text())["scores"][0]["n"] == 2
     for argv, said in ((["--model", "gpt2"], "--model needs --suite"), (["--suite", "suite.yaml"], "needs --model"),
                        ([], "Name a run directory"), (["--suite", "suite.yaml", "--model", "none"], "none")):  # fmt: skip
         assert main(["evaluate", *argv]) == 2

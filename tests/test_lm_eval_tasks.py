@@ -95,9 +95,9 @@ def test_their_tasks_run_on_an_adapter(tmp_path: Path, candidate: harness.Candid
     ("changes", "said"),
     [(["prompt.template=chat"], "chat templates itself"), (["eval.engine=transformers"], "engine of its own")],
 )
-def test_what_the_harness_cannot_hold_is_refused(root: Path, tmp_path: Path, changes: list[str], said: str) -> None:
-    sets = {"qa": load_sets(root / "eval/suites/all.yaml", changes)["qa"]} if changes else {}
+def test_what_the_harness_cannot_hold_is_refused(tmp_path: Path, changes: list[str], said: str) -> None:
+    (tmp_path / "suite.yaml").write_text("sets: {short: {task: qa, eval: {metrics: [f1]}}}")
     with pytest.raises(RecipeError, match=said):
-        lm_eval_tasks.export(sets, tmp_path / "tasks")
+        lm_eval_tasks.export(load_sets(tmp_path / "suite.yaml", changes), tmp_path / "tasks")
     with pytest.raises(RecipeError, match="exists"):
         lm_eval_tasks.export({}, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from llama_tasks.decoding_fields import check_decoding, settings
+from llama_tasks.engines import vllm_settings
 from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.generate import generate
 from llama_tasks.model import load_native
@@ -142,6 +144,24 @@ def test_beams_do_not_punish_padding(model: Any, encoder: Encoder) -> None:
 def test_what_would_have_no_effect_is_refused(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(RecipeError, match=named):
         check_decoding(Suite(**fields))
+
+
+@pytest.mark.filterwarnings("ignore")  # its manager speaks of settings that are right for a CPU
+def test_continuous_batching_writes_the_same(model: Any, encoder: Encoder) -> None:
+    suite = Suite(max_new_tokens=5)
+    assert generate(model, encoder, PROMPTS, replace(suite, engine="continuous_batching")) == generate(
+        model, encoder, PROMPTS, suite
+    )
+
+
+def test_vllm_gets_the_settings_of_the_suite() -> None:
+    greedy = vllm_settings(Suite(max_new_tokens=7, repetition_penalty=1.2), [2], "a")
+    assert (greedy["temperature"], greedy["max_tokens"], greedy["repetition_penalty"]) == (0.0, 7, 1.2)
+    suite = Suite(do_sample=True, top_p=0.9)
+    drawn = [vllm_settings(suite, [2, 7], name) for name in ("a", "b", "a")]
+    assert drawn[0] == drawn[2]
+    assert drawn[0]["seed"] != drawn[1]["seed"]
+    assert (drawn[0]["top_k"], drawn[0]["top_p"], drawn[0]["stop_token_ids"]) == (-1, 0.9, [2, 7])
 
 
 def test_settings_say_what_is_not_the_default() -> None:
