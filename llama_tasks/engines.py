@@ -116,13 +116,15 @@ def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
         max_new_tokens=suite.max_new_tokens, do_sample=suite.do_sample, eos_token_id=job.ends, pad_token_id=job.pad,
         **(drawn if suite.do_sample else {}),
     )  # fmt: skip
-    found = job.model.generate_batch(
-        inputs=list(job.prompts),
-        generation_config=config,
-        continuous_batching_config=ContinuousBatchingConfig(
-            max_batch_tokens=suite.tokens_per_batch, seed=suite.seed, auto_switch_to_flash=False
-        ),
-    )
+    # It works in threads of its own, which may not change tensors that were made under inference_mode.
+    with torch.inference_mode(False), torch.no_grad():
+        found = job.model.generate_batch(
+            inputs=list(job.prompts),
+            generation_config=config,
+            continuous_batching_config=ContinuousBatchingConfig(
+                max_batch_tokens=suite.tokens_per_batch, seed=suite.seed, auto_switch_to_flash=False
+            ),
+        )
     # Requests are numbered in the order of the prompts; those that failed are missing.
     if len(found) != len(job.prompts):
         raise ModelError(
