@@ -120,7 +120,7 @@ def generate(rows: Rows) -> str:
             "transformers, rows/s (batch)", "speed",
             "other text: llama-tasks, transformers")  # fmt: skip
     return table(head, rows, lambda row: (
-        row["shape"], row["dtype"], row["rows"], ", ".join(number(row["output_tokens"][k]) for k in ("median", "mean", "max")),
+        row["shape"], row["dtype"], str(row["rows"]), ", ".join(number(row["output_tokens"][k]) for k in ("median", "mean", "max")),
         number(row["rows_per_second"]["ours"]),
         ", ".join(f"{number(rate)} ({name})" for name, rate in row["rows_per_second"].items() if name != "ours"),
         times(row["speed"]),
@@ -141,7 +141,7 @@ def choices(rows: Rows) -> str:
         "differ by",
     )
     return table(head, rows, lambda row: (
-        row["shape"], row["dtype"], row["prompt_tokens"], row["choices"], number(row["rows_per_second"]["ours"]),
+        row["shape"], row["dtype"], str(row["prompt_tokens"]), str(row["choices"]), number(row["rows_per_second"]["ours"]),
         ", ".join(f"{number(rate)} ({name})" for name, rate in row["rows_per_second"].items() if name != "ours"),
         times(row["speed"]), f"{row['largest_difference']:.0e}",
     ))  # fmt: skip
