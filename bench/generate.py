@@ -30,7 +30,7 @@ from llama_tasks.model import load_native
 from llama_tasks.recipe import Suite
 from llama_tasks.slots import decode_by_slots
 
-KEY = ("shape", "dtype", "rows", "max_new_tokens")
+KEY = ("shape", "dtype", "rows", "max_new_tokens", "tokens_per_batch")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MEDIAN = 24  # tokens of an output, about
 Texts = list[list[int]]

@@ -115,12 +115,13 @@ def decode(rows: Rows) -> str:
 
 def generate(rows: Rows) -> str:
     """Generation of many rows."""
-    head = ("shape", "dtype", "rows",
+    head = ("shape", "dtype", "rows", "tokens held",
             "output tokens: median, mean, most", "llama-tasks, rows/s",
             "transformers, rows/s (batch)", "speed",
             "other text: llama-tasks, transformers")  # fmt: skip
     return table(head, rows, lambda row: (
-        row["shape"], row["dtype"], str(row["rows"]), ", ".join(number(row["output_tokens"][k]) for k in ("median", "mean", "max")),
+        row["shape"], row["dtype"], str(row["rows"]), number(row["tokens_per_batch"]),
+        ", ".join(number(row["output_tokens"][k]) for k in ("median", "mean", "max")),
         number(row["rows_per_second"]["ours"]),
         ", ".join(f"{number(rate)} ({name})" for name, rate in row["rows_per_second"].items() if name != "ours"),
         times(row["speed"]),

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 from tiny import make_rows
 from transformers import AutoTokenizer
 
@@ -19,18 +16,8 @@ from llama_tasks.recipe import BaseConfig
 from llama_tasks.suites import load_sets
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.filterwarnings("ignore")  # the package's own
+pytestmark = [pytest.mark.usefixtures("no_traces"), pytest.mark.filterwarnings("ignore")]  # the package's own
 CHANGES = ["data.max_test_samples=6", "eval.n_resamples=10", "eval.max_new_tokens=12"]
-
-
-@pytest.fixture(autouse=True)
-def no_traces() -> Iterator[None]:
-    before = dict(os.environ)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
