@@ -113,6 +113,41 @@ def decode(rows: Rows) -> str:
     ))  # fmt: skip
 
 
+def generate(rows: Rows) -> str:
+    """Generation of many rows."""
+    head = ("shape", "dtype", "rows", "tokens held",
+            "output tokens: median, mean, most", "llama-tasks, rows/s",
+            "transformers, rows/s (batch)", "speed",
+            "other text: llama-tasks, transformers")  # fmt: skip
+    return table(head, rows, lambda row: (
+        row["shape"], row["dtype"], str(row["rows"]), number(row["tokens_per_batch"]),
+        ", ".join(number(row["output_tokens"][k]) for k in ("median", "mean", "max")),
+        number(row["rows_per_second"]["ours"]),
+        ", ".join(f"{number(rate)} ({name})" for name, rate in row["rows_per_second"].items() if name != "ours"),
+        times(row["speed"]),
+        ", ".join(f"{100 * row['other_text_than_alone'][name]:.1f}%" for name in ("ours", str(row["best_batch"]))),
+    ))  # fmt: skip
+
+
+def choices(rows: Rows) -> str:
+    """Log-likelihoods of choices."""
+    head = (
+        "shape",
+        "dtype",
+        "prompt",
+        "choices",
+        "llama-tasks, rows/s",
+        "lm-evaluation-harness, rows/s (batch)",
+        "speed",
+        "differ by",
+    )
+    return table(head, rows, lambda row: (
+        row["shape"], row["dtype"], str(row["prompt_tokens"]), str(row["choices"]), number(row["rows_per_second"]["ours"]),
+        ", ".join(f"{number(rate)} ({name})" for name, rate in row["rows_per_second"].items() if name != "ours"),
+        times(row["speed"]), f"{row['largest_difference']:.0e}",
+    ))  # fmt: skip
+
+
 def imports(rows: Rows) -> str:
     """Seconds of imports by command."""
     return table(("command", "seconds", "most of them"), rows, lambda row: (
@@ -190,7 +225,7 @@ def number(value: float) -> str:
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "speed": ("speed.json", speed), "nf4": ("speed.json", nf4), "ablation": ("ablation.json", ablation),
     "roofline": ("ablation.json", roofline), "decode": ("decode.json", decode), "imports": ("imports.json", imports),
-    "gpu": ("gpu.json", gpu),
+    "gpu": ("gpu.json", gpu), "generate": ("generate.json", generate), "choices": ("choices.json", choices),
 }  # fmt: skip
 
 

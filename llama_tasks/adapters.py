@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedConfig
 from transformers.utils import cached_file
 
 from llama_tasks import adapter_inits, rank_allocation
 from llama_tasks.checks import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
+from llama_tasks.model.configuration_native_llama import MODEL_TYPE
 from llama_tasks.quantization import compute_4bit_as_trained, quantizer
 from llama_tasks.recipe import BaseConfig
 from llama_tasks.tokenizer import EMBEDDED as EMBEDDED
@@ -86,12 +87,54 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
     except ValueError as error:
         raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
     compute_4bit_as_trained(model)
-    # Only what ends an output is taken from the base: its sampling settings would enter our scores unseen.
+    _keep_only_ends(model)
+    return model
+
+
+def load_any(base: BaseConfig, device: torch.device | str = "cpu") -> Any:
+    """Any causal language model of transformers: a LLaMA as the native model, others by their own classes.
+
+    Raises:
+        ModelError: not found, no causal language model, pickled weights, or code of its own that would have to run.
+    """
+    place = where_is(base.model)
+    try:
+        kind = PreTrainedConfig.get_config_dict(place, revision=base.revision)[0].get("model_type")
+    except (OSError, ValueError):
+        kind = None  # load_native says what is wrong
+    if kind in (None, "llama", MODEL_TYPE):
+        return load_base(base, device)
+    dtype = resolve_dtype(base.dtype, device)
+    quantization = quantizer(base, dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            place, revision=base.revision, dtype=dtype, quantization_config=quantization, use_safetensors=True,
+            attn_implementation=base.attn_implementation, trust_remote_code=False,
+            device_map={"": device} if quantization or str(device) != "cpu" else None,
+        )  # fmt: skip
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(
+            f"Cannot load {base.model!r} as a causal language model: {str(error).splitlines()[0]}"
+        ) from None
+    compute_4bit_as_trained(model)
+    _keep_only_ends(model)
+    return model.eval()
+
+
+def _keep_only_ends(model: Any) -> None:
+    """Only what ends an output is taken from a model: its sampling settings would enter our scores unseen."""
     given = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=given.bos_token_id, eos_token_id=given.eos_token_id, pad_token_id=given.pad_token_id
     )
-    return model
+
+
+def native_of(model: Any) -> NativeLlamaForCausalLM | None:
+    """The native model inside, where there is one and its adapter, if any, adds nothing to its inputs."""
+    if any(getattr(config, "is_prompt_learning", False) for config in getattr(model, "peft_config", {}).values()):
+        return None
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    return inner if isinstance(inner, NativeLlamaForCausalLM) else None
 
 
 def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
@@ -281,13 +324,25 @@ def load_trained(base: BaseConfig, folder: Path, device: torch.device | str = "c
             raise ModelError(f"{folder} holds neither an adapter nor a model.")
         place = {"": device} if str(device) != "cpu" else None
         return load_native(folder, attn_implementation=base.attn_implementation, device_map=place).eval()
+    return put_on(onto or load_base(base, device), base, folder)
+
+
+def put_on(model: Any, base: BaseConfig, folder: Path) -> Any:
+    """A loaded model with the adapter of a folder, in evaluation mode.
+
+    Raises:
+        ModelError: the adapter's weights are missing, superfluous, not finite, or do not fit the model.
+    """
     from peft import PeftModel
     from peft.utils import get_peft_model_state_dict
 
-    with warnings.catch_warnings():
-        # AdaLoRA's ranks are named otherwise when it is loaded; peft reads both names, and says that it does not know one.
-        warnings.filterwarnings("ignore", "(Unsupported layer type|The following rank_pattern keys)")
-        model = PeftModel.from_pretrained(onto or load_base(base, device), str(folder), autocast_adapter_dtype=True)
+    try:
+        with warnings.catch_warnings():
+            # AdaLoRA's ranks are named otherwise when it is loaded; peft reads both names, and says that it does not know one.
+            warnings.filterwarnings("ignore", "(Unsupported layer type|The following rank_pattern keys)")
+            model = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=True)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder} does not fit {base.model!r}: {str(error).strip().splitlines()[0]}") from None
     wanted, found = (
         get_peft_model_state_dict(model, save_embedding_layers=False),
         load_file(folder / "adapter_model.safetensors"),

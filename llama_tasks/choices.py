@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llama_tasks.adapters import native_of
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.packing import Family
 from llama_tasks.prompts import Prompt
-from llama_tasks.score import logprobs
+from llama_tasks.score import LOGITS, logprobs
 from llama_tasks.tokens import Encoder, Tokens
 
-LOGITS = 2**26  # numbers held at a time: 256 MiB
 # Attention copies what goes before a document once for each; so many tokens may be laid out for one that is computed.
 COPIES = 16
 WORTH_SHARING = 16  # tokens that prompts begin with
@@ -136,12 +136,26 @@ def score_choices(
     choices: Sequence[Sequence[str]],
     tokens_per_batch: int,
 ) -> list[dict[str, float]]:
-    """log P(choice, EOS | prompt) in nats, for every prompt (with its ids) and each of its choices.
+    """log P(choice, EOS | prompt) in nats, for every prompt (with its ids) and each of its choices; see `stream_choices`."""
+    scores = dict(stream_choices(model, encoder, prompts, ids, choices, tokens_per_batch))
+    return [scores[row] for row in range(len(prompts))]
+
+
+def stream_choices(
+    model: Any,
+    encoder: Encoder,
+    prompts: Sequence[Prompt],
+    ids: Sequence[list[int]],
+    choices: Sequence[Sequence[str]],
+    tokens_per_batch: int,
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """(index, {choice: log P(choice, EOS | prompt) in nats}) of every prompt, batch by batch.
 
     EOS is part of a choice, so a label that begins another one (`sport`, `sports`) is scored fairly.
     """
-    if model.config._attn_implementation not in SHARES_PREFIXES:
-        return _one_by_one(model, encoder, prompts, ids, choices, tokens_per_batch)
+    if native_of(model) is None or model.config._attn_implementation not in SHARES_PREFIXES:
+        yield from enumerate(_one_by_one(model, encoder, prompts, ids, choices, tokens_per_batch))
+        return
     tries: dict[tuple[Any, ...], Trie] = {}
     jobs = []
     for row, (prompt, head, options) in enumerate(zip(prompts, ids, choices, strict=True)):
@@ -149,20 +163,20 @@ def score_choices(
         if key not in tries:
             tries[key] = Trie.of(encoder.choice_ids(prompt, options))
         jobs.append(_Job(row, head, tries[key]))
-    scores: list[dict[str, float]] = [{} for _ in prompts]
     was_training = model.training
     model.eval()
-    for job, values in _score(model, jobs, tokens_per_batch):
-        scores[job.row] = dict(zip(choices[job.row], values, strict=True))
-    model.train(was_training)
-    return scores
+    try:
+        for job, values in _score(model, jobs, tokens_per_batch):
+            yield job.row, dict(zip(choices[job.row], values, strict=True))
+    finally:
+        model.train(was_training)
 
 
 def _one_by_one(
     model: Any, encoder: Encoder, prompts: Sequence[Prompt], ids: Sequence[list[int]], choices: Sequence[Sequence[str]],
     tokens_per_batch: int,
 ) -> list[dict[str, float]]:  # fmt: skip
-    """The same where attention knows no documents that continue others: every choice with its whole prompt."""
+    """The same for other models, and where attention knows no documents that continue others: every choice with its prompt."""
     families = [
         Family(tuple(Tokens("", head + tail, len(head)) for tail in encoder.choice_ids(prompt, options)))
         for prompt, head, options in zip(prompts, ids, choices, strict=True)

@@ -13,7 +13,7 @@ from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import BadRows, Row, Split, describe_stream, load_splits, read_to_predict
+from llama_tasks.sources import BadRows, Row, Split, describe_stream, load_split, load_splits, read_to_predict
 from llama_tasks.stream import CHUNK, Stream
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder
@@ -97,10 +97,10 @@ def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool 
     return token_cache.encode(encoder, prompts) if cache else encoder.encode(prompts)
 
 
-def make_renderer(recipe: Recipe, task: Task, encoder: Encoder) -> Renderer:
+def make_renderer(recipe: Recipe, task: Task, encoder: Encoder | None) -> Renderer:
     """The renderer of a run as the recipe has it, with its chat template."""
     renderer = Renderer(task, recipe.prompt.template)
-    if encoder.chat:
+    if encoder and encoder.chat:
         renderer.templates["chat"] = encoder.chat.source
     return renderer
 
@@ -185,6 +185,37 @@ def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) 
         for row in split.rows
         for example in task.examples(row, training=False)
     ]
+
+
+def for_scoring(recipe: Recipe, split: str, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The rows of one split as prompts, to score a model that was not trained here. Raises as `to_score`."""
+    encoder = Encoder(tokenizer, recipe.prompt)
+    task, rows, renderer = to_score(recipe, split, encoder)
+    prompts = {"test": render_all(task, renderer, rows, training=False)}
+    return Dataset(task, list(task.labels), renderer, encoder, prompts, Encoded(), {"test": rows.describe()})
+
+
+def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tuple[Task, Split, Renderer]:
+    """The rows of one split with their task and renderer; solved examples come from `data.train`.
+
+    Raises:
+        RecipeError: solved examples are asked for, and the rows to score are the only ones there are.
+        DataError: no such split, a broken file, a missing column, a label outside the set.
+    """
+    task = tasks.create(recipe.task, config=recipe.prompt)
+    rows = load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)
+    labels = (recipe.data.labels or tasks.labels_of(rows.rows, task.target_column)) if task.labelled else []
+    task = tasks.create(recipe.task, labels, recipe.prompt)
+    train = None
+    if recipe.prompt.num_fewshot:
+        train = load_split(recipe.data, recipe.task, "train", SPLIT_SEED, task.columns)
+        if {row.where for row in train.rows} & {row.where for row in rows.rows}:
+            raise RecipeError(
+                "prompt.num_fewshot needs rows other than those that are scored; name them in data.train."
+            )
+    renderer = make_renderer(recipe, task, encoder)
+    draw_fewshot(recipe, task, renderer, train)
+    return task, rows, renderer
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import forgetting, insight, metrics, report, significance, tasks
+from llama_tasks import files, forgetting, insight, metrics, prediction, report, significance, tasks
+from llama_tasks.decoding_fields import check_decoding
 from llama_tasks.errors import RecipeError, RunError
+from llama_tasks.journal import ALONE, Ranks, forget
 from llama_tasks.metrics import Metric
 from llama_tasks.metrics.names import CALIBRATION, LABELS
-from llama_tasks.prompts import Prompt
+from llama_tasks.prediction import blank_row
+from llama_tasks.prediction import predict as predict
 from llama_tasks.recipe import Recipe, Suite
-from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
+from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json
 from llama_tasks.tasks import Task
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
+UNFINISHED = ".unfinished.json"  # in a run's eval/: the systems that a killed evaluation had answered
+DECODING = "decoding.json"  # beside predictions.jsonl: how they were made
 EVERY = "all"  # the "language" of a score over rows of all languages
 _LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
 # Corpus metrics say little of one row; these speak for them.
@@ -35,6 +41,7 @@ _ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 def check_suite(recipe: Recipe) -> None:
     """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
     suite, lead = recipe.eval, recipe.train.metric_for_best_model
+    check_decoding(suite)
     task = tasks.create(recipe.task, config=recipe.prompt)
     if (suite.scoring == "perplexity") != (recipe.task == "text"):
         raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
@@ -63,7 +70,7 @@ def check_suite(recipe: Recipe) -> None:
         )
 
 
-def rehearse(dataset: Dataset, suite: Suite) -> None:
+def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validation", "test")) -> None:
     """Take every step of the evaluation but the model, before anything is trained.
 
     Raises:
@@ -74,34 +81,69 @@ def rehearse(dataset: Dataset, suite: Suite) -> None:
         return
     if suite.general_text is not None:
         forgetting.read(suite.general_text)
-    for name in ("validation", "test"):
+    for name in splits:
         prompts = dataset.prompts[name]
         dataset.encoder.fit(prompts, suite.max_new_tokens)
-        for _, metric, part in _measures([_row(prompt, 0) for prompt in prompts], suite, dataset.task):
+        for _, metric, part in _measures([blank_row(prompt, 0) for prompt in prompts], suite, dataset.task):
             if getattr(metric, "needs", None) != "choices":  # those come with the predictions
                 metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
 
 
-def evaluate(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say) -> dict[str, Any]:
-    """Score base and adapter on the test split with the same suite, compare them, write the report; returns it.
+def evaluate(
+    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say, ranks: Ranks = ALONE
+) -> dict[str, Any]:
+    """Score base and adapter on the test split with the same suite, compare them, write the report; returns it (the first
+    process does, where several share the work).
 
-    `model` is what `load` gives. Plain text has no base to compare with: its scores are returned alone.
+    A killed one goes on at the row where it stopped. `model` is what `load` gives. Plain text has no base to compare with:
+    its scores are returned alone.
     """
-    prompts = dataset.prompts["test"]
     if recipe.eval.scoring == "perplexity":
-        return _perplexity(run, dataset, model, recipe.eval)
-    systems = {}
-    if hasattr(model, "disable_adapter"):
-        say("scoring the base on the test split")
-        with model.disable_adapter():
-            systems["base"] = predict(model, dataset, prompts, recipe.eval)
-    say("scoring the trained model on the test split")
-    systems["adapter" if systems else "base"] = predict(model, dataset, prompts, recipe.eval)
-    for name, rows in systems.items():
-        write_jsonl(run.path / "eval" / name / "predictions.jsonl", rows)
+        return _perplexity(run, dataset, model, recipe.eval) if ranks.index == 0 else {}
+    unfinished = run.path / "eval" / UNFINISHED
+    done: dict[str, str] = read_json(unfinished) if unfinished.is_file() else {}
+    ranks.wait()
+    if ranks.index == 0:
+        files.sweep(run.path / "eval")
+    systems = ["base", "adapter"] if hasattr(model, "disable_adapter") else ["base"]
+    for name in systems:
+        switched_off = name == "base" and len(systems) > 1
+        with model.disable_adapter() if switched_off else nullcontext():
+            done[name] = _answer(run, recipe, dataset, model, name, done.get(name), say, ranks)
+        if ranks.index == 0:
+            write_json(unfinished, done)
+            forget(run.path / "eval" / name / "predictions.jsonl")
+    if ranks.index > 0:
+        return {}
     write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
     insight.observe(run, recipe, dataset, model)
-    return write_report(run, recipe)
+    result = write_report(run, recipe)
+    unfinished.unlink()
+    return result
+
+
+def _answer(
+    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, name: str, done: str | None, say: Say, ranks: Ranks
+) -> str:
+    """predictions.jsonl of one system, unless it was `done` before a kill; returns the fingerprint of its rows."""
+    prompts, target = dataset.prompts["test"], run.path / "eval" / name / "predictions.jsonl"
+    weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
+    made_by = prediction.fingerprint(recipe, prompts, weights, system=name)
+    if done == made_by and target.is_file():
+        return made_by
+    say(f"scoring the {'trained model' if name == 'adapter' else name} on the test split")
+    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    if ranks.index == 0:
+        write_json(target.with_name(DECODING), prediction.describe(model, dataset, prompts, recipe.eval, target))
+    return made_by
+
+
+def all_ranks() -> Ranks:
+    """The processes that accelerate or torchrun started, as they share an evaluation."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Ranks(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
 def check_contract(run: RunDirectory, recipe: Recipe) -> PreTrainedTokenizerBase:
@@ -147,7 +189,8 @@ def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
             rows = list(read_jsonl(path))
             scores = score(rows, recipe.eval, task)
             counts = metrics.count(rows, task.labels or None)
-            write_json(path.with_name("scores.json"), {"system": name, "scores": scores, "counts": counts})
+            about = {"system": name, "scores": scores, "counts": counts, **_decoding_of(path)}
+            write_json(path.with_name("scores.json"), about)
             lead, values = row_values(rows, recipe.eval, task)
             systems[name] = report.System(name, scores, counts, rows, values, lead)
     if "base" not in systems:
@@ -168,34 +211,10 @@ def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     return result
 
 
-def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suite) -> list[dict[str, Any]]:
-    """One prediction row for every prompt, in order, as predictions.jsonl holds them."""
-    from llama_tasks.choices import score_choices
-    from llama_tasks.generate import generate
-
-    encoder, task = dataset.encoder, dataset.task
-    if suite.scoring == "likelihood":
-        choices = [prompt.example.choices for prompt in prompts]
-        longest = max(map(len, encoder.ids(sorted({choice for row in choices for choice in row}))), default=0)
-        ids = encoder.fit(prompts, longest + 2)
-        scored = score_choices(model, encoder, prompts, ids, choices, suite.tokens_per_batch)
-        answers = [_chosen(task, found) for found in scored]
-    else:
-        ids = encoder.fit(prompts, suite.max_new_tokens)
-        answers = [
-            {"prediction": task.parse(output.text, prompt.example.lang), "raw": output.text, "finish": output.finish,
-             "output_tokens": output.tokens}
-            for prompt, output in zip(prompts, generate(model, encoder, ids, suite), strict=True)
-        ]  # fmt: skip
-    whole = [len(prompt_ids) for prompt_ids in encoder.prompt_ids(prompts)]
-    return [
-        {**_row(prompt, len(i)), "shortened": len(i) < n, **answer, **_failure(task, prompt, answer["prediction"])}
-        for prompt, i, n, answer in zip(prompts, ids, whole, answers, strict=True)
-    ]
-
-
 def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) -> int:
     """Answer the rows of a file with the run's adapter; the column to predict may be absent. Returns their number.
+
+    A killed one goes on at the row where it stopped.
 
     Raises:
         DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists.
@@ -205,9 +224,13 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     if target.exists():
         raise RunError(f"{target} exists; name another output.")
     dataset, prompts = for_prediction(recipe, source, check_contract(run, recipe))
-    rows = predict(load(run, recipe), dataset, prompts, recipe.eval)
-    write_jsonl(target, rows)
-    return len(rows)
+    model, ranks = load(run, recipe), all_ranks()
+    weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
+    made_by = prediction.fingerprint(recipe, prompts, weights)
+    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    if ranks.index == 0:
+        forget(target)
+    return len(prompts)
 
 
 def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
@@ -282,6 +305,7 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     )  # the test rows of the last evaluation, which may be others than the training's
     data = {**environment["data"], **(read_json(scored) if scored.is_file() else {})}
     return {
+        "decoding": {path.parent.name: read_json(path) for path in sorted(run.path.glob(f"eval/*/{DECODING}"))},
         **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed")},
         "data": data,
         "base_model": recipe.base.model,
@@ -302,22 +326,10 @@ def _measures(rows: Rows, suite: Suite, task: Task) -> Iterator[tuple[str, Metri
             yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
 
 
-def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
-    example = prompt.example
-    inputs = {key: value for key, value in example.fields.items() if key != "labels"}
-    return {"id": example.id, "lang": example.lang, "input": inputs, "references": list(example.references),
-            "prompt_tokens": prompt_tokens, **({"meta": dict(example.meta)} if example.meta else {})}  # fmt: skip
-
-
-def _failure(task: Task, prompt: Prompt, prediction: str) -> dict[str, str]:
-    name = task.failure(prediction, prompt.example)
-    return {"failure": name} if name else {}
-
-
-def _chosen(task: Task, choices: Mapping[str, float]) -> dict[str, Any]:
-    best = max(choices, key=lambda choice: choices[choice])
-    rounded = {key: round(value, 4) for key, value in choices.items()}
-    return {"prediction": task.choose(choices), "raw": best, "finish": "choice", "output_tokens": 0, "choices": rounded}
+def _decoding_of(predictions: Path) -> dict[str, Any]:
+    """How predictions were made, where it is known."""
+    path = predictions.with_name(DECODING)
+    return {"decoding": read_json(path)} if path.is_file() else {}
 
 
 def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:

@@ -53,10 +53,20 @@ def write(path: Path, how: Callable[[Path], object]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all, flushed to the disk."""
+    write_bytes(path, [text.encode()])
+
+
+def write_bytes(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write a file from its pieces, whole or not at all, flushed to the disk."""
+
+    def how(place: Path) -> None:
+        with place.open("wb") as file:
+            file.writelines(chunks)
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path, "tmp")
     try:
-        write(temporary, lambda place: place.write_text(text, encoding="utf-8"))
+        write(temporary, how)
         flush(temporary)
         rename(temporary, path)
         flush(path.parent)

@@ -20,6 +20,7 @@ from llama_tasks import adapters, checkpoint, evaluation, files, integrity, pref
 from llama_tasks.clean import hook_sha256, told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
+from llama_tasks.decoding_fields import settings
 from llama_tasks.distillation import load_teacher
 from llama_tasks.errors import RecipeError
 from llama_tasks.lock import locked
@@ -106,14 +107,13 @@ def fit(
         if dataset.stream:
             _tell_of_stream(dataset.stream, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
-        if not accelerator.is_main_process:
-            return {}
+        accelerator.wait_for_everyone()
         onto = model.unload() if on_loaded_base else None
         # The trained model leaves the memory before its copy from the disk comes.
         del base, model, training, keeper, teacher
         reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device, onto)
         adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
-        report = evaluation.evaluate(run, recipe, dataset, reloaded, say)
+        report = evaluation.evaluate(run, recipe, dataset, reloaded, say, evaluation.all_ranks())
         if on_loaded_base:
             reloaded.unload()
         return report
@@ -272,7 +272,7 @@ def make_contract(recipe: Recipe, dataset: Dataset) -> PromptContract:
                 "prompt_length": first.prompt_length, "variant": prompt.example.variant,
                 **{key: value for key, value in prompt.example.fields.items() if key == "labels"},
                 **dataset.encoder.pieces(prompt)},
-        decoding={"max_new_tokens": recipe.eval.max_new_tokens, "num_beams": recipe.eval.num_beams, "do_sample": False},
+        decoding={"num_beams": 1, "do_sample": False, **settings(recipe.eval)},
     )  # fmt: skip
 
 

@@ -31,8 +31,8 @@ LEAST = {
     "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
     "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.early_stopping_patience": 1,
     "train.save_steps": 1, "train.logging_steps": 1,
-    "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
-    "eval.seed": 0,
+    "train.seed": 0, "eval.max_new_tokens": 1, "eval.min_new_tokens": 0, "eval.num_beams": 1, "eval.top_k": 0,
+    "eval.no_repeat_ngram_size": 0, "eval.tokens_per_batch": 1, "eval.n_resamples": 1, "eval.seed": 0,
 }  # fmt: skip
 
 
@@ -265,8 +265,28 @@ class Suite:
     """Names from `llama_tasks.metrics`, or of the task's own; the first one leads."""
     max_new_tokens: int = 64
     """Most tokens of a generated output."""
+    min_new_tokens: int = 0
+    """An output does not end before it has so many tokens."""
     num_beams: int = 1
     """Beam search; 1 is greedy decoding."""
+    length_penalty: float = 1.0
+    """Beam search: above 0 longer outputs are preferred, below 0 shorter ones."""
+    early_stopping: bool = False
+    """Beam search: stop as soon as `num_beams` outputs have ended."""
+    do_sample: bool = False
+    """Draw each token by its probability; every row has random numbers of its own, from `seed` and its id."""
+    temperature: float = 1.0
+    """Sampling: logits are divided by it."""
+    top_k: int = 0
+    """Sampling: of the so many likeliest tokens only; 0: of all."""
+    top_p: float = 1.0
+    """Sampling: of the likeliest tokens whose probabilities add up to it."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens of prompt and output become less likely (Keskar et al., 2019, CTRL)."""
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens, prompt counted in, is written twice; 0: any may be."""
+    engine: Literal["auto", "native", "transformers", "continuous_batching", "vllm"] = "auto"
+    """What decodes (docs/metrics.md); `auto`: the native slots where they can, else transformers' `generate`."""
     tokens_per_batch: int = 8192
     """Most tokens (prompt and output) decoded together."""
     general_text: str | None = "embedded"
@@ -274,7 +294,7 @@ class Suite:
     n_resamples: int = 1000
     """Bootstrap resamples behind intervals and p-values."""
     seed: int = 12345
-    """Seed of the bootstrap."""
+    """Seed of the bootstrap and of sampling."""
 
 
 @dataclass(frozen=True)
@@ -308,18 +328,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_yaml(path, "recipe")
     for text in overrides:
         override(tree, text)
-    if isinstance(tree.get("eval"), str):
-        tree["eval"] = read_yaml(path.parent / tree["eval"], "suite")
-    elif (
-        isinstance(tree.get("eval"), dict) and "suite" in tree["eval"]
-    ):  # a suite file with changes: {suite: FILE, ...}
-        changes = dict(tree["eval"])
-        tree["eval"] = {**read_yaml(path.parent / changes.pop("suite"), "suite"), **changes}
+    resolve_suite(tree, path.parent)
     tree.setdefault("output", f"runs/{path.stem}")
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
     _check_shares(recipe, path)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
-    return dataclasses.replace(recipe, task=_task(recipe.task, path), clean=clean)
+    return dataclasses.replace(recipe, task=find_task(recipe.task, path), clean=clean)
 
 
 def _check_shares(recipe: Recipe, path: Path) -> None:
@@ -331,7 +345,17 @@ def _check_shares(recipe: Recipe, path: Path) -> None:
             raise RecipeError(f"{path}: {key} is a share of the loss and must be at most 1, not {share}.")
 
 
-def _task(name: str, recipe: Path) -> str:
+def resolve_suite(tree: dict[str, Any], folder: Path) -> None:
+    """Put the content of a suite file where `eval` names one, with the changes that stand beside it ({suite: FILE, ...})."""
+    given = tree.get("eval")
+    if isinstance(given, str):
+        tree["eval"] = read_yaml(folder / given, "suite")
+    elif isinstance(given, dict) and "suite" in given:
+        changes = dict(given)
+        tree["eval"] = {**read_yaml(folder / changes.pop("suite"), "suite"), **changes}
+
+
+def find_task(name: str, recipe: Path) -> str:
     """A built-in name, or the path of a task's file: beside the recipe, else from where the command runs."""
     if name in TASKS:
         return name

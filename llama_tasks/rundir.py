@@ -191,14 +191,14 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         raise RunError(f"{path} is missing.")
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, 1):
-        try:
-            if line.strip():
-                yield json.loads(line)
-        except ValueError as error:
-            if number < len(lines):
-                raise RunError(f"{path}:{number} is broken ({error}).") from None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip():
+                    yield json.loads(line)
+            except ValueError as error:
+                if line.endswith(b"\n"):
+                    raise RunError(f"{path}:{number} is broken ({error}).") from None
 
 
 def _version(name: str) -> str | None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from llama_tasks.adapters import native_of
 from llama_tasks.model.attention_packed import Documents
 from llama_tasks.packing import Batch, Family, collate, pack
 from llama_tasks.prompts import Prompt
 from llama_tasks.tokens import IGNORE, Encoder, Tokens
+
+LOGITS = 2**26  # numbers held at a time: 256 MiB
 
 
 def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_batch: int) -> dict[str, float]:
@@ -71,7 +74,10 @@ def rank_of_end(model: Any, tokens: Sequence[Tokens]) -> float:
 
 @torch.inference_mode()
 def logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
-    """Sum of the log-probabilities of every example's targets, family by family."""
+    """Sum of the log-probabilities of every example's targets, family by family; of the native model in packed rows, of other
+    models in padded ones."""
+    if native_of(model) is None:
+        return _padded_logprobs(model, families, tokens_per_batch)
     sums: list[list[float]] = [[] for _ in families]
     was_training = model.training
     model.eval()
@@ -92,3 +98,38 @@ def _batch_logprobs(model: Any, batch: Batch) -> list[float]:
     owner = torch.bucketize(at, documents.bounds[1:-1], right=True)
     sums = torch.zeros(len(documents.prefixes), dtype=torch.double).index_add(0, owner, picked)
     return sums[batch.own_documents].tolist()
+
+
+def _padded_logprobs(model: Any, families: Sequence[Family], tokens_per_batch: int) -> list[list[float]]:
+    """The same by transformers' plain way: one example a row, examples of like length together, padded on the right."""
+    items = [item for family in families for item in family.members]
+    sums = [0.0] * len(items)
+    was_training = model.training
+    model.eval()
+    for batch in _alike([len(item.input_ids) for item in items], tokens_per_batch, model.config.vocab_size):
+        for index, value in zip(batch, _padded_batch(model, [items[i] for i in batch]), strict=True):
+            sums[index] = value
+    model.train(was_training)
+    values = iter(sums)
+    return [list(itertools.islice(values, len(family.members))) for family in families]
+
+
+def _alike(lengths: Sequence[int], tokens_per_batch: int, vocabulary: int) -> Iterator[list[int]]:
+    """Indices by falling length, as many together as the budgets of tokens and of logits hold."""
+    budget = min(tokens_per_batch, LOGITS // vocabulary)
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        count = max(1, budget // lengths[order[0]])
+        yield order[:count]
+        order = order[count:]
+
+
+def _padded_batch(model: Any, items: Sequence[Tokens]) -> list[float]:
+    width = max(len(item.input_ids) for item in items)
+    fill = [width - len(item.input_ids) for item in items]
+    ids = torch.tensor([item.input_ids + [0] * n for item, n in zip(items, fill, strict=True)])
+    labels = torch.tensor([item.labels + [IGNORE] * n for item, n in zip(items, fill, strict=True)])[:, 1:]
+    mask = torch.tensor([[1] * (width - n) + [0] * n for n in fill])
+    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, -width:-1]
+    picked = logits.float().log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None].to(logits.device))[..., 0].cpu()
+    return [float(row[kept].double().sum()) for row, kept in zip(picked, labels != IGNORE, strict=True)]

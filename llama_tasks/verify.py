@@ -22,13 +22,13 @@ from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausa
 
 from llama_tasks.adapters import where_is
 from llama_tasks.errors import ModelError
-from llama_tasks.generate import decode_by_slots
 from llama_tasks.model import load_native
 from llama_tasks.model.decoding import can_decode
 from llama_tasks.model.loading import read_config
 from llama_tasks.packing import Family, collate
 from llama_tasks.quantization import compute_4bit_as_trained, four_bits
 from llama_tasks.recipe import Suite
+from llama_tasks.slots import decode_by_slots
 from llama_tasks.tokens import IGNORE, Tokens
 
 Precision = Literal["float32", "bfloat16", "nf4"]

@@ -58,3 +58,16 @@ def whole(zygote: Zygote, place: Path) -> tuple[bytes, bytes]:
     done = zygote.run("finetune", "mine.yaml", "output=whole", cwd=place)
     assert done.wait() == 0, done.error
     return result(place / "whole")
+
+
+@pytest.fixture
+def no_traces() -> Iterator[None]:
+    """Other libraries set accelerate's state for the whole process, and its environment variables; other tests begin clean."""
+    from accelerate.state import AcceleratorState
+
+    before = dict(os.environ)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)

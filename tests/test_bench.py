@@ -14,7 +14,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import ablation
+import choices
 import decode
+import generate
 import gpu
 import imports
 import results
@@ -124,6 +126,22 @@ def test_decoding_row(cache: str) -> None:
     assert len(row["tokens_per_second"]["native"]) == 1
 
 
+def test_generation_row() -> None:
+    row = generate.measure("tiny", "fp32", 12, 8, [1, 5], 200, 1)
+    assert set(row["rows_per_second"]) == {"ours", "1", "5"}
+    assert row["other_text_than_alone"]["ours"] == 0
+    assert row["output_tokens"]["max"] <= 8
+    assert row["speed"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")  # the harness's own
+def test_choices_row() -> None:
+    pytest.importorskip("lm_eval")
+    row = choices.measure("tiny", "fp32", 4, [2, 8], 900, 1)
+    assert 0 < row["largest_difference"] <= 1e-4
+    assert row["speed"] > 0
+
+
 def test_gpu_parts_without_a_gpu(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything of `make bench-gpu` but the card: a row for each part, with numbers or a reason; the same first losses."""
     rows: list[dict[str, Any]] = []
@@ -191,6 +209,11 @@ def test_every_table_renders(tmp_path: Path) -> None:
         "ablation.json": [{**setting, "gains": {"x": {"last": 1.2, "alone": 1.3}}, "together": 1.5, "roofline": shares}],
         "decode.json": [{**setting, "cache": "static", "speed": 1.31,
                          "tokens_per_second": {"native": [131], "transformers": [100]}}],
+        "generate.json": [{**setting, "rows": 9, "tokens_per_batch": 100, "speed": 2.7,
+                           "best_batch": 8, "rows_per_second": {"ours": 27, "8": 10},
+                           "output_tokens": {"median": 4, "mean": 5, "max": 9}, "other_text_than_alone": {"ours": 0, "8": 0.01}}],
+        "choices.json": [{**setting, "prompt_tokens": 400, "choices": 4, "speed": 4.1, "rows_per_second": {"ours": 41, "4": 10},
+                          "largest_difference": 2e-6}],
         "imports.json": [{"command": "report", "seconds": 0.4, "packages": {"numpy": 0.1}, **about}],
         "gpu.json": [{"gpu": "G", "shape": "8B", "what": "lora", "engine": "native", "attention": "sdpa", "rows": "packed",
                       "skipped": "the time was out", **about}],
@@ -201,6 +224,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps({"rows": rows}), encoding="utf-8")
     page = tables.render(empty, tmp_path)
     for shown in ("| 5q | 2.00x | 3.50x | 0.50x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |", "| 20% |", "| 1.31x |",
+                  "| 4, 5, 9 | 27 | 10 (8) | 2.70x | 0.0%, 1.0% |", "| 41 | 10 (4) | 4.10x | 2e-06 |",
                   "| `llama-tasks report` | 0.4 |", "none: the time was out"):  # fmt: skip
         assert shown in page
     assert "Measured 2026-01-02 on P (avx2) with torch 2." in page

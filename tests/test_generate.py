@@ -12,6 +12,7 @@ from tiny import make_base
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_tasks import generate as module
+from llama_tasks import slots
 from llama_tasks.generate import generate
 from llama_tasks.model import load_native, products
 from llama_tasks.model.decoding import TURN_AFTER, Decoder
@@ -75,7 +76,7 @@ def frequent(base: Path, prompts: list[list[int]]) -> list[int]:
 def test_greedy_text_is_that_of_transformers(
     base: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, budget: int, steps: int
 ) -> None:
-    monkeypatch.setitem(module.STEPS_PER_LOOK, "cpu", steps)
+    monkeypatch.setitem(slots.STEPS_PER_LOOK, "cpu", steps)
     prompts = draw(24)
     ends = frequent(base, prompts)
     wanted = expected(base, prompts, ends, 12)

@@ -11,17 +11,18 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
+    ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"),
+    ("decoding_fields",), ("suites",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",),
     ("adapter_inits", "quantization", "rank_allocation"), ("adapters",),
     ("distillation", "optimizers", "perturbation"), ("train",), ("checkpoint",),
-    ("streaming",), ("dataset",), ("generate", "score", "attribution"), ("choices",), ("metrics",), ("significance",),
-    ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",),
-    ("card",), ("hub_client",), ("export", "hub"), ("insight",), ("evaluation", "score_files"), ("compare",),
-    ("preflight",), ("resume",), ("supervise",),
-    ("finetune", "inspection", "verify", "convert"),
+    ("streaming",), ("dataset",), ("sampling",), ("slots", "engines"), ("generate", "score", "attribution"), ("choices",),
+    ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
+    ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
+    ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight",), ("resume",),
+    ("supervise",), ("finetune", "inspection", "verify", "convert"),
     ("crossval", "verify_recipe", "explain"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

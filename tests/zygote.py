@@ -75,6 +75,8 @@ def prepare(fault: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (used + fault["memory"],) * 2)
     if "slow_steps" in fault:
         slow_down(fault["slow_steps"])
+    if "slow_rows" in fault:
+        slow_down_rows(*fault["slow_rows"])
     if "fill_after_checkpoint" in fault:
         fill(after=fault["fill_after_checkpoint"])
     if "hog" in fault:
@@ -94,6 +96,21 @@ def slow_down(seconds: float) -> None:
         return step(self, *planned)
 
     Training._optimizer_step = slow  # type: ignore[method-assign]
+
+
+def slow_down_rows(seconds: float, log: str) -> None:
+    """Rows of a predictions file take so long; each that was kept is named in a log."""
+    from llama_tasks.journal import Journal
+
+    append = Journal.append
+
+    def slow(self: Any, index: int, row: Any) -> None:
+        append(self, index, row)
+        with open(log, "a") as file:
+            file.write(f"{self.target}:{index}\n")
+        time.sleep(seconds)
+
+    Journal.append = slow  # type: ignore[method-assign]
 
 
 def fill(after: int, really: bool = False) -> None:

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 from llama_tasks.cli.common import Commands, command, open_console, open_run, show
+from llama_tasks.errors import RecipeError
+
+EXPORT = "write the sets of a suite as task files of lm-evaluation-harness"
 
 
 def add(commands: Commands) -> None:
     """Add this file's commands."""
-    evaluate = command(commands, "evaluate", "score base and adapter of a run again, on its test split", "run")
-    evaluate.set_defaults(run_command=_evaluate)
+    _add_evaluate(commands)
     predict = command(commands, "predict", "answer rows of a file with a run's adapter", "run")
     predict.add_argument("--input", required=True, help="rows (.jsonl .csv ...); the column to predict may be absent")
     predict.add_argument("--output", required=True, help="predictions, one JSON object a line")
@@ -25,8 +27,35 @@ def add(commands: Commands) -> None:
         "--html", type=Path, metavar="FILE", help="where the picture goes (default RUN/explain-ID.html)"
     )
     explain.set_defaults(run_command=_explain)
+    export = commands.add_parser("export-lm-eval", help=EXPORT, description=EXPORT, allow_abbrev=False)
+    export.add_argument("suite", type=Path, help="suite file with sets, such as eval/suites/all.yaml")
+    export.add_argument("output", type=Path, help="new folder, for `lm_eval --include_path`")
+    export.add_argument("overrides", nargs="*", metavar="key=value", help="change a key of every set")
+    export.add_argument(
+        "--eos", default="", help="text of the end token, to be scored with every choice as llama-tasks does"
+    )
+    export.set_defaults(run_command=_export)
     report = command(commands, "report", "write a run's report again from its predictions", "run", overrides=False)
     report.set_defaults(run_command=_report)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    text = "score base and adapter of a run again, on its test split; or any model on the sets of a suite"
+    evaluate = commands.add_parser("evaluate", help=text, description=text, allow_abbrev=False)
+    evaluate.add_argument("run", nargs="?", help="run directory, such as runs/summarize; left out with --suite")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change a key of the recipe, or of every set"
+    )
+    evaluate.add_argument("--suite", type=Path, help="suite file with sets, such as eval/suites/all.yaml")
+    evaluate.add_argument(
+        "--model", help="Hub id or folder of any causal language model of transformers, or `embedded`"
+    )
+    evaluate.add_argument("--adapter", type=Path, help="folder of an adapter on that model")
+    evaluate.add_argument("--revision", help="commit, tag or branch of a Hub model")
+    evaluate.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; auto: as in a recipe")
+    evaluate.add_argument("--quantization", default="none", choices=["none", "nf4", "int8"], help="as in a recipe")
+    evaluate.add_argument("--output", type=Path, help="where the results go (default runs/eval-SUITE-MODEL)")
+    evaluate.set_defaults(run_command=_evaluate)
 
 
 def _add_score(commands: Commands) -> None:
@@ -79,6 +108,16 @@ def _add_compare(commands: Commands) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    if args.suite is not None:
+        _evaluate_suite(args)
+        return
+    wrong = next((name for name in ("model", "adapter", "revision", "output") if getattr(args, name) is not None), None)
+    if args.run is None or wrong:
+        raise RecipeError(
+            f"--{wrong} needs --suite."
+            if wrong
+            else "Name a run directory (runs/NAME), or --suite FILE with --model NAME."
+        )
     run, recipe = open_run(args)
     console = open_console()
     from llama_tasks import dataset, evaluation
@@ -87,8 +126,45 @@ def _evaluate(args: argparse.Namespace) -> None:
     data = dataset.prepare(recipe, evaluation.check_contract(run, recipe))
     evaluation.rehearse(data, recipe.eval)
     model = evaluation.load(run, recipe)
-    report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False))
+    ranks = evaluation.all_ranks()
+    report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False), ranks)
     show(report, run.path, console)
+
+
+def _evaluate_suite(args: argparse.Namespace) -> None:
+    if not args.model:
+        raise RecipeError("--suite needs --model: a Hub id, a folder, or `embedded`.")
+    from llama_tasks.recipe import BaseConfig
+    from llama_tasks.suites import load_sets
+
+    sets = load_sets(args.suite, [*([args.run] if args.run else []), *args.overrides])
+    base = BaseConfig(model=args.model, revision=args.revision, dtype=args.dtype, quantization=args.quantization)
+    console = open_console()
+    from rich.markdown import Markdown
+
+    from llama_tasks import evaluation, harness
+
+    output = args.output or harness.place(args.suite, args.model, args.adapter)
+    candidate = harness.Candidate.load(base, args.adapter)
+    ranks = evaluation.all_ranks()
+    results = harness.run(sets, candidate, output, lambda text: console.print(text, highlight=False), ranks)
+    console.print(Markdown(harness.table(results).split("\n\n")[0]))
+    console.print(f"rows, signatures and versions: {output}", highlight=False)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from llama_tasks.suites import load_sets
+
+    sets = load_sets(args.suite, args.overrides)
+    console = open_console()
+    from llama_tasks import lm_eval_tasks
+
+    names = lm_eval_tasks.export(sets, args.output, args.eos)
+    console.print(
+        f"lm_eval --include_path {args.output} --tasks {','.join(names)} --model hf "
+        "--model_args pretrained=MODEL,add_bos_token=True",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -17,10 +17,10 @@ from llama_tasks.sources.load import pin, read_file, read_to_predict, rename
 from llama_tasks.sources.locate import SPLITS
 from llama_tasks.sources.readers import DOCUMENT_END
 from llama_tasks.sources.rows import BadRow, BadRows, Row, Split, notes
-from llama_tasks.sources.splits import load_splits
+from llama_tasks.sources.splits import load_split, load_splits
 from llama_tasks.sources.stream import Position, StreamedRow, describe_stream, stream_rows
 
 __all__ = [
     "DOCUMENT_END", "SPLITS", "BadRow", "BadRows", "Position", "Row", "Split", "StreamedRow", "describe_stream",
-    "load_splits", "notes", "pin", "read_file", "read_to_predict", "rename", "stream_rows",
+    "load_split", "load_splits", "notes", "pin", "read_file", "read_to_predict", "rename", "stream_rows",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llama_tasks.errors import RecipeError
+from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import DataConfig
 from llama_tasks.sources.carving import carve
 from llama_tasks.sources.locate import SPLITS, limit_of, located, source_of
@@ -46,6 +46,22 @@ def load_splits(
         for name, items in carve(train.items, missing, group_by, data.split_similarity, seed).items():
             found[name] = replace(train, items=items) if name == "train" else Found(items)
     return {name: _split(found[name], name, data, seed) for name in SPLITS}
+
+
+def load_split(data: DataConfig, task: str, name: str, seed: int, fields: Sequence[str] | None = None) -> Split:
+    """Read one split as its source has it, and no other; nothing is carved.
+
+    Raises:
+        RecipeError, DataError: as `load_splits`, and for a source without that split.
+    """
+    check(data)
+    check_fields(data, task, fields or ())
+    shards = located(data, task)
+    if name not in shards:
+        raise DataError(
+            f"{' '.join(data.train)} has no {name} rows; it holds: {', '.join(shards)}. Name them in data.{name}."
+        )
+    return _split(Reader(data, task, fields or ()).read(shards[name]), name, data, seed)
 
 
 def _split(found: Found, name: str, data: DataConfig, seed: int) -> Split:

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from llama_tasks.adapters import EMBEDDED
 from llama_tasks.model import load_native
 
+pytestmark = pytest.mark.usefixtures("no_traces")
 ROWS = [{"input_ids": list(range(3, 3 + n)), "labels": [-100, *range(4, 3 + n)]} for n in (9, 5, 12, 7)]
-
-
-@pytest.fixture(autouse=True)
-def no_traces() -> Iterator[None]:
-    """These libraries set accelerate's state for the whole process, and its environment variables; other tests begin clean."""
-    before = dict(os.environ)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
-    os.environ.update(before)
 
 
 def arguments(folder: Path, **more: Any) -> dict[str, Any]:

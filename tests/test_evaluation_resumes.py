@@ -1,0 +1,84 @@
+"""Evaluations that are killed go on at the row; several processes write the file of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from faulty_runs import ROWS, Run, Zygote
+from tiny import ROOT, make_rows
+
+
+def kill_until_done(zygote: Zygote, place: Path, argv: list[str], log: Path, seed: int) -> int:
+    """Run a command, killed at random moments after it has kept a row, until it ends; returns the number of kills."""
+    rng, kills = random.Random(seed), 0
+    while True:
+        before = log.stat().st_size if log.exists() else 0
+        run: Run = zygote.start(*argv, cwd=place, slow_rows=[0.03, str(log)])
+        while not run.ended and (log.stat().st_size if log.exists() else 0) == before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.25))
+        run.send(signal.SIGKILL)
+        if run.wait() == 0:
+            return kills
+        assert run.wait() == -signal.SIGKILL, run.error
+        kills += 1
+
+
+def test_a_killed_evaluation_goes_on_at_the_row(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    log, folder = tmp_path / "log", place / "whole/eval"
+    texts = {name: (folder / name / "predictions.jsonl").read_bytes() for name in ("base", "adapter")}
+    kills = kill_until_done(zygote, place, ["evaluate", "whole"], log, seed=1)
+    assert kills >= 2
+    assert texts == {name: (folder / name / "predictions.jsonl").read_bytes() for name in texts}
+    made = log.read_text().split()
+    assert len(made) == len(set(made)) == sum(text.count(b"\n") for text in texts.values())
+    assert not list(folder.rglob(".*"))
+    scores = json.loads((folder / "adapter/scores.json").read_text())
+    assert scores["decoding"]["engine"] == "native"
+    assert scores["decoding"]["alone"]["differ"] == 0 < scores["decoding"]["alone"]["sample"]
+    assert scores["decoding"]["max_new_tokens"] == 4
+
+
+def test_a_killed_prediction_goes_on_at_the_row(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    make_rows(place / "new.jsonl", ROWS[:20])
+    command = ["predict", "whole", "--input", "new.jsonl", "--output"]
+    assert kill_until_done(zygote, place, [*command, "killed.jsonl"], log, seed=2) >= 1
+    assert zygote.run(*command, "at_once.jsonl", cwd=place).wait() == 0
+    assert (place / "killed.jsonl").read_bytes() == (place / "at_once.jsonl").read_bytes()
+    assert len(log.read_text().split()) == 20
+
+
+def test_another_suite_begins_anew(zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path) -> None:
+    """What a killed evaluation left is not mixed with another one's."""
+    log = tmp_path / "log"
+    run = zygote.start("evaluate", "whole", "eval.max_new_tokens=2", cwd=place, slow_rows=[0.05, str(log)])
+    while not log.exists():
+        time.sleep(0.002)
+    run.send(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    assert zygote.run("evaluate", "whole", cwd=place).wait() == 0
+    assert (place / "whole/eval/adapter/predictions.jsonl").read_bytes() == whole[1]
+
+
+def test_two_processes_write_what_one_writes(place: Path, whole: tuple[bytes, bytes]) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, str(ROOT / "eval/run.py"), "whole"]
+    target = place / "whole/eval/adapter/predictions.jsonl"
+    target.unlink()
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert target.read_bytes() == whole[1]
+    assert not list((place / "whole/eval").rglob(".*"))
