@@ -16,7 +16,19 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise, tasks
+from llama_tasks import (
+    adapters,
+    checkpoint,
+    evaluation,
+    files,
+    integrity,
+    parallel,
+    preflight,
+    rundir,
+    score,
+    supervise,
+    tasks,
+)
 from llama_tasks.clean import told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
@@ -58,11 +70,14 @@ def finetune(
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
-    base = adapters.load_base(recipe.base, accelerator.device)
+    base = adapters.load_base(recipe.base, accelerator.device, spread=accelerator.is_fsdp2)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
     data = dataset.stream or dataset.train.tokens
-    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate))
+    processes = run.environment().get("processes") if resume else None
+    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate), processes)
+    if accelerator.process_index:  # all made the same weights; from here each draws its own dropout
+        torch.manual_seed(recipe.train.seed + accelerator.process_index)
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     contract = make_contract(recipe, dataset)
     with locked(run.path) if accelerator.is_main_process else nullcontext():
@@ -113,6 +128,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     # Precision belongs to base.dtype and accumulation to train.*; what a launcher's settings say of them is not used.
     accelerator = Accelerator(mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output)
     accelerator.gradient_accumulation_steps = 1
+    parallel.check_launch(accelerator)
     return accelerator
 
 
@@ -187,9 +203,11 @@ def save_trained(
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
     model = training.accelerator.unwrap_model(training.model)
+    spread = training.accelerator.is_fsdp2
+    weights = parallel.whole_weights(model, trained=recipe.adapter is not None) if spread else None
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
-            adapters.save_trained(model, staging, recipe.base)
+            adapters.save_trained(model, staging, recipe.base, weights)
             dataset.encoder.tokenizer.save_pretrained(staging)
             contract.save(staging)
         rundir.write_json(run.path / integrity.TRAINED, integrity.check(run.adapter, {}, "save it again"))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, rundir, tasks
+from llama_tasks import adapters, checkpoint, evaluation, files, parallel, rundir, tasks
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
@@ -68,6 +68,14 @@ def train(
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
+        except RuntimeError as error:
+            if not parallel.is_lost(error):
+                raise
+            last = checkpoint.newest(run.checkpoints)
+            raise RunError(
+                f"Another process of this run is gone (its own message, or its machine's log, says why), so it stops after step "
+                f"{training.step}. Last good checkpoint: {last or 'none'}. Go on with --resume, on as many processes as you have."
+            ) from None
     training.accelerator.end_training()
     if main:
         parameters = adapters.count_parameters(training.model)
@@ -99,7 +107,8 @@ def begin(
         if overwrite:
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
-        run.create(recipe, {**environment, "base": base_sha256, "command": rundir.command_line()})
+        more = {"base": base_sha256, "command": rundir.command_line(), "processes": training.processes}
+        run.create(recipe, {**environment, **more})
         _keep_contract(run, contract)
     training.accelerator.wait_for_everyone()
     return Keeper()
@@ -137,12 +146,13 @@ def _resume(
     newest = checkpoint.newest(run.checkpoints)
     if newest is None:
         tell(f"{run.path} was stopped before its first checkpoint; beginning at step 1.")
-        run.rewind_log(0)
         if main:
+            run.rewind_log(0)
             _keep_contract(run, contract)
         return Keeper()
     extra = checkpoint.restore(newest, training)
-    run.rewind_log(training.step)
+    if main:
+        run.rewind_log(training.step)
     keeper = Keeper(extra["best_value"], extra["best_step"], {}, extra["seconds"], extra["evaluated"], extra["skipped"])
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
@@ -207,13 +217,13 @@ class Watch:
         """Write a checkpoint, then remove older ones. Raises RunError where the disk is full."""
         keeper = self.keeper
         random = checkpoint.random_states(gather=self.training.accelerator.num_processes > 1)
-        if self.main:
-            extra = {"best_value": keeper.best_value, "best_step": keeper.best_step, "evaluated": keeper.evaluated,
-                     "skipped": keeper.skipped,
-                     "seconds": keeper.seconds_before + time.perf_counter() - self.began}  # fmt: skip
-            needs = [] if keeper.best_value is None else [f"best-{keeper.best_step}"]
-            with self._disk():
-                checkpoint.save(self.run.checkpoints, self.training, extra, random, needs)
+        extra = {"best_value": keeper.best_value, "best_step": keeper.best_step, "evaluated": keeper.evaluated,
+                 "skipped": keeper.skipped,
+                 "seconds": keeper.seconds_before + time.perf_counter() - self.began}  # fmt: skip
+        needs = [] if keeper.best_value is None else [f"best-{keeper.best_step}"]
+        with self._disk():
+            checkpoint.save(self.run.checkpoints, self.training, extra, random, needs)
+            if self.main:
                 checkpoint.keep_newest(self.run.checkpoints, 2)
         self.training.accelerator.wait_for_everyone()
 
