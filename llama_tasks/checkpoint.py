@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def save(
     written; checkpoints before it stay as they are.
     """
     target = folder / f"step-{training.step}"
-    tensors, scalars = _optimizer_state(training.optimizer)
+    tensors, scalars = optimizer_state(training.optimizer)
     state = {"step": training.step, "position": training.position, "tokens_seen": training.tokens_seen,
              "optimizer": scalars, "scheduler": training.scheduler.state_dict(), "needs": list(needs), "extra": extra}  # fmt: skip
     parts = {"weights": trained_weights(training), "optimizer": tensors, "random": random or random_states()}
@@ -65,7 +65,7 @@ def restore(path: Path, training: Training) -> dict[str, Any]:
     verify(path)
     state = _state(path)
     load_trained_weights(training, load_file(path / "weights.safetensors"))
-    _load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    load_optimizer_state(training.optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
     training.scheduler.load_state_dict(state["scheduler"])
     set_random_state(load_file(path / "random.safetensors"), training.accelerator.process_index)
     training.step, training.position = state["step"], state["position"]
@@ -226,20 +226,39 @@ def _write_tensors(path: Path, tensors: Tensors) -> None:
         raise OSError(int(refused[1]), os.strerror(int(refused[1])), str(path)) from None
 
 
-def _optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
+def optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
+    """An optimizer's state as tensors by `parameter.name` (whole, on the CPU, no two in one storage) and as what JSON knows; every
+    process must call."""
     state = optimizer.state_dict()
-    tensors = {
-        f"{i}.{name}": whole(value).cpu().contiguous()
-        for i, slot in state["state"].items()
-        for name, value in slot.items()
-    }
-    return tensors, {"param_groups": state["param_groups"]}
+    tensors, values, seen = Tensors(), dict[str, Any](), set[int]()
+    for name, value in _leaves(state["state"]):
+        if not isinstance(value, torch.Tensor):
+            values[name] = value
+            continue
+        value = whole(value.detach()).cpu().contiguous()
+        place = value.untyped_storage().data_ptr()
+        tensors[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return tensors, {"param_groups": state["param_groups"], "values": values}
 
 
-def _load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, Any]) -> None:
+    """Put back what `optimizer_state` gave."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    slots: dict[int, Tensors] = {}
-    for name, value in tensors.items():
-        index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = spread_like(value, parameters[int(index)])
+    slots: dict[Any, Any] = {}
+    for name, value in {**tensors, **scalars.get("values", {})}.items():
+        index, *path = name.split(".")
+        place = slots.setdefault(int(index), {})
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = spread_like(value, parameters[int(index)]) if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": slots, "param_groups": scalars["param_groups"]})
+
+
+def _leaves(tree: dict[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """bitsandbytes keeps its tensors one level deeper than torch."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value

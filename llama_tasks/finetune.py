@@ -92,6 +92,7 @@ def finetune(
             _tell_too_long(dataset.stream.dropped, dataset.stream.truncated, console)
             _tell_set_aside(dataset.stream.bad, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
+        accelerator.end_training()  # from here on the first process works alone
         if not accelerator.is_main_process:
             return {}
         del base, model, training, keeper  # the trained model leaves the memory before its copy from the disk comes
@@ -160,6 +161,10 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
             raise RecipeError(
                 "train.learning_rate: auto is a rule for LoRA; write a number where all weights are trained."
             )
+        if "adam" not in recipe.train.optim.lower():
+            raise RecipeError(
+                f"train.learning_rate: auto is a rule for Adam and its kin; write a number for {recipe.train.optim}."
+            )
         rate = float(f"{adapters.auto_learning_rate(config.hidden_size):.3g}")
     return replace(
         recipe,
@@ -202,6 +207,8 @@ def save_trained(
     model's logits on the contract's sample."""
     if keeper.weights:
         checkpoint.load_trained_weights(training, keeper.weights)
+    else:
+        training.optimizer.eval()
     model = training.accelerator.unwrap_model(training.model)
     spread = training.accelerator.is_fsdp2
     weights = parallel.whole_weights(model, trained=recipe.adapter is not None) if spread else None
@@ -257,6 +264,8 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    if training.accelerator.num_processes > 1:
+        console.print(f"processes {training.accelerator.num_processes}, {_layout(model)}", highlight=False)
     if training.plan.saved:
         console.print(
             f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
@@ -277,6 +286,12 @@ def _introduce(
         )
     if not dataset.stream:
         _tell_too_long(len(train.dropped), len(train.truncated), console)
+
+
+def _layout(model: Any) -> str:
+    if parallel.is_spread(model):
+        return "the model's weights in pieces on all of them (FSDP2)"
+    return "the whole model on each (DDP)"
 
 
 def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:

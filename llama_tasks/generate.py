@@ -16,6 +16,7 @@ from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.model.decoding import Decoder, can_decode
 from llama_tasks.packing import collate
 from llama_tasks.plan import find_families
+from llama_tasks.parallel import is_spread
 from llama_tasks.recipe import Suite
 from llama_tasks.tokens import Encoder, Tokens
 
@@ -68,7 +69,8 @@ def _native(model: Any) -> NativeLlamaForCausalLM | None:
     if any(getattr(config, "is_prompt_learning", False) for config in getattr(model, "peft_config", {}).values()):
         return None
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    return inner if isinstance(inner, NativeLlamaForCausalLM) and can_decode(inner) else None
+    decodes = isinstance(inner, NativeLlamaForCausalLM) and can_decode(inner) and not is_spread(inner)
+    return inner if decodes else None
 
 
 # --- by slots -------------------------------------------------------------------------------------------------------

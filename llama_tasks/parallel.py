@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 
 from llama_tasks.errors import RecipeError
@@ -31,9 +31,49 @@ def check_launch(accelerator: Accelerator) -> None:
         )
     state = accelerator.state
     if accelerator.distributed_type is DistributedType.MULTI_CPU and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        state.fsdp_plugin, state.distributed_type = FullyShardedDataParallelPlugin(), DistributedType.FSDP
+        state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        PartialState().distributed_type = state.distributed_type = DistributedType.FSDP  # the one is made from the other anew
     if accelerator.distributed_type is DistributedType.FSDP and not accelerator.is_fsdp2:
         raise RecipeError("FSDP 1 is not supported; set fsdp_version: 2 in the launcher's file (recipes/launch/fsdp2.yaml).")
+
+
+def prepare(accelerator: Accelerator, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    """`accelerator.prepare`; a model that `spread` has cut already only needs its optimizer wrapped."""
+    if accelerator.is_fsdp2:
+        return model, accelerator.prepare_optimizer(optimizer)
+    return accelerator.prepare(model, optimizer)
+
+
+def spread(model: Any, accelerator: Accelerator) -> None:
+    """With FSDP2, cut the model into pieces in place: one group for each decoder layer (by the class's `_no_split_modules`), one
+    for the rest. To be called before its optimizer is made. 4-bit weights stay whole on every device.
+
+    accelerate's own cut keeps the head whole only while the head's module runs; our loss multiplies by its weight a chunk at a
+    time, so embedding, last norm and head belong to the model itself here, and are whole from its first layer to its last.
+    """
+    if not accelerator.is_fsdp2:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    plugin = accelerator.state.fsdp_plugin
+    packed = {p for p in model.parameters() if not p.is_floating_point()}
+    settings = {
+        "mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
+        "reshard_after_forward": plugin.reshard_after_forward,
+        **({"offload_policy": plugin.cpu_offload} if plugin.cpu_offload else {}),
+        **({"ignored_params": packed} if packed else {}),
+    }
+    for module in list(model.modules()):
+        if type(module).__name__ in model._no_split_modules:
+            fully_shard(module, **settings)
+    fully_shard(model, **settings)
+    register_fsdp_forward_method(model, "generate")
+
+
+def is_spread(model: Any) -> bool:
+    """Whether the model's weights are in pieces on several processes."""
+    return any(hasattr(p, "full_tensor") for p in model.parameters())
 
 
 def whole(tensor: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ Nothing of it stays: weights, optimizer and random state are put back, so that a
 
 from __future__ import annotations
 
+import copy
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,13 +117,16 @@ def full(folder: Path, training: Training) -> str:
 def _undisturbed(training: Training) -> Iterator[None]:
     """Put weights, optimizer, gradients and random state back as they were."""
     states = checkpoint.random_states()
+    # Not empty in every optimizer: Adagrad's sums, a counter of steps.
+    tensors, scalars = checkpoint.optimizer_state(training.optimizer)
+    tensors, scalars = {name: value.clone() for name, value in tensors.items()}, copy.deepcopy(scalars)
     weights = {name: weight.clone() for name, weight in checkpoint.trained_weights(training).items()}
     try:
         yield
     finally:
         checkpoint.load_trained_weights(training, weights)
         training.optimizer.zero_grad(set_to_none=True)
-        training.optimizer.optimizer.state.clear()
+        checkpoint.load_optimizer_state(training.optimizer, tensors, scalars)
         checkpoint.set_random_state(states)
         training.model.train()
 

@@ -24,7 +24,8 @@ LEAST = {
     "data.split_similarity": 0.05, "data.shuffle_buffer": 1, "data.num_workers": 0, "data.max_row_mb": 1,
     "data.max_compression_ratio": 1, "data.max_uncompressed_gb": 0, "data.max_train_samples": 1,
     "data.max_validation_samples": 1, "data.max_test_samples": 1, "prompt.max_length": 8, "prompt.num_fewshot": 0,
-    "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.warmup_steps": 0,
+    "prompt.length": 1, "train.num_train_epochs": 0, "train.learning_rate": 0, "train.loraplus_lr_ratio": 0,
+    "train.warmup_steps": 0,
     "train.weight_decay": 0, "train.adam_beta2": 0, "train.max_grad_norm": 0, "train.tokens_per_batch": 1,
     "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.save_steps": 1, "train.logging_steps": 1,
     "train.seed": 0, "eval.max_new_tokens": 1, "eval.num_beams": 1, "eval.tokens_per_batch": 1, "eval.n_resamples": 1,
@@ -166,14 +167,23 @@ class TrainConfig:
     """Stop after so many optimizer steps; -1: by epochs."""
     learning_rate: float | Literal["auto"] = "auto"
     """`auto`: for LoRA, from the model's width by a published rule (printed with its value)."""
+    optim: str = "adamw_torch_fused"
+    """transformers' name of the optimizer (adamw_bnb_8bit, lion_32bit, adafactor, sgd, schedule_free_adamw, ...), or a class as
+    `torch.optim.NAdam`, `bitsandbytes.optim.LAMB`."""
+    optim_args: dict[str, Any] = field(default_factory=dict)
+    """Further settings of the optimizer, by its class's own names."""
+    loraplus_lr_ratio: float | None = None
+    """LoRA+: the matrices B learn so many times as fast as A (16 in the paper)."""
     lr_scheduler_type: str = "cosine"
     """transformers' name of the schedule."""
+    lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further settings of the schedule, by transformers' names."""
     warmup_steps: float = 0.05
     """Steps of warm-up; below 1 a share of all steps."""
     weight_decay: float = 0.0
-    """Decoupled weight decay of AdamW."""
+    """Weight decay of the optimizer (decoupled in AdamW)."""
     adam_beta2: float = 0.999
-    """Second-moment decay of AdamW."""
+    """Second-moment decay of AdamW and its kin."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     tokens_per_batch: int = 2048

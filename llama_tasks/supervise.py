@@ -76,7 +76,6 @@ def train(
                 f"Another process of this run is gone (its own message, or its machine's log, says why), so it stops after step "
                 f"{training.step}. Last good checkpoint: {last or 'none'}. Go on with --resume, on as many processes as you have."
             ) from None
-    training.accelerator.end_training()
     if main:
         parameters = adapters.count_parameters(training.model)
         run.log({"event": "end", "step": training.step, "best_step": keeper.best_step or training.step,
@@ -204,14 +203,14 @@ class Watch:
         if step not in due or self.keeper.evaluated >= step:
             return
         model = self.training.accelerator.unwrap_model(self.training.model)
-        try:
-            with self.interrupts.at_once():
-                name, value = _measure(self.recipe, self.dataset, model)
-        except Interrupted:
-            self.training.model.train()
-            return
-        self.keeper.evaluated = step
-        self._keep(name, value)
+        with self.training.as_scored():
+            try:
+                with self.interrupts.at_once():
+                    name, value = _measure(self.recipe, self.dataset, model)
+            except Interrupted:
+                return
+            self.keeper.evaluated = step
+            self._keep(name, value)
 
     def save(self) -> None:
         """Write a checkpoint, then remove older ones. Raises RunError where the disk is full."""
@@ -286,7 +285,7 @@ def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:
-    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": _finite(report.loss, 5),
+    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": _finite(report.loss, 7),
             "learning_rate": report.learning_rate, "grad_norm": _finite(report.grad_norm, 4),
             "tokens_per_second": round(report.tokens_per_second, 1)}  # fmt: skip
 

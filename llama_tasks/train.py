@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import get_scheduler
 
 from llama_tasks.errors import LlamaTasksError, RecipeError
+from llama_tasks.optimizers import make_optimizer, make_scheduler
 from llama_tasks.packing import Batch, collate
-from llama_tasks.parallel import whole
+from llama_tasks.parallel import prepare, spread, whole
 from llama_tasks.plan import Step
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.stream import Stream
@@ -83,20 +83,11 @@ class Training:
             )
         if config.gradient_checkpointing:
             _checkpoint_gradients(model)
-        trainable = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trainable, lr=learning_rate, betas=(0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
-        )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        try:
-            self.scheduler = get_scheduler(
-                config.lr_scheduler_type, self.optimizer, _warmup(config, self.total_steps), self.total_steps
-            )
-        except (ValueError, TypeError) as error:
-            raise RecipeError(
-                f"train.lr_scheduler_type is {config.lr_scheduler_type!r}, which transformers does not know or which needs "
-                f"further settings ({str(error).splitlines()[0]}); cosine, linear, constant and polynomial need none."
-            ) from None
+        warmup = _warmup(config, self.total_steps)
+        spread(model, accelerator)
+        optimizer = make_optimizer(model, config, learning_rate, warmup)
+        self.model, self.optimizer = prepare(accelerator, model, optimizer)
+        self.scheduler = make_scheduler(self.optimizer, config, warmup, self.total_steps)
         self.step = 0
         self.position: dict[str, Any] = {}
         self.tokens_seen = 0
@@ -109,16 +100,35 @@ class Training:
 
     def run(self) -> Iterator[StepReport]:
         """Train from the current step to the last, one report a step; stop iterating to stop training."""
-        self.model.train()
+        self._to_train()
         for step in self.plan.read(self.step, self.position):
             yield self._optimizer_step(step)
 
     def rehearse(self, batch: Batch) -> None:
         """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
-        self.model.train()
+        self._to_train()
         self._accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def as_scored(self) -> Iterator[None]:
+        """Within, the model has the weights that the optimizer means to give: a schedule-free one trains at others. Afterwards it
+        has those of the training again, to the bit."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        kept = [p.detach().clone() for p in trained] if hasattr(self.optimizer.optimizer, "eval") else []
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self._to_train()
+            with torch.no_grad():
+                for weight, before in zip(trained, kept, strict=False):
+                    weight.copy_(before)
+
+    def _to_train(self) -> None:
+        self.model.train()
+        self.optimizer.train()
 
     def checkpoint_gradients(self) -> None:
         """Recompute activations in the backward pass from now on."""

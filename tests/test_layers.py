@@ -14,10 +14,10 @@ ORDER = [
     ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
-    ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("parallel",), ("train",), ("checkpoint",), ("dataset",),
-    ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",), ("lock", "progress", "interrupt"),
-    ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"), ("evaluation", "score_files"),
-    ("preflight",), ("resume",), ("supervise",),
+    ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("parallel",), ("optimizers",), ("train",), ("checkpoint",),
+    ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",),
+    ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
+    ("evaluation", "score_files"), ("preflight",), ("resume",), ("supervise",),
     ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

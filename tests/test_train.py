@@ -8,46 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from loops import BASE, CONFIG, ONE_STEP, assert_resumes_exactly, examples, families, training
 
 from llama_tasks import adapters, checkpoint, files
-from llama_tasks.errors import RecipeError, RunError
-from llama_tasks.recipe import BaseConfig, TrainConfig
-from llama_tasks.tokens import Tokens
+from llama_tasks.errors import RunError
+from llama_tasks.recipe import TrainConfig
 from llama_tasks.train import NonFiniteLoss, StepReport, Training
-
-TINY = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
-BASE = BaseConfig(config=TINY)
-CONFIG = TrainConfig(num_train_epochs=2, tokens_per_batch=60, learning_rate=1e-2, seed=3)
-
-
-def examples(count: int = 24) -> list[Tokens]:
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(4, 30, (count,), generator=generator).tolist()
-    return [
-        Tokens(f"train:{i}", torch.randint(3, 64, (n,), generator=generator).tolist(), 2) for i, n in enumerate(lengths)
-    ]
-
-
-def training(config: TrainConfig = CONFIG, tokens: list[Tokens] | None = None, dropout: float = 0.0) -> Training:
-    set_seed(5)
-    model = adapters.attach(adapters.load_base(BASE), {"r": 4, "lora_alpha": 8, "lora_dropout": dropout}, BASE)
-    return Training(model, tokens or examples(), config, Accelerator(), float(config.learning_rate))
 
 
 def first_step(config: TrainConfig) -> tuple[StepReport, dict[str, torch.Tensor]]:
     """One step over all examples, and the gradient-driven weights after it."""
-    run = training(replace(config, max_steps=1, lr_scheduler_type="constant", warmup_steps=0))
+    run = training(config)
     return next(run.run()), checkpoint.trained_weights(run)
 
 
 def test_batching_and_accumulation_do_not_change_the_mathematics() -> None:
     """All examples in one step: as one batch, as several accumulated ones, and as one document a batch."""
     ways = [(10_000, 1), (60, 100), (1, 100)]
-    results = [first_step(replace(CONFIG, tokens_per_batch=size, gradient_accumulation_steps=n)) for size, n in ways]
+    results = [first_step(replace(ONE_STEP, tokens_per_batch=size, gradient_accumulation_steps=n)) for size, n in ways]
     (one, weights), *others = results
     for report, changed in others:
         assert report.targets == one.targets
@@ -61,14 +39,10 @@ def test_batching_and_accumulation_do_not_change_the_mathematics() -> None:
 
 def test_shared_prefixes_do_not_change_the_mathematics() -> None:
     """One step over four passages with five questions each, every passage computed once or five times."""
-    made = []
-    for passage in examples(4):
-        stem = (passage.input_ids * 8)[:40]
-        made += [Tokens(f"{passage.id}.{q}", [*stem, 3 + q, 9, 20 + q, 2], 42) for q in range(5)]
-    config = replace(CONFIG, tokens_per_batch=10_000, max_steps=1, lr_scheduler_type="constant", warmup_steps=0)
+    config = replace(ONE_STEP, tokens_per_batch=10_000)
     found = []
     for share in (False, True, "auto"):
-        run = training(replace(config, share_prefixes=share), made)
+        run = training(replace(config, share_prefixes=share), families())
         found.append((next(run.run()), checkpoint.trained_weights(run)))
     (plain, weights), (shared, changed), (automatic, _) = found
     assert automatic.tokens == shared.tokens
@@ -96,20 +70,8 @@ def test_parts_of_epochs(epochs: float) -> None:
 
 @pytest.mark.parametrize("stop_at", [1, 5, 9])
 def test_resume_is_exact(tmp_path: Path, stop_at: int) -> None:
-    """k steps, save, a fresh process-like start, the rest: byte for byte the undisturbed run, dropout included."""
-    whole = training(dropout=0.1)
-    list(whole.run())
-    broken = training(dropout=0.1)
-    for report in broken.run():
-        if report.step == stop_at:
-            break
-    path = checkpoint.save(tmp_path, broken, {"note": 1})
-    torch.manual_seed(99)
-    resumed = training(dropout=0.1)
-    assert checkpoint.restore(checkpoint.newest(tmp_path) or path, resumed) == {"note": 1}
-    list(resumed.run())
-    expected, found = checkpoint.trained_weights(whole), checkpoint.trained_weights(resumed)
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    """Dropout included."""
+    assert_resumes_exactly(tmp_path, stop_at, dropout=0.1)
 
 
 def test_nan_stops_with_step_and_rows() -> None:
@@ -118,11 +80,6 @@ def test_nan_stops_with_step_and_rows() -> None:
         next(p for p in run.model.parameters() if p.requires_grad).fill_(float("nan"))
     with pytest.raises(NonFiniteLoss, match=r"Step 1: the loss is nan.*train:"):
         next(run.run())
-
-
-def test_unknown_schedule() -> None:
-    with pytest.raises(RecipeError, match="train.lr_scheduler_type is 'cosin'"):
-        training(replace(CONFIG, lr_scheduler_type="cosin"))
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
