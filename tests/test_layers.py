@@ -17,8 +17,8 @@ ORDER = [
     ("packing",), ("plan",), ("stream_plan",), ("model",), ("adapters",), ("parallel",), ("optimizers",), ("train",), ("checkpoint",),
     ("dataset",), ("generate", "score"), ("choices",), ("metrics",), ("significance",), ("report",),
     ("lock", "progress", "interrupt"), ("rundir",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("evaluation", "score_files"), ("preflight",), ("resume",), ("supervise",),
-    ("finetune", "inspection", "verify", "convert"), ("cli",), ("__main__",),
+    ("evaluation", "score_files"), ("preflight", "devices"), ("estimate", "resume"), ("supervise",),
+    ("finetune", "inspection", "verify", "convert", "planning", "runs"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

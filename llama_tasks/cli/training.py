@@ -1,4 +1,4 @@
-"""Commands about a recipe: finetune, inspect."""
+"""Commands about a recipe: finetune, inspect, plan."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def add(commands: Commands) -> None:
     inspect = command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     inspect.set_defaults(run_command=_inspect)
+    plan = command(commands, "plan", "parameters, memory, steps and time of a recipe, before anything is loaded", "recipe")
+    plan.add_argument("--gpu", help="such as h100 or rtx4090; by default this machine")
+    plan.add_argument("--num", type=int, default=1, metavar="N", help="how many of them (default 1)")
+    plan.add_argument("--fsdp", action="store_true", help="the model in N pieces (recipes/launch/fsdp2.yaml)")
+    plan.set_defaults(run_command=_plan)
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -49,3 +54,13 @@ def _inspect(args: argparse.Namespace) -> None:
     from llama_tasks.inspection import inspect
 
     inspect(recipe, console, args.html)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    console = open_console()
+    from llama_tasks import planning
+
+    planning.tell(planning.plan(recipe, args.gpu, max(1, args.num), args.fsdp), console)
