@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_tasks.errors import RunError
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import Recipe, leaves
 
 #: Keys that change no weight: what is written when, what is computed in which pieces, what is scored after the training.
 #: A key that is not here is compared; so is one that has yet to be invented.
@@ -42,13 +42,5 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     """Dotted key -> value; and the metric that chooses the best weights, which is the suite's first where none is named."""
     train = recipe.train
     lead = train.metric_for_best_model or next(iter(recipe.eval.metrics), None)
-    flat = dict(_leaves(dataclasses.asdict(recipe)))
+    flat = dict(leaves(dataclasses.asdict(recipe)))
     return {**flat, "train.metric_for_best_model": lead}
-
-
-def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
