@@ -50,7 +50,9 @@ def measure(recipe: str, overrides: list[str]) -> dict[str, Any]:
     base = adapters.load_base(found.base)
     settled = finetune.settle(found, base, dataset)
     model = adapters.attach(base, settled.adapter, settled.base)
-    training = Training(model, dataset.train.tokens, settled.train, Accelerator(cpu=True), float(settled.train.learning_rate))
+    training = Training(
+        model, dataset.train.tokens, settled.train, Accelerator(cpu=True), float(settled.train.learning_rate)
+    )
     with tempfile.TemporaryDirectory() as folder:
         preflight.preflight(Path(folder), settled, dataset, training)
         for report in training.run():
@@ -76,7 +78,9 @@ def main() -> None:
         command = [sys.executable, __file__, "--child", "--recipes", recipe, "--overrides", *args.overrides]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         results.save(args.out, row, "recipe")
-        print(f"{recipe}: said {row['said'] / 2**20:.0f} MiB, measured {row['measured'] / 2**20:.0f} MiB ({row['ratio']})")
+        print(
+            f"{recipe}: said {row['said'] / 2**20:.0f} MiB, measured {row['measured'] / 2**20:.0f} MiB ({row['ratio']})"
+        )
 
 
 if __name__ == "__main__":

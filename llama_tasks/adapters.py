@@ -52,9 +52,7 @@ def pin(base: BaseConfig) -> BaseConfig:
     return dataclasses.replace(base, revision=Path(config).parent.name)  # .../snapshots/<commit>/config.json
 
 
-def load_base(
-    base: BaseConfig, device: torch.device | str = "cpu", spread: bool = False
-) -> NativeLlamaForCausalLM:
+def load_base(base: BaseConfig, device: torch.device | str = "cpu", spread: bool = False) -> NativeLlamaForCausalLM:
     """The base model on its device, frozen in the precision that the recipe asks for; one that will be spread over several
     devices, whose memory need not hold it whole, waits on the CPU.
 
@@ -219,9 +217,7 @@ def save_trained(model: Any, folder: Path, base: BaseConfig, weights: dict[str, 
         save_as_llama(model, folder, weights)
 
 
-def save_as_llama(
-    model: NativeLlamaForCausalLM, folder: Path, weights: dict[str, torch.Tensor] | None = None
-) -> None:
+def save_as_llama(model: NativeLlamaForCausalLM, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write the native model (with `weights` of its parameters in place of its own) as a plain `llama` checkpoint, which any
     transformers user loads."""
     fields = {

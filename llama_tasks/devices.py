@@ -64,7 +64,10 @@ def find(name: str | None, rows: int, width: int, dtype: torch.dtype) -> Device:
 
 def product_rate(rows: int, width: int, dtype: torch.dtype, device: str) -> float:
     """FLOP/s of matrix products on this machine: the best of some within a third of a second."""
-    left, right = torch.randn(rows, width, dtype=dtype, device=device), torch.randn(width, width, dtype=dtype, device=device)
+    left, right = (
+        torch.randn(rows, width, dtype=dtype, device=device),
+        torch.randn(width, width, dtype=dtype, device=device),
+    )
     best, end = float("inf"), time.perf_counter() + PROBE_SECONDS
     left @ right
     while time.perf_counter() < end:

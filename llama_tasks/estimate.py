@@ -100,7 +100,9 @@ def shape_of(recipe: Recipe) -> Shape:
             model = adapters.new_model(base.config)
         else:
             model = NativeLlamaForCausalLM(read_config(adapters.where_is(base.model), revision=base.revision))
-        quantised = dataclasses.replace(base, quantization="none")  # the same names and numbers; how they are packed comes later
+        quantised = dataclasses.replace(
+            base, quantization="none"
+        )  # the same names and numbers; how they are packed comes later
         if recipe.adapter is not None:
             model = adapters.attach(model, recipe.adapter, quantised)
     frozen = {name: p.numel() for name, p in model.named_parameters() if not p.requires_grad}
@@ -148,7 +150,9 @@ def state_bytes(config: TrainConfig) -> float:
     optimizer = make_optimizer(layer, dataclasses.replace(config, loraplus_lr_ratio=None), 1e-3, 0)
     layer.weight.grad = torch.zeros_like(layer.weight)
     optimizer.step()
-    held = [v for slot in optimizer.state.values() for v in slot.values() if isinstance(v, torch.Tensor) and v.numel() > 1]
+    held = [
+        v for slot in optimizer.state.values() for v in slot.values() if isinstance(v, torch.Tensor) and v.numel() > 1
+    ]
     return sum(v.numel() * v.element_size() for v in held) / layer.weight.numel()
 
 

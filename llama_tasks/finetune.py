@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from contextlib import nullcontext
@@ -38,8 +39,10 @@ from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
 from llama_tasks.sources import BadRows, notes, pin
+from llama_tasks.tokens import IGNORE
 from llama_tasks.train import Training
 
+SHOWN, SHOWN_CHARACTERS = 2, 400  # of the first batch
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
 # Share of the vocabulary above EOS at the end of a text: 0.00 to 0.02 on the embedded base, 0.73 to 0.94 on bases of
 # llama2.c, which never met EOS.
@@ -286,6 +289,24 @@ def _introduce(
         )
     if not dataset.stream:
         _tell_too_long(len(train.dropped), len(train.truncated), console)
+        _show_first_batch(dataset, training, console)
+
+
+def _show_first_batch(dataset: Dataset, training: Training, console: Console) -> None:
+    """The beginning of the first batch as the model gets it, decoded from its ids; what carries loss stands in ⟦ ⟧."""
+    families = next(iter(training.plan.read(0, {}))).batches[0]
+    members = [member for family in families for member in family.members]
+    console.print(f"first batch, {len(members)} examples; ⟦what carries loss⟧:", highlight=False)
+    for item in members[:SHOWN]:
+        labelled = itertools.groupby(zip(item.input_ids, item.labels, strict=True), key=lambda pair: pair[1] != IGNORE)
+        parts = [(loss, dataset.encoder.tokenizer.decode([i for i, _ in run])) for loss, run in labelled]
+        text = "".join(f"⟦{part}⟧" if loss else part for loss, part in parts)
+        cut = (
+            text
+            if len(text) <= SHOWN_CHARACTERS
+            else f"{text[: SHOWN_CHARACTERS // 2]} … {text[-SHOWN_CHARACTERS // 2 :]}"
+        )
+        console.print(plain(f"  {' '.join(cut.split())}"), highlight=False, markup=False)
 
 
 def _layout(model: Any) -> str:

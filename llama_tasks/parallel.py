@@ -32,9 +32,13 @@ def check_launch(accelerator: Accelerator) -> None:
     state = accelerator.state
     if accelerator.distributed_type is DistributedType.MULTI_CPU and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        PartialState().distributed_type = state.distributed_type = DistributedType.FSDP  # the one is made from the other anew
+        PartialState().distributed_type = state.distributed_type = (
+            DistributedType.FSDP
+        )  # the one is made from the other anew
     if accelerator.distributed_type is DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise RecipeError("FSDP 1 is not supported; set fsdp_version: 2 in the launcher's file (recipes/launch/fsdp2.yaml).")
+        raise RecipeError(
+            "FSDP 1 is not supported; set fsdp_version: 2 in the launcher's file (recipes/launch/fsdp2.yaml)."
+        )
 
 
 def prepare(accelerator: Accelerator, model: Any, optimizer: Any) -> tuple[Any, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -14,6 +12,7 @@ from rich.table import Table
 from llama_tasks import adapters, devices, estimate
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.files import readable
+from llama_tasks.progress import memory_in_use
 from llama_tasks.recipe import Recipe
 from llama_tasks.stream_plan import make_plan
 
@@ -46,7 +45,7 @@ def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: boo
         RecipeError, DataError, ModelError: what a run would meet on its data path, an unknown GPU, an adapter without formula.
     """
     estimate.check(recipe)
-    before = _resident()
+    before = memory_in_use()
     if recipe.adapter is None and recipe.base.dtype == "auto":
         recipe = replace(recipe, base=replace(recipe.base, dtype="float32"))
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
@@ -54,13 +53,15 @@ def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: boo
     pieces = processes if spread else 1
     shape = estimate.shape_of(recipe)
     batch = estimate.batch_of(dataset.train.tokens, recipe.train.tokens_per_batch)
-    needs = estimate.memory(recipe, shape, batch, kind, pieces, _resident() - before if kind == "cpu" else 0)
+    needs = estimate.memory(recipe, shape, batch, kind, pieces, memory_in_use() - before if kind == "cpu" else 0)
     dtype = torch.float32 if kind == "cpu" else torch.bfloat16
     device = devices.find(gpu, batch.tokens, shape.config.hidden_size, dtype)
     steps, tokens, flops = _work(recipe, dataset, shape, processes)
     room = device.memory - needs.data
     largest = estimate.largest_batch(recipe, shape, batch, kind, room, pieces)
-    return Outlook(shape, batch, needs, device, processes, steps, tokens, estimate.seconds(flops, device, processes), largest)
+    return Outlook(
+        shape, batch, needs, device, processes, steps, tokens, estimate.seconds(flops, device, processes), largest
+    )
 
 
 def plan_memory(recipe: Recipe, dataset: Dataset, data: int) -> estimate.Memory:
@@ -107,12 +108,6 @@ def _work(recipe: Recipe, dataset: Dataset, shape: estimate.Shape, processes: in
     else:
         tokens = sum(family.num_tokens for step in made.read(0, {}) for batch in step.batches for family in batch)
     return made.total_steps, tokens, estimate.flops_per_step(recipe, shape, tokens, tokens * part, mean)
-
-
-def _resident() -> int:
-    """Bytes of memory that this process has now; 0 where the system does not say."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 def _duration(seconds: float) -> str:

@@ -91,7 +91,9 @@ def _state(run: RunDirectory, log: list[dict[str, Any]], step: int) -> str:
         return "running"
     if not any(entry.get("event") == "end" for entry in log):
         return f"interrupted at step {step}"
-    if not any((run.adapter / name).exists() for name in ("adapter_model.safetensors", "model.safetensors", "config.json")):
+    if not any(
+        (run.adapter / name).exists() for name in ("adapter_model.safetensors", "model.safetensors", "config.json")
+    ):
         return "damaged: the adapter is missing"
     return "trained"
 

@@ -236,6 +236,7 @@ class Watch:
             if better:
                 with self._disk():
                     checkpoint.save_weights(self.run.checkpoints / f"best-{step}", self.keeper.weights)
+        self.meter.score = f"{name} {value:.2f}"
         self.meter.say(f"step {step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
 
     def _tell_skipped(self, report: StepReport) -> None:

@@ -165,6 +165,8 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
     assert list((workplace / "runs/mine/trackers").glob("**/events.out.tfevents.*"))
     shown = capsys.readouterr().out
     assert "ROUGE-L" in shown
+    assert "⟦what carries loss⟧" in shown and "</s>⟧" in shown.split("step 1/")[0]  # the first batch, before step 1
+    assert "tokens/s" in shown and "MiB" in shown
     run = workplace / "runs/mine"
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files >= {

@@ -135,7 +135,12 @@ def test_a_stopped_run_goes_on_at_another_number_of_processes(
 ) -> None:
     """The steps stay those it began with, whatever the number is afterwards: the recipe says nothing new."""
     output = f"{before}-{after}"
-    arguments = ("finetune", "summarize.yaml", f"output={output}", *([] if before else ["train.gradient_accumulation_steps=2"]))
+    arguments = (
+        "finetune",
+        "summarize.yaml",
+        f"output={output}",
+        *([] if before else ["train.gradient_accumulation_steps=2"]),
+    )
 
     def start(file: str | None, *more: str, **fault: Any) -> ranks.Ranks:
         if file is None:

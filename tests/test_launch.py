@@ -57,7 +57,9 @@ def test_accelerate_knows_every_key(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_options_exist_and_shells_can_read_it(name: str) -> None:
     text = (ranks.LAUNCH / name).read_text(encoding="utf-8").replace("\\\n", " ")
-    calls = [(launcher, line) for launcher in PARSERS for line in re.findall(rf"{launcher} (.*?recipes/finetune\.py)", text)]
+    calls = [
+        (launcher, line) for launcher in PARSERS for line in re.findall(rf"{launcher} (.*?recipes/finetune\.py)", text)
+    ]
     for launcher, line in calls:
         known = {option for action in PARSERS[launcher]()._actions for option in action.option_strings}
         asked = re.findall(r"--[\w-]+", line)

@@ -18,12 +18,16 @@ def make(folder: Path, score: float | None, *, ended: bool = True, rate: float =
     (folder / "adapter").mkdir(parents=True)
     (folder / "recipe.yaml").write_text(f"task: summarize\nbase:\n  model: org/base\ntrain:\n  learning_rate: {rate}\n")
     (folder / "environment.json").write_text(json.dumps({"created": "2026-01-02T03:04:05+00:00", "data": {}}))
-    lines = [{"event": "step", "step": n, "loss": 1.0} for n in (1, 2, 3)] + ([{"event": "end", "step": 3}] if ended else [])
+    lines = [{"event": "step", "step": n, "loss": 1.0} for n in (1, 2, 3)] + (
+        [{"event": "end", "step": 3}] if ended else []
+    )
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if ended:
         (folder / "adapter/adapter_model.safetensors").write_bytes(b"")
     if score is not None:
-        scores = [{"metric": "rougeL", "lang": "en", "base": {"value": 3.0}, "adapter": {"value": score, "interval": [1, 99]}}]
+        scores = [
+            {"metric": "rougeL", "lang": "en", "base": {"value": 3.0}, "adapter": {"value": score, "interval": [1, 99]}}
+        ]
         (folder / "report.json").write_text(json.dumps({"scores": scores}))
     return folder
 

@@ -21,14 +21,18 @@ def add(commands: Commands) -> None:
     inspect = command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     inspect.set_defaults(run_command=_inspect)
-    plan = command(commands, "plan", "parameters, memory, steps and time of a recipe, before anything is loaded", "recipe")
+    plan = command(
+        commands, "plan", "parameters, memory, steps and time of a recipe, before anything is loaded", "recipe"
+    )
     plan.add_argument("--gpu", help="such as h100 or rtx4090; by default this machine")
     plan.add_argument("--num", type=int, default=1, metavar="N", help="how many of them (default 1)")
     plan.add_argument("--fsdp", action="store_true", help="the model in N pieces (recipes/launch/fsdp2.yaml)")
     plan.set_defaults(run_command=_plan)
     text = "list the runs in a folder, or compare recipes and scores of two"
     runs = commands.add_parser("runs", help=text, description=text, allow_abbrev=False)
-    runs.add_argument("places", type=Path, nargs="*", metavar="DIR", help="a folder of runs (default: runs), or two runs")
+    runs.add_argument(
+        "places", type=Path, nargs="*", metavar="DIR", help="a folder of runs (default: runs), or two runs"
+    )
     runs.set_defaults(run_command=_runs)
 
 
