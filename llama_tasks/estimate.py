@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +30,7 @@ from llama_tasks.model.loading import read_config
 from llama_tasks.model.loss import rows_per_chunk
 from llama_tasks.model.modeling_native_llama import READS_AT_MOST
 from llama_tasks.optimizers import make_optimizer
+from llama_tasks.plan import families_of
 from llama_tasks.preflight import heaviest
 from llama_tasks.recipe import Recipe, TrainConfig
 from llama_tasks.tokens import Tokens
@@ -65,11 +65,13 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The heaviest batch: tokens, those that the last layer is computed for, those with loss."""
+    """The heaviest batch: tokens, those that the last layer is computed for, those with loss, and how many more attention lays
+    out where prefixes are shared."""
 
     tokens: int
     read: int
     targets: int
+    laid_out: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +115,13 @@ def shape_of(recipe: Recipe) -> Shape:
     return Shape(config, linear, sum(frozen.values()) - linear, trained, rank, config.vocab_size * config.hidden_size)
 
 
-def batch_of(tokens: Sequence[Tokens], tokens_per_batch: int) -> Batch:
+def batch_of(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     """The heaviest batch of the training rows."""
-    made = heaviest(tokens, tokens_per_batch)
+    made = heaviest(tokens, config.tokens_per_batch)
+    families, saved = families_of(tokens, config)
+    more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if saved else 0.0
     read = made.num_targets if made.num_targets <= READS_AT_MOST * made.num_tokens else made.num_tokens
-    return Batch(made.num_tokens, read, made.num_targets)
+    return Batch(made.num_tokens, read, made.num_targets, int(more * made.num_tokens))
 
 
 def memory(recipe: Recipe, shape: Shape, batch: Batch, device: str, spread: int = 1, data: int = 0) -> Memory:
@@ -194,7 +198,8 @@ def _saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     if config.gradient_checkpointing:
         return size * (layers * batch.tokens * hidden + batch.tokens * layer + batch.read * hidden)
     last = batch.read * layer + (0 if batch.read == batch.tokens else batch.tokens * (hidden + 2 * narrow))
-    return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden)
+    shared = layers * batch.laid_out * 2 * narrow  # keys and values of a prefix, once for each that continues it
+    return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden + shared)
 
 
 def _low_rank(shape: Shape, recipe: Recipe) -> int:

@@ -15,8 +15,8 @@ import torch
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.model.decoding import Decoder, can_decode
 from llama_tasks.packing import collate
-from llama_tasks.plan import find_families
 from llama_tasks.parallel import is_spread
+from llama_tasks.plan import find_families
 from llama_tasks.recipe import Suite
 from llama_tasks.tokens import Encoder, Tokens
 

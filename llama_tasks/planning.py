@@ -52,7 +52,7 @@ def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: boo
     kind = "cuda" if gpu or torch.cuda.is_available() else "cpu"
     pieces = processes if spread else 1
     shape = estimate.shape_of(recipe)
-    batch = estimate.batch_of(dataset.train.tokens, recipe.train.tokens_per_batch)
+    batch = estimate.batch_of(dataset.train.tokens, recipe.train)
     needs = estimate.memory(recipe, shape, batch, kind, pieces, memory_in_use() - before if kind == "cpu" else 0)
     dtype = torch.float32 if kind == "cpu" else torch.bfloat16
     device = devices.find(gpu, batch.tokens, shape.config.hidden_size, dtype)
@@ -66,7 +66,7 @@ def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: boo
 
 def plan_memory(recipe: Recipe, dataset: Dataset, data: int) -> estimate.Memory:
     """The memory of one CPU process whose data are read already and take `data` bytes."""
-    batch = estimate.batch_of(dataset.train.tokens, recipe.train.tokens_per_batch)
+    batch = estimate.batch_of(dataset.train.tokens, recipe.train)
     return estimate.memory(recipe, estimate.shape_of(recipe), batch, "cpu", 1, data)
 
 
