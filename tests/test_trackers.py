@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,3 @@ def test_tensorboard(zygote: Zygote, tmp_path: Path) -> None:
     for tag, values in wanted.items():
         assert [step for step, _ in found[tag]] == [step for step, _ in values]
         assert [value for _, value in found[tag]] == pytest.approx([value for _, value in values], rel=1e-6)
-
-
-def test_trackio(zygote: Zygote, tmp_path: Path) -> None:
-    """Offline: its own database in a folder."""
-    pytest.importorskip("trackio", reason="trackio is not installed (pip install 'llama-tasks[trackio]')")
-    place = make_workplace(tmp_path / "place")
-    wanted = expected(train(zygote, place, "trackio", TRACKIO_DIR=str(tmp_path / "kept"), HF_HUB_OFFLINE="1"))
-    database = next(path for path in (tmp_path / "kept").rglob("*.db"))
-    with sqlite3.connect(database) as connection:
-        rows = [(step, json.loads(text)) for step, text in connection.execute("select step, metrics from metrics")]
-    for tag, values in wanted.items():
-        assert sorted((step, row[tag]) for step, row in rows if tag in row) == pytest.approx(values)
