@@ -59,7 +59,7 @@ def measure(recipe: str, overrides: list[str]) -> dict[str, Any]:
             if report.step == 3:
                 break
     peak = resident("VmHWM") - before
-    return {"recipe": recipe, "said": said.peak, "parts": asdict(said), "measured": peak, "ratio": round(said.peak / peak, 3),
+    return {"recipe": recipe, "said": said.peak, "parts": asdict(said), "taken": peak, "ratio": round(said.peak / peak, 3),
             "threads": torch.get_num_threads()}  # fmt: skip
 
 
@@ -78,9 +78,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--child", "--recipes", recipe, "--overrides", *args.overrides]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         results.save(args.out, row, "recipe")
-        print(
-            f"{recipe}: said {row['said'] / 2**20:.0f} MiB, measured {row['measured'] / 2**20:.0f} MiB ({row['ratio']})"
-        )
+        print(f"{recipe}: said {row['said'] / 2**20:.0f} MiB, measured {row['taken'] / 2**20:.0f} MiB ({row['ratio']})")
 
 
 if __name__ == "__main__":

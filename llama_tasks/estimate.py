@@ -192,7 +192,9 @@ def check(recipe: Recipe) -> None:
 def _saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     model = shape.config
     hidden, wide = model.hidden_size, model.intermediate_size
-    narrow = model.num_key_value_heads * (model.head_dim or hidden // model.num_attention_heads)
+    narrow = (model.num_key_value_heads or model.num_attention_heads) * (
+        model.head_dim or hidden // model.num_attention_heads
+    )
     layer = 7 * hidden + 4 * wide + 2 * narrow + 7 * shape.rank
     layers = model.num_hidden_layers
     if config.gradient_checkpointing:

@@ -204,7 +204,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
         "gpu.json": [{"gpu": "G", "shape": "8B", "what": "lora", "engine": "native", "attention": "sdpa", "rows": "packed",
                       "skipped": "the time was out", **about}],
         "loop.json": [{"shape": "15M", "batch_tokens": 2048, "loop_over_bare": 1.012, "checkpoint_share": 0.0031, **about}],
-        "plan.json": [{"recipe": "r.yaml", "said": 2**20, "measured": 2**21, "ratio": 0.5, **about}],
+        "plan.json": [{"recipe": "r.yaml", "said": 2**20, "taken": 2**21, "ratio": 0.5, **about}],
     }  # fmt: skip
     empty = "".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in tables.TABLES)
     assert tables.render(empty, tmp_path).count("Not measured yet.") == len(tables.TABLES)
