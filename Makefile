@@ -5,7 +5,7 @@
 #   make evaluate RUN=runs/summarize | predict RUN=.. INPUT=.. OUTPUT=.. | report RUN=..
 #   make push RUN=runs/summarize REPO=user/name DRY_RUN=1
 #   make inspect TASK=qa | pretrain | samples | test | lint | types
-#   make bench | bench-speed | bench-ablation | bench-decode | bench-generate | bench-choices | bench-imports | bench-gpu | bench-tables      docs/performance.md
+#   make bench | bench-speed | bench-ablation | bench-decode | bench-generate | bench-choices | bench-imports | bench-gpu | bench-plan | bench-loop | bench-tables      docs/performance.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ llama-tasks := $(bin)/llama-tasks
 overrides = $(if $(MODEL),'base.model=$(MODEL)') $(if $(DATA),'data.train=$(DATA)') $(if $(QUANT),base.quantization=$(QUANT)) $(if $(OUT),'output=$(OUT)') $(ARGS)
 flags = $(if $(RESUME),--resume) $(if $(OVERWRITE),--overwrite)
 
-benches := bench-speed bench-ablation bench-decode bench-generate bench-choices bench-imports bench-gpu bench-tables
+benches := bench-speed bench-ablation bench-decode bench-generate bench-choices bench-imports bench-gpu bench-plan bench-loop bench-tables
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench $(benches) clean

@@ -156,6 +156,21 @@ def imports(rows: Rows) -> str:
     ))  # fmt: skip
 
 
+def loop(rows: Rows) -> str:
+    """Our loop beside a bare one, and checkpoints."""
+    return table(("base", "tokens a batch", "loop against bare", "checkpoints at the default interval"), rows, lambda row: (
+        row["shape"], number(row["batch_tokens"]), f"{100 * (row['loop_over_bare'] - 1):+.1f}%",
+        f"{100 * row['checkpoint_share']:.2f}% of the time",
+    ))  # fmt: skip
+
+
+def plan(rows: Rows) -> str:
+    """What `plan` says against what a process takes."""
+    return table(("recipe", "plan says", "measured", "ratio"), rows, lambda row: (
+        f"`{row['recipe']}`", f"{row['said'] / 2**20:.0f} MiB", f"{row['taken'] / 2**20:.0f} MiB", f"{row['ratio']:.2f}",
+    ))  # fmt: skip
+
+
 def gpu(rows: Rows) -> str:
     """Training and decoding on a GPU."""
     head = ("card", "shape", "what", "engine", "rows", "tokens/s", "MFU", "peak memory")
@@ -226,6 +241,7 @@ TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "speed": ("speed.json", speed), "nf4": ("speed.json", nf4), "ablation": ("ablation.json", ablation),
     "roofline": ("ablation.json", roofline), "decode": ("decode.json", decode), "imports": ("imports.json", imports),
     "gpu": ("gpu.json", gpu), "generate": ("generate.json", generate), "choices": ("choices.json", choices),
+    "loop": ("loop.json", loop), "plan": ("plan.json", plan),
 }  # fmt: skip
 
 

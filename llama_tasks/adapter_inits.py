@@ -85,16 +85,19 @@ def _fit_to_what_was_lost(model: Any, base: BaseConfig) -> None:
                 layer.lora_B["default"].weight.copy_(u[:, :rank] * root)
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the adapter as one that fits the original base. Raises OSError where the disk refuses."""
+def save(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the adapter as one that fits the original base. Raises OSError where the disk refuses.
+
+    Where the model is spread over processes, `weights` are what was trained, by parameter name, in one piece.
+    """
     config = model.peft_config["default"]
     initial = getattr(model, INITIAL, None)
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, state_dict=weights)
     if initial is None:
         return
     from peft.utils import get_peft_model_state_dict
 
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     for name, start in initial.items():
         key = name.replace(".default", "")
         parts = (state[key], start) if "lora_A" in name else (state[key], -start)

@@ -63,8 +63,9 @@ def pin(base: BaseConfig) -> BaseConfig:
     return dataclasses.replace(base, revision=Path(config).parent.name)  # .../snapshots/<commit>/config.json
 
 
-def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLlamaForCausalLM:
-    """The base model on its device, frozen in the precision that the recipe asks for.
+def load_base(base: BaseConfig, device: torch.device | str = "cpu", spread: bool = False) -> NativeLlamaForCausalLM:
+    """The base model on its device, frozen in the precision that the recipe asks for; one that will be spread over several
+    devices, whose memory need not hold it whole, waits on the CPU.
 
     Raises:
         ModelError: not found, not a LLaMA, or weights missing.
@@ -82,7 +83,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu") -> NativeLla
             dtype=dtype,
             quantization_config=quantization,
             attn_implementation=base.attn_implementation,
-            device_map={"": device} if quantization or str(device) != "cpu" else None,
+            device_map={"": device} if quantization or (str(device) != "cpu" and not spread) else None,
         )
     except ValueError as error:
         raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
@@ -279,20 +280,24 @@ def _parts(names: Iterable[str]) -> list[str]:
     return sorted({part for parts in found for part in parts})
 
 
-def save_trained(model: Any, folder: Path, base: BaseConfig) -> None:
-    """Write what was trained: an adapter (safetensors and a byte-stable adapter_config.json), or a whole plain LLaMA."""
+def save_trained(model: Any, folder: Path, base: BaseConfig, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write what was trained: an adapter (safetensors and a byte-stable adapter_config.json), or a whole plain LLaMA.
+
+    Where the model is spread over processes, `weights` are what was trained, by parameter name, in one piece.
+    """
     if hasattr(model, "peft_config"):
         if hasattr(model.base_model, "rankallocator"):
             rank_allocation.keep_ranks_of_weights(model)
-        adapter_inits.save(model, folder)
+        adapter_inits.save(model, folder, weights)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; `push` writes a real one
         normalise_adapter_config(folder, base.model, base.revision)
     else:
-        save_as_llama(model, folder)
+        save_as_llama(model, folder, weights)
 
 
-def save_as_llama(model: NativeLlamaForCausalLM, folder: Path) -> None:
-    """Write the native model as a plain `llama` checkpoint, which any transformers user loads."""
+def save_as_llama(model: NativeLlamaForCausalLM, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write the native model (with `weights` of its parameters in place of its own) as a plain `llama` checkpoint, which any
+    transformers user loads."""
     fields = {
         k: v
         for k, v in model.config.to_dict().items()
@@ -300,7 +305,7 @@ def save_as_llama(model: NativeLlamaForCausalLM, folder: Path) -> None:
     }
     with torch.device("meta"):
         plain = LlamaForCausalLM(LlamaConfig(**fields))
-    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.load_state_dict({**model.state_dict(), **(weights or {})}, assign=True)
     plain.tie_weights()
     plain.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id, eos_token_id=model.config.eos_token_id

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from llama_tasks import files
 from llama_tasks.errors import RunError
+from llama_tasks.parallel import spread_like, whole, whole_weights
 from llama_tasks.train import Training
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
@@ -33,7 +34,7 @@ Tensors = dict[str, torch.Tensor]
 def save(
     folder: Path, training: Training, extra: dict[str, Any], random: Tensors | None = None, needs: Sequence[str] = ()
 ) -> Path:
-    """Write `folder/step-N` and read it back.
+    """Write `folder/step-N` and read it back. Every process must call, for the model may be spread over them; the main one writes.
 
     Args:
         extra: JSON of the caller's, which `restore` returns.
@@ -51,6 +52,8 @@ def save(
         more, state["rank_pattern"] = training.allocation.state()
         tensors |= {f"{ALLOCATION}{name}": tensor for name, tensor in more.items()}
     parts = {"weights": trained_weights(training), "optimizer": tensors, "random": random or random_states()}
+    if not training.accelerator.is_main_process:
+        return target
     with files.staged(target) as staging:
         for name, part in parts.items():
             files.write(staging / f"{name}.safetensors", partial(_write_tensors, tensors=part))
@@ -136,9 +139,8 @@ def verify(path: Path) -> None:
 
 
 def trained_weights(training: Training) -> Tensors:
-    """The weights that training changes, by parameter name, on the CPU."""
-    model = training.accelerator.unwrap_model(training.model)
-    return {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    """The weights that training changes, by parameter name, whole and on the CPU; every process must call."""
+    return whole_weights(training.accelerator.unwrap_model(training.model), trained=True)
 
 
 def load_trained_weights(training: Training, weights: Tensors) -> None:
@@ -152,7 +154,7 @@ def load_trained_weights(training: Training, weights: Tensors) -> None:
         )
     with torch.no_grad():
         for name, weight in weights.items():
-            parameters[name].copy_(weight)
+            parameters[name].copy_(spread_like(weight, parameters[name]))
 
 
 def save_weights(folder: Path, weights: Tensors) -> None:
@@ -170,7 +172,7 @@ def load_weights(folder: Path) -> Tensors:
 
 def size_of(training: Training) -> tuple[int, int]:
     """Bytes of one checkpoint and of the trained weights alone, as AdamW's two moments make them."""
-    weights = sum(w.numel() * w.element_size() for w in trained_weights(training).values())
+    weights = sum(p.numel() * p.element_size() for p in training.model.parameters() if p.requires_grad)
     return 3 * weights, weights
 
 
@@ -184,8 +186,12 @@ def random_states(gather: bool = False) -> Tensors:
 
 
 def set_random_state(states: Tensors, rank: int = 0) -> None:
-    """Put the state of process `rank` back; one that was not there when it was saved takes the first one's."""
-    rank = rank if f"{rank}.cpu" in states else 0
+    """Put the state of process `rank` back; one that was not there when it was saved gets one that follows from the
+    first one's."""
+    if f"{rank}.cpu" not in states:
+        torch.set_rng_state(states["0.cpu"])
+        torch.manual_seed(int(torch.randint(2**62, ())) + rank)
+        return
     torch.set_rng_state(states[f"{rank}.cpu"])
     if f"{rank}.cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[f"{rank}.cuda"])
@@ -230,14 +236,15 @@ def _write_tensors(path: Path, tensors: Tensors) -> None:
 
 
 def optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
-    """An optimizer's state as tensors by `parameter.name` (on the CPU, no two in one storage) and as what JSON knows."""
+    """An optimizer's state as tensors by `parameter.name` (whole, on the CPU, no two in one storage) and as what JSON knows; every
+    process must call."""
     state = optimizer.state_dict()
     tensors, values, seen = Tensors(), dict[str, Any](), set[int]()
     for name, value in _leaves(state["state"]):
         if not isinstance(value, torch.Tensor):
             values[name] = value
             continue
-        value = value.detach().cpu().contiguous()
+        value = whole(value.detach()).cpu().contiguous()
         place = value.untyped_storage().data_ptr()
         tensors[name] = value.clone() if place in seen else value
         seen.add(place)
@@ -246,13 +253,14 @@ def optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
 
 def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, Any]) -> None:
     """Put back what `optimizer_state` gave."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     slots: dict[Any, Any] = {}
     for name, value in {**tensors, **scalars.get("values", {})}.items():
         index, *path = name.split(".")
         place = slots.setdefault(int(index), {})
         for key in path[:-1]:
             place = place.setdefault(key, {})
-        place[path[-1]] = value
+        place[path[-1]] = spread_like(value, parameters[int(index)]) if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": slots, "param_groups": scalars["param_groups"]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from contextlib import nullcontext
@@ -16,7 +17,19 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, integrity, preflight, rundir, score, supervise, tasks
+from llama_tasks import (
+    adapters,
+    checkpoint,
+    evaluation,
+    files,
+    integrity,
+    parallel,
+    preflight,
+    rundir,
+    score,
+    supervise,
+    tasks,
+)
 from llama_tasks.clean import hook_sha256, told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
@@ -30,8 +43,10 @@ from llama_tasks.report import plain
 from llama_tasks.resume import check_contract
 from llama_tasks.sources import notes, pin
 from llama_tasks.stream import Stream
+from llama_tasks.tokens import IGNORE
 from llama_tasks.train import Training
 
+SHOWN, SHOWN_CHARACTERS = 2, 400  # of the first batch
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
 # Share of the vocabulary above EOS at the end of a text: 0.00 to 0.02 on the embedded base, 0.73 to 0.94 on bases of
 # llama2.c, which never met EOS.
@@ -64,7 +79,7 @@ def finetune(
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
-    base = partial(adapters.load_base, recipe.base, accelerator.device)
+    base = partial(adapters.load_base, recipe.base, accelerator.device, spread=accelerator.is_fsdp2)
     return fit(run, recipe, dataset, base(), accelerator, console, began, resume, overwrite, weights)
 
 
@@ -93,7 +108,10 @@ def fit(
     adapters.freeze(model, recipe.train.freeze)
     data = dataset.stream or dataset.train.tokens
     teacher = load_teacher(recipe, dataset.encoder.tokenizer, accelerator.device)
-    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate), teacher)
+    processes = run.environment().get("processes") if resume else None
+    training = Training(model, data, recipe.train, accelerator, float(recipe.train.learning_rate), teacher, processes)
+    if accelerator.process_index:  # all made the same weights; from here each draws its own dropout
+        torch.manual_seed(recipe.train.seed + accelerator.process_index)
     _introduce(recipe, dataset, model, training, console, learns_to_stop=recipe.adapter != asked.adapter)
     contract = make_contract(recipe, dataset)
     with locked(run.path) if accelerator.is_main_process else nullcontext():
@@ -116,6 +134,7 @@ def fit(
         report = evaluation.evaluate(run, recipe, dataset, reloaded, say, evaluation.all_ranks())
         if on_loaded_base:
             reloaded.unload()
+        accelerator.end_training()
         return report
 
 
@@ -155,6 +174,7 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
     # Precision belongs to base.dtype and accumulation to train.*; what a launcher's settings say of them is not used.
     accelerator = Accelerator(mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output)
     accelerator.gradient_accumulation_steps = 1
+    parallel.check_launch(accelerator)
     return accelerator
 
 
@@ -242,9 +262,11 @@ def save_trained(
     else:
         training.optimizer.eval()
     model = training.accelerator.unwrap_model(training.model)
+    spread = training.accelerator.is_fsdp2
+    weights = parallel.whole_weights(model, trained=recipe.adapter is not None) if spread else None
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
-            adapters.save_trained(model, staging, recipe.base)
+            adapters.save_trained(model, staging, recipe.base, weights)
             dataset.encoder.tokenizer.save_pretrained(staging)
             contract.save(staging)
         rundir.write_json(run.path / integrity.TRAINED, integrity.check(run.adapter, {}, "save it again"))
@@ -296,6 +318,8 @@ def _introduce(
         f"learning rate {recipe.train.learning_rate} · threads {torch.get_num_threads()} of {os.cpu_count()}",
         highlight=False,
     )
+    if training.accelerator.num_processes > 1:
+        console.print(f"processes {training.accelerator.num_processes}, {_layout(model)}", highlight=False)
     if training.plan.saved:
         console.print(
             f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
@@ -316,6 +340,30 @@ def _introduce(
         )
     if not dataset.stream:
         _tell_too_long(len(train.dropped), len(train.truncated), console)
+        _show_first_batch(dataset, training, console)
+
+
+def _show_first_batch(dataset: Dataset, training: Training, console: Console) -> None:
+    """The beginning of the first batch as the model gets it, decoded from its ids; what carries loss stands in ⟦ ⟧."""
+    families = next(iter(training.plan.read(0, {}))).batches[0]
+    members = [member for family in families for member in family.members]
+    console.print(f"first batch, {len(members)} examples; ⟦what carries loss⟧:", highlight=False)
+    for item in members[:SHOWN]:
+        labelled = itertools.groupby(zip(item.input_ids, item.labels, strict=True), key=lambda pair: pair[1] != IGNORE)
+        parts = [(loss, dataset.encoder.tokenizer.decode([i for i, _ in run])) for loss, run in labelled]
+        text = "".join(f"⟦{part}⟧" if loss else part for loss, part in parts)
+        cut = (
+            text
+            if len(text) <= SHOWN_CHARACTERS
+            else f"{text[: SHOWN_CHARACTERS // 2]} … {text[-SHOWN_CHARACTERS // 2 :]}"
+        )
+        console.print(plain(f"  {' '.join(cut.split())}"), highlight=False, markup=False)
+
+
+def _layout(model: Any) -> str:
+    if parallel.is_spread(model):
+        return "the model's weights in pieces on all of them (FSDP2)"
+    return "the whole model on each (DDP)"
 
 
 def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:

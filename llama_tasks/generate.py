@@ -17,6 +17,7 @@ from llama_tasks.adapters import native_of
 from llama_tasks.errors import ModelError
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.model.decoding import can_decode
+from llama_tasks.parallel import is_spread
 from llama_tasks.recipe import Suite
 from llama_tasks.slots import decode_by_slots
 from llama_tasks.tokens import Encoder
@@ -99,4 +100,4 @@ def _decode(
 def _native(model: Any) -> NativeLlamaForCausalLM | None:
     """The native model inside, where it can be decoded by slots."""
     native = native_of(model)
-    return native if native is not None and can_decode(native) else None
+    return native if native is not None and can_decode(native) and not is_spread(native) else None

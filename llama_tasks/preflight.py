@@ -45,8 +45,7 @@ def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training
             raise OutOfMemory(_training_advice(recipe, tokens, training))
         if not _fits(lambda: evaluate(recipe, dataset, training, recipe.eval.tokens_per_batch)):
             raise OutOfMemory(_evaluation_advice(recipe, dataset, training))
-        if training.accelerator.is_main_process:
-            _save(folder, training)
+        _save(folder, training)
 
 
 def check_space(folder: Path, training: Training) -> None:
@@ -91,16 +90,17 @@ def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_ba
 
 def _save(folder: Path, training: Training) -> None:
     """One save into a scratch folder, which goes again. Raises RunError where the disk refuses."""
-    scratch = folder / f".preflight.{training.accelerator.process_index}.gone"
+    scratch = folder / ".preflight.gone"
     try:
-        scratch.mkdir(parents=True, exist_ok=True)
+        if training.accelerator.is_main_process:
+            scratch.mkdir(parents=True, exist_ok=True)
         checkpoint.save(scratch, training, {})
     except OSError as error:
         if files.is_full(error):
             raise RunError(full(folder, training)) from None
         raise
     finally:
-        if scratch.exists():
+        if training.accelerator.is_main_process and scratch.exists():
             files.remove(scratch)
 
 

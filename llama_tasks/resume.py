@@ -13,7 +13,7 @@ from llama_tasks.clean import hook_sha256
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import make_renderer
 from llama_tasks.errors import RunError
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import Recipe, leaves
 from llama_tasks.rundir import RunDirectory
 from llama_tasks.tokens import Encoder
 
@@ -88,13 +88,5 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     """Dotted key -> value; and the metric that chooses the best weights, which is the suite's first where none is named."""
     train = recipe.train
     lead = train.metric_for_best_model or next(iter(recipe.eval.metrics), None)
-    flat = dict(_leaves(dataclasses.asdict(recipe)))
+    flat = dict(leaves(dataclasses.asdict(recipe)))
     return {**flat, "train.metric_for_best_model": lead}
-
-
-def _leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value

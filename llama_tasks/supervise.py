@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llama_tasks import adapters, checkpoint, evaluation, files, rundir
+from llama_tasks import adapters, checkpoint, evaluation, files, parallel, rundir
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
@@ -73,7 +73,14 @@ def train(
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
-    training.accelerator.end_training()
+        except RuntimeError as error:
+            if not parallel.is_lost(error):
+                raise
+            last = checkpoint.newest(run.checkpoints)
+            raise RunError(
+                f"Another process of this run is gone (its own message, or its machine's log, says why), so it stops after step "
+                f"{training.step}. Last good checkpoint: {last or 'none'}. Go on with --resume, on as many processes as you have."
+            ) from None
     if main:
         parameters = adapters.count_parameters(training.model)
         run.log({"event": "end", "step": training.step, "best_step": keeper.best_step or training.step,
@@ -104,7 +111,8 @@ def begin(
         if overwrite:
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)
-        run.create(recipe, {**environment, "base": base_sha256, "command": rundir.command_line()})
+        more = {"base": base_sha256, "command": rundir.command_line(), "processes": training.processes}
+        run.create(recipe, {**environment, **more})
         _keep_contract(run, contract)
     training.accelerator.wait_for_everyone()
     return Keeper()
@@ -139,12 +147,13 @@ def _resume(
     newest = checkpoint.newest(run.checkpoints)
     if newest is None:
         tell(f"{run.path} was stopped before its first checkpoint; beginning at step 1.")
-        run.rewind_log(0)
         if main:
+            run.rewind_log(0)
             _keep_contract(run, contract)
         return Keeper()
     extra = checkpoint.restore(newest, training)
-    run.rewind_log(training.step)
+    if main:
+        run.rewind_log(training.step)
     keeper = Keeper(seconds_before=extra.pop("seconds"), **extra)
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
@@ -218,13 +227,13 @@ class Watch:
         """Write a checkpoint, then remove older ones. Raises RunError where the disk is full."""
         keeper = self.keeper
         random = checkpoint.random_states(gather=self.training.accelerator.num_processes > 1)
-        if self.main:
-            extra = {"best_value": keeper.best_value, "best_step": keeper.best_step, "evaluated": keeper.evaluated,
-                     "waited": keeper.waited, "skipped": keeper.skipped,
-                     "seconds": keeper.seconds_before + time.perf_counter() - self.began}  # fmt: skip
-            needs = [] if keeper.best_value is None else [f"best-{keeper.best_step}"]
-            with self._disk():
-                checkpoint.save(self.run.checkpoints, self.training, extra, random, needs)
+        extra = {"best_value": keeper.best_value, "best_step": keeper.best_step, "evaluated": keeper.evaluated,
+                 "waited": keeper.waited, "skipped": keeper.skipped,
+                 "seconds": keeper.seconds_before + time.perf_counter() - self.began}  # fmt: skip
+        needs = [] if keeper.best_value is None else [f"best-{keeper.best_step}"]
+        with self._disk():
+            checkpoint.save(self.run.checkpoints, self.training, extra, random, needs)
+            if self.main:
                 checkpoint.keep_newest(self.run.checkpoints, 2)
         self.training.accelerator.wait_for_everyone()
 
@@ -238,6 +247,7 @@ class Watch:
             if better:
                 with self._disk():
                     checkpoint.save_weights(self.run.checkpoints / f"best-{step}", self.keeper.weights)
+        self.meter.score = f"{name} {value:.2f}"
         self.meter.say(f"step {step}: validation {name} {value:.2f}{' (best so far)' if better else ''}")
 
     def _tell_skipped(self, report: StepReport) -> None:
@@ -287,7 +297,7 @@ def _measure(recipe: Recipe, dataset: Dataset, model: Any) -> tuple[str, float]:
 
 
 def _log_line(report: StepReport) -> dict[str, Any]:
-    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": _finite(report.loss, 5),
+    return {"event": "step", "step": report.step, "epoch": round(report.epoch, 3), "loss": _finite(report.loss, 7),
             "learning_rate": report.learning_rate, "grad_norm": _finite(report.grad_norm, 4),
             "tokens_per_second": round(report.tokens_per_second, 1)}  # fmt: skip
 

@@ -23,6 +23,7 @@ from llama_tasks.errors import LlamaTasksError, RecipeError
 from llama_tasks.model.loss import sum_of_losses
 from llama_tasks.optimizers import make_optimizer, make_scheduler
 from llama_tasks.packing import Batch, collate
+from llama_tasks.parallel import prepare, spread, whole
 from llama_tasks.perturbation import Perturbation
 from llama_tasks.plan import Step
 from llama_tasks.rank_allocation import RankAllocation
@@ -61,7 +62,12 @@ class StepReport:
 
 
 class Training:
-    """Model, optimizer and schedule of one run, and the position in the data."""
+    """Model, optimizer and schedule of one run, and the position in the data.
+
+    Attributes:
+        processes: by how many processes an optimizer step is counted: as many as there are, but in a resumed run as many as
+            it began with, so that its steps stay the same on another number.
+    """
 
     def __init__(
         self,
@@ -71,10 +77,12 @@ class Training:
         accelerator: Accelerator,
         learning_rate: float,
         teacher: Teacher | None = None,
+        processes: int | None = None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
-        self.plan = make_plan(data, config, config.gradient_accumulation_steps * accelerator.num_processes)
+        self.processes = processes or accelerator.num_processes
+        self.plan = make_plan(data, config, config.gradient_accumulation_steps * self.processes)
         if not self.plan.total_steps:
             raise RecipeError(
                 f"train.num_train_epochs={config.num_train_epochs} is less than one optimizer step; nothing would be trained."
@@ -83,8 +91,9 @@ class Training:
             _checkpoint_gradients(model)
         self.teacher, self.perturbation = teacher, Perturbation(model, config)
         warmup = _warmup(config, self.total_steps)
+        spread(model, accelerator)
         optimizer = make_optimizer(model, config, learning_rate, warmup)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = prepare(accelerator, model, optimizer)
         self.scheduler = make_scheduler(self.optimizer, config, warmup, self.total_steps)
         self.allocation = RankAllocation.of(model, self.total_steps)
         self.step = 0
@@ -138,8 +147,8 @@ class Training:
         batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
         loss = self.accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        skipped = self._skipped(loss, float(norm), batches)
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)))
+        skipped = self._skipped(loss, norm, batches)
         learning_rate = self.scheduler.get_last_lr()[0]
         if skipped:
             self.optimizer.zero_grad(set_to_none=True)  # a step without gradients changes neither weights nor moments
@@ -155,7 +164,7 @@ class Training:
             self.total_steps,
             step.epoch,
             loss,
-            float(norm),
+            norm,
             learning_rate,
             tokens,
             targets,
@@ -217,7 +226,7 @@ class Training:
         )
 
     def _weights_are_finite(self) -> bool:
-        return all(bool(p.isfinite().all()) for p in self.model.parameters() if p.requires_grad)
+        return all(bool(whole(p).isfinite().all()) for p in self.model.parameters() if p.requires_grad)
 
 
 def _checkpoint_gradients(model: Any) -> None:

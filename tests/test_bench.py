@@ -19,6 +19,7 @@ import decode
 import generate
 import gpu
 import imports
+import loop
 import results
 import roofline
 import same
@@ -63,6 +64,14 @@ def test_another_first_step_is_refused(model: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(same, "draw_alike", lambda native, peer: None)
     with pytest.raises(SystemExit, match="do not compute the same"):
         same.check(model, "tiny", "22+22", 256, 1500)
+
+
+def test_the_loop_beside_a_bare_one(model: str) -> None:
+    """Both train the same weights by the same batches; what is measured are shares."""
+    found = loop.measure(model, "tiny", rounds=2, batch_tokens=256)
+    assert 0.5 < found["loop_over_bare"] < 3  # a model this small is mostly overhead, and two steps say little
+    assert 0 < found["checkpoint_share"] < 1
+    assert min(found["seconds_per_step"].values()) > 0
 
 
 def test_native_nf4_has_smaller_weights(model: str) -> None:
@@ -217,6 +226,8 @@ def test_every_table_renders(tmp_path: Path) -> None:
         "imports.json": [{"command": "report", "seconds": 0.4, "packages": {"numpy": 0.1}, **about}],
         "gpu.json": [{"gpu": "G", "shape": "8B", "what": "lora", "engine": "native", "attention": "sdpa", "rows": "packed",
                       "skipped": "the time was out", **about}],
+        "loop.json": [{"shape": "15M", "batch_tokens": 2048, "loop_over_bare": 1.012, "checkpoint_share": 0.0031, **about}],
+        "plan.json": [{"recipe": "r.yaml", "said": 2**20, "taken": 2**21, "ratio": 0.5, **about}],
     }  # fmt: skip
     empty = "".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in tables.TABLES)
     assert tables.render(empty, tmp_path).count("Not measured yet.") == len(tables.TABLES)
@@ -225,7 +236,8 @@ def test_every_table_renders(tmp_path: Path) -> None:
     page = tables.render(empty, tmp_path)
     for shown in ("| 5q | 2.00x | 3.50x | 0.50x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |", "| 20% |", "| 1.31x |",
                   "| 4, 5, 9 | 27 | 10 (8) | 2.70x | 0.0%, 1.0% |", "| 41 | 10 (4) | 4.10x | 2e-06 |",
-                  "| `llama-tasks report` | 0.4 |", "none: the time was out"):  # fmt: skip
+                  "| `llama-tasks report` | 0.4 |", "none: the time was out",
+                  "| +1.2% | 0.31% of the time |", "| `r.yaml` | 1 MiB | 2 MiB | 0.50 |"):  # fmt: skip
         assert shown in page
     assert "Measured 2026-01-02 on P (avx2) with torch 2." in page
     assert tables.render(page, tmp_path) == page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,6 +166,8 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
     assert list((workplace / "runs/mine/trackers").glob("**/events.out.tfevents.*"))
     shown = capsys.readouterr().out
     assert "ROUGE-L" in shown
+    assert "⟦what carries loss⟧" in shown and "</s>⟧" in shown.split("step 1/")[0]  # the first batch, before step 1
+    assert re.search(r"tokens/s +[\d.]+ [MG]i?B", " ".join(shown.split()))
     run = workplace / "runs/mine"
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert files >= {

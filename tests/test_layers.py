@@ -16,13 +16,13 @@ ORDER = [
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",),
-    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",),
+    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",), ("parallel",),
     ("distillation", "optimizers", "perturbation"), ("train",), ("checkpoint",),
     ("streaming",), ("dataset",), ("sampling",), ("slots", "engines"), ("generate", "score", "attribution"), ("choices",),
     ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
     ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight",), ("resume",),
-    ("supervise",), ("finetune", "inspection", "verify", "convert"),
+    ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight", "devices"),
+    ("estimate", "resume"), ("supervise",), ("finetune", "inspection", "verify", "convert", "planning", "runs"),
     ("crossval", "verify_recipe", "explain"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -68,6 +68,7 @@ def run(request: dict[str, Any], command: Any) -> None:
 
 def prepare(fault: dict[str, Any]) -> None:
     """Arrange what shall go wrong in this process."""
+    os.environ.update(fault.get("environment", {}))
     if "mount" in fault:
         mount(*fault["mount"])
     if "memory" in fault:  # bytes of address space beyond what the process has now, as `ulimit -v` would say

@@ -1,9 +1,10 @@
-"""Commands about a recipe: finetune, crossval, inspect."""
+"""Commands about a recipe, and about what they left: finetune, crossval, inspect, plan, runs."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from llama_tasks.cli.common import EXAMPLE, Commands, command, is_first, open_console, show
@@ -27,6 +28,19 @@ def add(commands: Commands) -> None:
     inspect = command(commands, "inspect", "show what the model will see: prompts, ids, mask, audit", "recipe")
     inspect.add_argument("--html", type=Path, metavar="FILE", help="also write a page that needs no network")
     inspect.set_defaults(run_command=_inspect)
+    plan = command(
+        commands, "plan", "parameters, memory, steps and time of a recipe, before anything is loaded", "recipe"
+    )
+    plan.add_argument("--gpu", help="such as h100 or rtx4090; by default this machine")
+    plan.add_argument("--num", type=int, default=1, metavar="N", help="how many of them (default 1)")
+    plan.add_argument("--fsdp", action="store_true", help="the model in N pieces (recipes/launch/fsdp2.yaml)")
+    plan.set_defaults(run_command=_plan)
+    text = "list the runs in a folder, or compare recipes and scores of two"
+    runs = commands.add_parser("runs", help=text, description=text, allow_abbrev=False)
+    runs.add_argument(
+        "places", type=Path, nargs="*", metavar="DIR", help="a folder of runs (default: runs), or two runs"
+    )
+    runs.set_defaults(run_command=_runs)
 
 
 def _finetune(args: argparse.Namespace) -> None:
@@ -68,3 +82,30 @@ def _inspect(args: argparse.Namespace) -> None:
     from llama_tasks.inspection import inspect
 
     inspect(recipe, console, args.html)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from llama_tasks.recipe import load_recipe
+
+    recipe = load_recipe(args.recipe, args.overrides)
+    console = open_console()
+    from llama_tasks import planning
+
+    planning.tell(planning.plan(recipe, args.gpu, max(1, args.num), args.fsdp), console)
+
+
+def _runs(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from llama_tasks import runs
+    from llama_tasks.errors import RunError
+    from llama_tasks.rundir import RunDirectory
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)  # a file gets whole lines
+    if len(args.places) > 2:
+        raise RunError("Two runs are compared at a time.")
+    if len(args.places) == 2:
+        console.print(runs.compare(*map(RunDirectory, args.places)))
+        return
+    folder = args.places[0] if args.places else Path("runs")
+    console.print(runs.table([runs.summarise(run, folder) for run in runs.find(folder)]))

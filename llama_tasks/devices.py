@@ -1,0 +1,84 @@
+"""What a machine can do: GPUs by their data sheets, this one by asking it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import torch
+
+from llama_tasks.errors import RecipeError, did_you_mean
+
+GIB = 2**30
+PROBE_SECONDS = 0.3
+#: Part of its peak that a device reaches over a whole training step; for GPUs a usual figure of dense training, for CPUs measured
+#: (docs/performance.md: the loop reaches about so much of its own matrix products).
+UTILISATION = {"gpu": 0.4, "cpu": 0.7}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor: bytes of memory, bytes/s from it, dense matrix FLOP/s in the precision of the training."""
+
+    name: str
+    memory: int
+    bandwidth: float
+    flops: float
+    utilisation: float
+
+
+def _gpu(name: str, gigabytes: int, gigabytes_per_second: float, teraflops: float) -> Device:
+    return Device(name, gigabytes * GIB, gigabytes_per_second * 1e9, teraflops * 1e12, UTILISATION["gpu"])
+
+
+#: NVIDIA's data sheets: memory, memory bandwidth, dense bfloat16 tensor-core peak with float32 sums (T4: float16; it has no
+#: bfloat16). SXM where there are several forms.
+GPUS = {
+    "t4": _gpu("T4", 16, 320, 65),
+    "rtx3090": _gpu("RTX 3090", 24, 936, 71),
+    "rtx4090": _gpu("RTX 4090", 24, 1008, 165),
+    "l4": _gpu("L4", 24, 300, 121),
+    "a10": _gpu("A10", 24, 600, 125),
+    "a100-40": _gpu("A100 40GB", 40, 1555, 312),
+    "a100-80": _gpu("A100 80GB", 80, 2039, 312),
+    "h100": _gpu("H100", 80, 3350, 989),
+    "h200": _gpu("H200", 141, 4800, 989),
+    "b200": _gpu("B200", 180, 8000, 2250),
+}
+
+
+def find(name: str | None, rows: int, width: int, dtype: torch.dtype) -> Device:
+    """The GPU of that name; without one, this machine's own GPU where the table has it, else its CPU, measured by a product
+    [rows, width] x [width, width]. Raises RecipeError for a name that the table does not have."""
+    if name is not None:
+        if name not in GPUS:
+            raise RecipeError(f"--gpu {name}: not in the table ({', '.join(GPUS)}).{did_you_mean(name, list(GPUS))}")
+        return GPUS[name]
+    if torch.cuda.is_available():
+        seen = torch.cuda.get_device_properties(0)
+        flops = product_rate(rows, width, dtype, "cuda")
+        return Device(seen.name, seen.total_memory, 0.0, flops, UTILISATION["gpu"])
+    return Device("this CPU", _free_memory(), 0.0, product_rate(rows, width, dtype, "cpu"), UTILISATION["cpu"])
+
+
+def product_rate(rows: int, width: int, dtype: torch.dtype, device: str) -> float:
+    """FLOP/s of matrix products on this machine: the best of some within a third of a second."""
+    left, right = (
+        torch.randn(rows, width, dtype=dtype, device=device),
+        torch.randn(width, width, dtype=dtype, device=device),
+    )
+    best, end = float("inf"), time.perf_counter() + PROBE_SECONDS
+    left @ right
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        left @ right
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * rows * width * width / best
+
+
+def _free_memory() -> int:
+    """Bytes that a new program may use."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,145 @@
+"""What `plan` says: by formula what autograd saves, on paper what is known of published models, in a process what it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from tiny import make_base, make_rows, recipe_text
+
+from llama_tasks import adapters, cli, devices, estimate, planning
+from llama_tasks.errors import RecipeError
+from llama_tasks.model import NativeLlamaForCausalLM
+from llama_tasks.packing import Family, collate
+from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
+from llama_tasks.tokens import Tokens
+
+SMALL = {
+    "vocab_size": 500, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True,
+}  # fmt: skip
+EIGHT_B = {
+    "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "max_position_embeddings": 8192,
+}  # fmt: skip
+
+
+def recipe(config: dict, adapter: dict | None, **train: object) -> Recipe:
+    settings = TrainConfig(learning_rate=1e-3, **train)  # type: ignore[arg-type]
+    return Recipe(task="text", base=BaseConfig(config=config, dtype="float32"), adapter=adapter, train=settings)
+
+
+def saved_bytes(model: NativeLlamaForCausalLM, responses: int) -> int:
+    """What autograd saves over the forward pass of ten examples of 100 tokens, weights left out."""
+    items = [Tokens(str(i), list(range(5, 105)), 100 - responses) for i in range(10)]
+    batch = collate([Family((item,)) for item in items])
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(**batch.inputs(), labels=batch.labels, num_items_in_batch=batch.num_targets, skip_logits=True)
+    return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in weights)
+
+
+@pytest.mark.parametrize("adapter", [{"r": 8}, None])
+@pytest.mark.parametrize("responses", [10, 90])
+def test_activations_are_what_autograd_saves(adapter: dict | None, responses: int) -> None:
+    asked = recipe(SMALL, adapter)
+    model = adapters.attach(adapters.new_model(SMALL), adapter, BaseConfig()).train()
+    read = 10 * responses if responses == 10 else 1000
+    needs = estimate.memory(asked, estimate.shape_of(asked), estimate.Batch(1000, read, 10 * responses), "cpu")
+    assert needs.activations / estimate.HELD["cpu"] == pytest.approx(saved_bytes(model, responses), rel=0.06)
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    asked = recipe(SMALL, {"r": 8})
+    shape = estimate.shape_of(asked)
+    counted = adapters.count_parameters(adapters.attach(adapters.new_model(SMALL), {"r": 8}, BaseConfig()))
+    assert (shape.trained, shape.linear + shape.other + shape.trained) == (counted.trainable, counted.total)
+
+
+def test_eight_billion_on_paper() -> None:
+    """16 GB of bf16 weights, a little over 5 GB in NF4; on 8 devices an eighth of all that is cut."""
+    shape = estimate.shape_of(recipe(EIGHT_B, {"r": 16}))
+    assert shape.linear + shape.other == 8_030_261_248
+    batch = estimate.Batch(4096, 1000, 1000)
+    asked = recipe(EIGHT_B, {"r": 16})
+    bf16 = Recipe("text", base=BaseConfig(config=EIGHT_B), adapter={"r": 16}, train=asked.train)
+    nf4 = Recipe("text", base=BaseConfig(config=EIGHT_B, quantization="nf4"), adapter={"r": 16}, train=asked.train)
+    alone, packed = estimate.memory(bf16, shape, batch, "cuda"), estimate.memory(nf4, shape, batch, "cuda")
+    assert alone.weights == 2 * 8_030_261_248
+    assert 5.0e9 < packed.weights < 6.0e9
+    assert estimate.memory(bf16, shape, batch, "cuda", spread=8).weights == alone.weights // 8
+    lean = Recipe(
+        "text", base=bf16.base, adapter={"r": 16}, train=TrainConfig(learning_rate=1e-3, gradient_checkpointing=True)
+    )
+    assert estimate.memory(lean, shape, batch, "cuda").activations < alone.activations / 8
+
+
+def test_the_optimizer_is_asked_for_its_state() -> None:
+    assert estimate.state_bytes(TrainConfig(learning_rate=1e-3)) == 8
+    assert estimate.state_bytes(TrainConfig(learning_rate=1e-3, optim="sgd")) == 0
+
+
+def test_time_is_work_by_rate() -> None:
+    asked = recipe(EIGHT_B, {"r": 16})
+    shape = estimate.shape_of(asked)
+    flops = estimate.flops_per_step(asked, shape, tokens=1e6, targets=1e6, mean_length=0)
+    assert flops == pytest.approx(4e6 * 8.03e9, rel=0.1)  # 4 P a token
+    assert estimate.seconds(flops, devices.GPUS["h100"], 8) == pytest.approx(flops / (8 * 0.4 * 989e12))
+
+
+def test_the_command_tells_and_loads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"document": f"Anna has {n} apples and {n} pears.", "summary": f"{n} apples."} for n in range(60)]
+    base = make_base(tmp_path / "base")
+    text = recipe_text("summarize", base, make_rows(tmp_path / "rows.jsonl", rows)).replace(
+        "prompt:", "  constants: {lang: en}\nprompt:"
+    )
+    (tmp_path / "mine.yaml").write_text(text + "adapter: {r: 4}\n")
+    (base / "model.safetensors").unlink()  # the configuration is enough
+    monkeypatch.setattr(devices, "PROBE_SECONDS", 0.01)
+    assert cli.main(["plan", str(tmp_path / "mine.yaml")]) == 0
+    here = capsys.readouterr().out
+    for word in (
+        "4,096 of 170,144 parameters",
+        "steps",
+        "activations",
+        "optimizer",
+        "peak",
+        "fits",
+        "this CPU",
+        "rows and tokens",
+    ):
+        assert word in here, here
+    assert cli.main(["plan", str(tmp_path / "mine.yaml"), "--gpu", "h200", "--num", "8"]) == 0
+    assert "8 x H200 with" in capsys.readouterr().out
+    assert cli.main(["plan", str(tmp_path / "mine.yaml"), "--gpu", "h20"]) == 2
+    assert "Did you mean" in capsys.readouterr().err
+    assert cli.main(["plan", str(tmp_path / "mine.yaml"), "adapter={peft_type: IA3}"]) == 2
+
+
+def test_what_does_not_fit_is_said() -> None:
+    asked = recipe(EIGHT_B, {"r": 16})
+    shape, batch = estimate.shape_of(asked), estimate.Batch(4096, 4096, 4096)
+    needs = estimate.memory(asked, shape, batch, "cuda")
+    largest = estimate.largest_batch(asked, shape, batch, "cuda", devices.GPUS["t4"].memory)
+    assert largest is None
+    outlook = planning.Outlook(shape, batch, needs, devices.GPUS["t4"], 1, 10, 40960, 100.0, largest)
+    console = Console(record=True, width=100, quiet=False)
+    planning.tell(outlook, console)
+    assert "DOES NOT FIT" in console.export_text()
+    room = estimate.largest_batch(asked, shape, batch, "cuda", 80 * devices.GIB)
+    assert room is not None and room >= 1024
+
+
+def test_an_adapter_without_a_formula_is_refused() -> None:
+    with pytest.raises(RecipeError, match="IA3"):
+        estimate.check(recipe(SMALL, {"peft_type": "IA3"}))
