@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import streaming, tasks, token_cache
-from llama_tasks.audit import Audit, Finding, stop_on
+from llama_tasks.audit import Audit, stop_on
 from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
@@ -34,7 +34,7 @@ class Dataset:
         prompts: split name -> rendered examples, every row.
         train: the training split as tokens; of a stream, its first rows (those in `prompts` too).
         fingerprints: split name -> rows, source, SHA-256.
-        findings: of the audit: what is allowed by the recipe, and what is only told.
+        findings: of the audit, in words: what is allowed by the recipe, and what is only told.
         stream: the training rows where they do not fit memory.
     """
 
@@ -45,7 +45,7 @@ class Dataset:
     prompts: dict[str, list[Prompt]]
     train: Encoded
     fingerprints: dict[str, dict[str, Any]]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     stream: Stream | None = None
 
 
@@ -77,11 +77,16 @@ def prepare(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Dataset:
     prompts["train"] = [prompt for prompt in held if prompt.example.id not in drawn]
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
-        raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
+        raise DataError(
+            f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length "
+            f"({recipe.prompt.max_length} tokens); raise it."
+        )
     audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
-    stop_on(findings, recipe.prompt.allow, named_by(splits))
-    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
+    where = named_by(splits)
+    stop_on(findings, recipe.prompt.allow, where)
+    told = [finding.told(where) for finding in findings]
+    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, told, stream)
 
 
 def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool = False) -> Encoded:
@@ -166,7 +171,7 @@ def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[Task
 
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
     """Rows -> Examples -> Prompts, every row of a split."""
-    return [renderer(example) for row in split.rows for example in task.examples(row, training=training)]
+    return [renderer(example, row.where) for row in split.rows for example in task.examples(row, training=training)]
 
 
 def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:
@@ -186,7 +191,7 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     bad = BadRows(hint="Mend them: every row gets its prediction, none is set aside.")
     examples = [made[0] for _, made in tasks.examples_of(lambda row: [task.example(row)], filled, bad)]
     bad.settle()
-    prompts = [renderer(example) for example in examples]
+    prompts = [renderer(example, row.where) for example, row in zip(examples, rows, strict=True)]
     prompts = [
         prompt if task.target_column in row.values else replace(prompt, example=replace(prompt.example, references=()))
         for prompt, row in zip(prompts, rows, strict=True)

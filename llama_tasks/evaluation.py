@@ -18,6 +18,7 @@ from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json, write_jsonl
 from llama_tasks.tasks import Task
+from llama_tasks.tokens import loses_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -174,21 +175,21 @@ def predict(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
     if suite.scoring == "likelihood":
         choices = [prompt.example.choices for prompt in prompts]
         longest = max(map(len, encoder.ids(sorted({choice for row in choices for choice in row}))), default=0)
-        ids = encoder.fit(prompts, longest + 2)
-        scored = score_choices(model, encoder, prompts, ids, choices, suite.tokens_per_batch)
+        fitted = encoder.fit(prompts, longest + 2)
+        scored = score_choices(model, encoder, prompts, fitted.ids, choices, suite.tokens_per_batch)
         answers = [_chosen(task, found) for found in scored]
     else:
-        ids = encoder.fit(prompts, suite.max_new_tokens)
+        fitted = encoder.fit(prompts, suite.max_new_tokens)
         answers = [
             {"prediction": task.parse(output.text, prompt.example.lang), "raw": output.text, "finish": output.finish,
              "output_tokens": output.tokens}
-            for prompt, output in zip(prompts, generate(model, encoder, ids, suite), strict=True)
+            for prompt, output in zip(prompts, generate(model, encoder, fitted.ids, suite), strict=True)
         ]  # fmt: skip
-    whole = [len(prompt_ids) for prompt_ids in encoder.prompt_ids(prompts)]
     return [
-        {**_row(prompt, len(i)), "shortened": len(i) < n, **answer, **_failure(task, prompt, answer["prediction"])}
-        for prompt, i, n, answer in zip(prompts, ids, whole, answers, strict=True)
-    ]
+        {**_row(prompt, len(ids)), **_cut(prompt, fitted.shortened.get(i)), **answer,
+         **_failure(task, prompt, answer["prediction"])}
+        for i, (prompt, ids, answer) in enumerate(zip(prompts, fitted.ids, answers, strict=True))
+    ]  # fmt: skip
 
 
 def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) -> int:
@@ -309,6 +310,11 @@ def _row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
 def _failure(task: Task, prompt: Prompt, prediction: str) -> dict[str, str]:
     name = task.failure(prediction, prompt.example)
     return {"failure": name} if name else {}
+
+
+def _cut(prompt: Prompt, shorter: Prompt | None) -> dict[str, bool]:
+    lost = shorter is not None and loses_answer(prompt, shorter)
+    return {"shortened": shorter is not None, **({"answer_cut": True} if lost else {})}
 
 
 def _chosen(task: Task, choices: Mapping[str, float]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Example:
         turns: earlier exchanges of a dialogue, oldest first; their answers are learned too.
         variant: chooses among the task's templates beside the language (`pair`: `default.pair`, `zh.pair`).
         weight: of the example's loss.
+        spans: what the answer takes out of the main field. An example whose shortened field lost one is not trained on.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Example:
     turns: tuple[Turn, ...] = ()
     variant: str = ""
     weight: float = 1.0
+    spans: tuple[str, ...] = ()
 
 
 class Task:
@@ -142,14 +144,15 @@ def texts_of(row: Row, field: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def lang_of(row: Row, main_field: str, field: str = "lang") -> str:
-    """The row's language code (`zh-CN` is `zh`); a row that does not say is looked at, in its main field alone, so that
-    it gets the same prompt with and without its answer."""
-    value: Any = row.values.get(field)
+def lang_of(row: Row, *fields: str) -> str:
+    """The row's language code (`zh-CN` is `zh`); a row that does not say is looked at, in these fields of its input alone, so
+    that it gets the same prompt with and without its answer. It is Chinese where one of them is: a passage full of foreign
+    names with a Chinese question is."""
+    value: Any = row.values.get("lang")
     if value is None:
-        return guess_lang(text_of(row, main_field))
+        return "zh" if "zh" in [guess_lang(text_of(row, field)) for field in fields] else "en"
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{row.where}: the field {field!r} must be a language code such as en or zh, not {value!r}.")
+        raise DataError(f"{row.where}: the field 'lang' must be a language code such as en or zh, not {value!r}.")
     return primary(value)
 
 
