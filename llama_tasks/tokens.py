@@ -342,6 +342,6 @@ def _too_long(too_long: list[tuple[Prompt, int]], total: int, limit: int) -> str
     prompt, longest = max(too_long, key=lambda item: item[1])
     return (
         f"{len(too_long)} of {total} examples are longer than prompt.max_length allows ({limit} tokens); the longest is "
-        f"{prompt.name} with {longest}. Raise prompt.max_length, or say prompt.on_too_long=truncate_prompt (shortens the text, never "
-        "the answer) or prompt.on_too_long=drop."
+        f"{prompt.name} with {longest}. Raise prompt.max_length, or say prompt.on_too_long=truncate_prompt (shortens the "
+        "text, never the answer) or prompt.on_too_long=drop."
     )

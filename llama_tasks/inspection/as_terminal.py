@@ -92,13 +92,10 @@ def _too_long(found: Inspection) -> Iterator[Text]:
     """What happens to training rows that are too long, with the first of them; where a training stops on them a finding says so."""
     if found.recipe.prompt.on_too_long == "error":
         return
-    for done, (total, first) in (
-        ("dropped, too long", found.dropped),
-        ("  of these, the answer stands in what would be cut off", found.answer_cut),
-        ("shortened", found.shortened),
-    ):
+    cut = f" ({found.answer_cut:,} of them because shortening would cut out the answer)" if found.answer_cut else ""
+    for done, (total, first), why in (("dropped, too long", found.dropped, cut), ("shortened", found.shortened, "")):
         if total:
-            yield Text(plain(f"{done}: {total:,}, first {', '.join(map(found.where, first))}"), "yellow")
+            yield Text(plain(f"{done}: {total:,}{why}, first {', '.join(map(found.where, first))}"), "yellow")
 
 
 def _labels(found: Inspection) -> Table:

@@ -71,7 +71,7 @@ class Inspection:
     report: Report
     dropped: tuple[int, list[str]]
     shortened: tuple[int, list[str]]
-    answer_cut: tuple[int, list[str]]
+    answer_cut: int
     examples: list[Seen]
     rows: dict[str, Shown]
     special: dict[str, tuple[int, str] | None]
@@ -106,7 +106,7 @@ def look(
     drawn = dataset.draw_fewshot(recipe, task, renderer, splits["train"])
     is_text = task.name == "text"
     audit, sample = Audit(encoder, is_text), _Sample()
-    dropped, shortened, answer_cut = _Counted(), _Counted(), _Counted()
+    dropped, shortened, answer_cut = _Counted(), _Counted(), 0
     for name, split in splits.items():
         for prompts in _prompts(task, renderer, split, name == "train"):
             encode = encoder.blocks if is_text else encoder.encode
@@ -116,12 +116,12 @@ def look(
             sample.add(learned, encoded.tokens)
             dropped.add(encoded.dropped)
             shortened.add(encoded.truncated)
-            answer_cut.add(encoded.answer_cut)
+            answer_cut += len(encoded.answer_cut)
     report = audit.report()
     if dropped.total and config.on_too_long == "error":
         report.findings.insert(0, _too_long(dropped, config.max_length))
     examples = list(sample.seen(Speller(tokenizer)))
-    named = [*dropped.first, *shortened.first, *answer_cut.first, *(example.id for example in examples)]
+    named = [*dropped.first, *shortened.first, *(example.id for example in examples)]
     return Inspection(
         recipe=recipe,
         task=task.name,
@@ -131,7 +131,7 @@ def look(
         report=report,
         dropped=(dropped.total, dropped.first),
         shortened=(shortened.total, shortened.first),
-        answer_cut=(answer_cut.total, answer_cut.first),
+        answer_cut=answer_cut,
         examples=examples,
         rows=_named(report, named, task, renderer, splits),
         special=_special(tokenizer),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -214,12 +215,22 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+@contextlib.contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    """What goes wrong on the way to a URL as a DataError: drivers raise what their libraries do (aiohttp's, botocore's)."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{url} cannot be reached: {str(error).rstrip('.') or type(error).__name__}.") from None
+
+
 def is_folder(name: str) -> bool:
     """Whether it is a folder, here or behind the URL."""
     if not is_url(name):
         return Path(name).expanduser().is_dir()
     filesystem, path = filesystem_of(name)
-    return bool(filesystem.isdir(path))
+    with _reachable(name):
+        return bool(filesystem.isdir(path))
 
 
 def is_file(name: str) -> bool:
@@ -227,7 +238,8 @@ def is_file(name: str) -> bool:
     if not is_url(name):
         return Path(name).expanduser().is_file()
     filesystem, path = filesystem_of(name)
-    return bool(filesystem.isfile(path))
+    with _reachable(name):
+        return bool(filesystem.isfile(path))
 
 
 def entries(folder: str) -> list[str]:
@@ -235,7 +247,8 @@ def entries(folder: str) -> list[str]:
     if not is_url(folder):
         return [str(path) for path in sorted(Path(folder).expanduser().iterdir())]
     filesystem, path = filesystem_of(folder)
-    return sorted(filesystem.unstrip_protocol(found) for found in filesystem.ls(path, detail=False))
+    with _reachable(folder):
+        return sorted(filesystem.unstrip_protocol(found) for found in filesystem.ls(path, detail=False))
 
 
 def matches(pattern: str) -> list[str]:
@@ -246,5 +259,6 @@ def matches(pattern: str) -> list[str]:
         found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
         return sorted(name for name in found if Path(name).is_file())
     filesystem, path = filesystem_of(pattern)
-    found = [name for name in filesystem.glob(path) if filesystem.isfile(name)]
+    with _reachable(pattern):
+        found = [name for name in filesystem.glob(path) if filesystem.isfile(name)]
     return sorted(filesystem.unstrip_protocol(name) for name in found)

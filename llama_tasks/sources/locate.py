@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
 from llama_tasks.sources import hub, readers
 from llama_tasks.sources.files import COMPRESSIONS, File, entries, is_file, is_folder, is_url, matches
-from llama_tasks.sources.rows import BadRows, Row
+from llama_tasks.sources.rows import BadRows, Row, listed
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train", "data"), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
@@ -52,8 +53,7 @@ def locate(item: str, data: DataConfig, task: str) -> dict[str, list[Shard]]:
     if glob.has_magic(item):
         return {"train": [_shard(file) for file in _pairs([File(name, data) for name in _found(item)])]}
     if is_url(item) or not is_hub_id(item):
-        looked = "" if is_url(item) else f" (looked in {Path.cwd()})"
-        raise DataError(f"There is no file or folder {item!r}{looked}.")
+        raise DataError(f"There is no file or folder {item!r}{_looked(item)}")
     return _on_hub(item, data)
 
 
@@ -102,6 +102,17 @@ def is_hub_id(item: str) -> bool:
     looks_local = readers.is_readable(file) or file.compression or is_url(item) or glob.has_magic(item)
     looks_local = looks_local or item.count("/") != 1 or item.startswith((".", "/", "~"))
     return not looks_local and not Path(item).expanduser().exists()
+
+
+def _looked(item: str) -> str:
+    """The end of the sentence about an item that is not there: where it was looked for, and what was probably meant."""
+    folder = Path(item).expanduser().parent
+    if is_url(item):
+        return "."
+    names = [path.name for path in folder.iterdir()] if is_folder(str(folder)) else []
+    near = difflib.get_close_matches(Path(item).name, names, n=1, cutoff=0.8)
+    guess = f" Did you mean {listed([str(Path(item).parent / near[0])])!r}?" if near else ""
+    return f" (looked in {Path.cwd()}).{guess}"
 
 
 def _found(pattern: str) -> list[str]:

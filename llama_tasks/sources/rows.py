@@ -103,7 +103,25 @@ class Split:
             told["mix"] = dict(self.mix)
         if self.set_aside.count:
             told["set_aside"] = self.set_aside.describe()
+        if not self.mix and (repeated := _repeated_ids(self.rows)):
+            told["repeated_ids"] = repeated
         return told
+
+
+def _repeated_ids(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows whose own column `id` says what an earlier row's does: how many, and the first pair; nothing where there are none."""
+    seen: dict[Any, str] = {}
+    found: dict[str, Any] = {}
+    for row in rows:
+        own = row.values.get("id")
+        if not isinstance(own, (str, int)):
+            continue
+        if own in seen:
+            found = {"first": f"{listed([str(own)])[:60]!r} in {seen[own]} and {row.where}", **found}
+            found["rows"] = found.get("rows", 0) + 1
+        else:
+            seen[own] = row.where
+    return found
 
 
 def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -115,6 +133,11 @@ def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if "mix" in about:
             lines.append(
                 f"{name}: mixed of {', '.join(f'{rows:,} rows of {item}' for item, rows in about['mix'].items())}"
+            )
+        if "repeated_ids" in about:
+            told = about["repeated_ids"]
+            lines.append(
+                f"{name}: rows whose column 'id' repeats an earlier row's: {told['rows']:,}, first {told['first']}"
             )
         if "set_aside" in about:
             lines.append(
