@@ -130,6 +130,7 @@ CASES: dict[str, Case] = {
     "one side of parallel text": ({"data.en": b"one\ntwo\n"}, "translate", "data.en: cannot read a .en by itself (one side of parallel text needs the other beside it); known: .arrow", None),
     "three languages": ({"data.en": b"one\n", "data.de": b"eins\n", "data.fr": b"un\n"}, "translate", "data.en has more than one other side (data.de, data.fr); say which by data.constants.source_lang and target_lang", None),
     "no such column": file("data.jsonl", jsonl({"text": "a", "labels": "x"}), "data.jsonl:1: the task needs the column 'label'; found: text, labels. Name yours in the recipe: data.columns.label=labels"),
+    "a column that the task reads is no guess": file("data.jsonl", jsonl({"document": "a", "headline": "x"}), "found: document, headline. Name yours in the recipe: data.columns.summary=headline", "summarize"),
     "a terminal escape in a name": file("data.jsonl", jsonl({"text": "a", "\x1b[31mlabel": "x"}), "found: text, \ufffd[31mlabel"),
     "rows of another task": file("data.jsonl", jsonl({"article": "a", "highlights": "x"}), "These look like CNN/DailyMail, which is for task: summarize"),
     # --- rows: all told at once, or set aside

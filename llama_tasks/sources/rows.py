@@ -65,7 +65,8 @@ class BadRows:
         if self.skip or not self.count:
             return
         if self.count == 1:
-            raise DataError(f"{self.first[0].where}: {self.first[0].why}. {self.hint.replace('them', 'it')}")
+            stop = "" if self.first[0].why.endswith("?") else "."
+            raise DataError(f"{self.first[0].where}: {self.first[0].why}{stop} {self.hint.replace('them', 'it')}")
         more = f"\n  … and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
         listed = "".join(f"\n  {bad.where}: {bad.why}" for bad in self.first)
         raise DataError(f"{self.count} rows cannot be used:{listed}{more}\n{self.hint}")
@@ -199,7 +200,7 @@ class Checker:
                 yield row
         for name in self.fields if first else ():
             if first and name not in found:
-                raise DataError(_no_column(name, list(found), first.where) + self.hint(first.values))
+                raise DataError(no_column(name, found, self.fields, first.where) + self.hint(first.values))
 
     def _fault(self, row: Row) -> str | None:
         lacking = next((name for name in self.fields if name not in row.values), None)
@@ -221,12 +222,14 @@ class Checker:
         return None
 
 
-def _no_column(name: str, found: Sequence[str], where: str) -> str:
-    """The sentence about a column that is nowhere: what is there, and what was probably meant."""
-    near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
+def no_column(name: str, found: Iterable[str], fields: Sequence[str], where: str, task: str = "") -> str:
+    """The sentence about a column that is nowhere: what is there, and what was probably meant: the likeliest of those, or the
+    only one, that are no field of the task themselves."""
+    free = [column for column in found if column not in fields]
+    near = free if len(free) == 1 else difflib.get_close_matches(name, free, n=1, cutoff=0.4)
     return (
-        f"{where}: the task needs the column {name!r}; found: {listed(found)}. "
-        f"Name yours in the recipe: data.columns.{name}={listed(near[:1]) if near else 'YOUR_COLUMN'}"
+        f"{where}: the task{f' {task!r}' if task else ''} needs the column {name!r}; found: {listed(found)}. "
+        f"Name yours in the recipe: data.columns.{name}={listed(near) if near else 'YOUR_COLUMN'}"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
+from llama_tasks.sources.rows import no_column
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HAN = re.compile("[\u4e00-\u9fff]")
@@ -108,12 +108,7 @@ class Task:
         """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match."""
         for column in self.columns:
             if column not in row.values:
-                near = difflib.get_close_matches(column, list(row.values), n=1, cutoff=0.4)
-                guess = near[0] if near else "YOUR_COLUMN"
-                raise DataError(
-                    f"{row.where}: the task {self.name!r} needs the column {column!r}; found: {', '.join(row.values)}. "
-                    f"Name yours in the recipe: data.columns.{column}={guess}"
-                )
+                raise DataError(no_column(column, row.values, self.columns, row.where, self.name))
 
 
 def text_of(row: Row, field: str) -> str:
