@@ -13,9 +13,9 @@ from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
-from llama_tasks.sources import BadRows, Split, describe_stream, load_splits, read_to_predict
+from llama_tasks.sources import BadRows, Row, Split, describe_stream, load_splits, read_to_predict
 from llama_tasks.stream import CHUNK, Stream
-from llama_tasks.tasks import Task
+from llama_tasks.tasks import Example, Task
 from llama_tasks.tokens import Encoded, Encoder
 
 if TYPE_CHECKING:
@@ -186,10 +186,14 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     task = tasks.create(recipe.task, labels, recipe.prompt)
     blank = labels[0] if labels else task.blank_target
     rows = clean_texts(read_to_predict(source, recipe.data, recipe.task, task.columns), recipe.clean)
-    filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     bad = BadRows(hint="Mend them: every row gets its prediction, none is set aside.")
-    examples = [made[0] for _, made in tasks.examples_of(lambda row: [task.example(row)], filled, bad)]
+
+    def answerless(row: Row) -> list[Example]:
+        task.check_columns(row, to_predict=True)
+        return [task.example(replace(row, values={task.target_column: blank, **row.values}))]
+
+    examples = [made[0] for _, made in tasks.examples_of(answerless, rows, bad)]
     bad.settle()
     prompts = [renderer(example, row.where) for example, row in zip(examples, rows, strict=True)]
     prompts = [

@@ -111,6 +111,8 @@ CASES: dict[str, Case] = {
     "utf-16 in gzip": file("data.jsonl.gz", gzip.compress(ROWS.decode().encode("utf-16")), "data.jsonl.gz is UTF-16; save it as UTF-8"),
     "nothing in gzip": file("data.jsonl.gz", gzip.compress(b""), "data.jsonl.gz has no rows"),
     "a column twice": file("data.csv", b"text,label,text\na,b,c\n", "data.csv:1: the column 'text' stands twice; rename one"),
+    "a blank line above the header": file("data.csv", b"\ntext,label\na,b\n", "data.csv:1: the first line must name the columns; remove what stands above the header"),
+    "Excel's note above the header": file("data.csv", b"sep=,\ntext,label\na,b\n", "data.csv:1: the first line must name the columns; remove what stands above the header"),
     "semicolons": file("data.csv", b"text;label\na;b\n", "data.csv:1: the header is one column 'text;label': the fields seem to be separated by a semicolon"),
     "tabs in .csv": file("data.csv", b"text\tlabel\na\tb\n", "data.csv:1: the header is one column 'text\\tlabel': the fields seem to be separated by a tab"),
     "a quotation mark that never closes": file("data.csv", b'text,label\na,x\n"b,y\nc,z\n', "data.csv:3: broken CSV (unexpected end of data) in the row that begins here"),

@@ -155,6 +155,13 @@ def test_rows_too_long_or_contradicting_are_named_with_file_and_line(root: Path,
         assert "train:31 (rows.jsonl:32)" in html
 
 
+def test_a_training_without_an_example_left_would_stop(root: Path, tmp_path: Path) -> None:
+    train = rows_of(tmp_path / "rows.jsonl", [f"Anna has {n} apples." for n in range(40)])
+    found = inspection(root, "summarize", f"data.train={train}", "prompt.max_length=8", "prompt.on_too_long=drop")
+    assert [(stop.rule, stop.total) for stop in found.stops] == [("too_long", found.report.rows["train"])]
+    assert "no training example is left" in " ".join(printed(found).split())
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 

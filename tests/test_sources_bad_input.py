@@ -179,7 +179,11 @@ def test_values_that_do_not_fit_are_refused(tmp_path: Path, data: dict, message:
 
 def test_what_is_not_there_is_told_with_what_was_probably_meant(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_bytes(FIRST)
+    (tmp_path / "broken.jsonl").symlink_to(tmp_path / "gone.jsonl")
     for item, message in (
+        (str(tmp_path / "broken.jsonl"), "There is no file or folder '.*broken.jsonl': what has that name is a broken link"),
+        ("x" * 300 + ".jsonl", r"There is no file or folder 'x+.jsonl' \(looked in "),
+        (f"zip://a.jsonl::{tmp_path}/mine.jsonl", "cannot be opened: File is not a zip file"),
         (str(tmp_path / "mine.json"), r"There is no file or folder '.*mine.json' \(looked in .*\). Did you mean '.*mine.jsonl'\?"),
         (str(tmp_path / "no*.jsonl"), r"No file matches '.*no\*.jsonl' \(looked in "),
         ("http://127.0.0.1:9/mine.jsonl", "http://127.0.0.1:9/mine.jsonl cannot be reached: Cannot connect to host"),

@@ -120,6 +120,11 @@ def look(
     report = audit.report()
     if dropped.total and config.on_too_long == "error":
         report.findings.insert(0, _too_long(dropped, config.max_length))
+    elif dropped.total and not report.lengths[0]:
+        told = (
+            f"no training example is left: all are longer than prompt.max_length ({config.max_length} tokens; raise it)"
+        )
+        report.findings.insert(0, Finding("too_long", dropped.first, dropped.total, told))
     examples = list(sample.seen(Speller(tokenizer)))
     named = [*dropped.first, *shortened.first, *(example.id for example in examples)]
     return Inspection(

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -210,8 +211,8 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     except ImportError:
         module = known_implementations.get(protocol, {}).get("class", protocol).split(".")[0]
         raise DataError(f"{url}: reading {protocol}:// needs a driver: pip install {module}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{url} cannot be opened: {error}.") from None
+    except Exception as error:  # drivers raise what their libraries do
+        raise DataError(f"{url} cannot be opened: {str(error).rstrip('.')}.") from None
     return filesystem, path
 
 
@@ -227,7 +228,7 @@ def _reachable(url: str) -> Iterator[None]:
 def is_folder(name: str) -> bool:
     """Whether it is a folder, here or behind the URL."""
     if not is_url(name):
-        return Path(name).expanduser().is_dir()
+        return os.path.isdir(Path(name).expanduser())  # unlike Path.is_dir, False for a name too long to be one
     filesystem, path = filesystem_of(name)
     with _reachable(name):
         return bool(filesystem.isdir(path))
@@ -236,7 +237,7 @@ def is_folder(name: str) -> bool:
 def is_file(name: str) -> bool:
     """Whether it is a file, here or behind the URL."""
     if not is_url(name):
-        return Path(name).expanduser().is_file()
+        return os.path.isfile(Path(name).expanduser())
     filesystem, path = filesystem_of(name)
     with _reachable(name):
         return bool(filesystem.isfile(path))

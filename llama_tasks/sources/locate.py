@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ def is_hub_id(item: str) -> bool:
     file = File(item, DataConfig())
     looks_local = readers.is_readable(file) or file.compression or is_url(item) or glob.has_magic(item)
     looks_local = looks_local or item.count("/") != 1 or item.startswith((".", "/", "~"))
-    return not looks_local and not Path(item).expanduser().exists()
+    return not looks_local and not os.path.exists(Path(item).expanduser())
 
 
 def _looked(item: str) -> str:
@@ -109,8 +110,10 @@ def _looked(item: str) -> str:
     folder = Path(item).expanduser().parent
     if is_url(item):
         return "."
+    if os.path.lexists(Path(item).expanduser()):
+        return ": what has that name is a broken link, a pipe or a device."
     names = [path.name for path in folder.iterdir()] if is_folder(str(folder)) else []
-    near = difflib.get_close_matches(Path(item).name, names, n=1, cutoff=0.8)
+    near = None if glob.has_magic(item) else difflib.get_close_matches(Path(item).name, names, n=1, cutoff=0.8)
     guess = f" Did you mean {listed([str(Path(item).parent / near[0])])!r}?" if near else ""
     return f" (looked in {Path.cwd()}).{guess}"
 
@@ -118,7 +121,7 @@ def _looked(item: str) -> str:
 def _found(pattern: str) -> list[str]:
     names = matches(pattern)
     if not names:
-        raise DataError(f"No file matches {pattern!r} (looked in {Path.cwd()}).")
+        raise DataError(f"No file matches {pattern!r}{_looked(pattern)}")
     return names
 
 

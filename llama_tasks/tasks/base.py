@@ -104,10 +104,13 @@ class Task:
         """The name of the way in which an answer fails this task whatever its score is (`copied`), or None."""
         return None
 
-    def check_columns(self, row: Row) -> None:
-        """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match."""
+    def check_columns(self, row: Row, *, to_predict: bool = False) -> None:
+        """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match.
+
+        to_predict: whether the row may lack the column that is to be predicted.
+        """
         for column in self.columns:
-            if column not in row.values:
+            if column not in row.values and not (to_predict and column == self.target_column):
                 raise DataError(no_column(column, row.values, self.columns, row.where, self.name))
 
 
