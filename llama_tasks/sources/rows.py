@@ -14,6 +14,11 @@ from llama_tasks.errors import DataError
 
 SHOWN = 10  # bad rows that an error or a report spells out; all are counted
 MAY_BE_EMPTY = ("answers", "input")  # an unanswerable question, an instruction without input
+#: Fields that a built-in task reads where a row has them.
+OPTIONAL = {
+    "classify": ("text_pair", "lang"), "qa": ("lang",), "summarize": ("lang", "references", "length"), "text": ("lang",),
+    "translate": ("source_lang", "target_lang"),
+}  # fmt: skip
 _UNSEEN = " \t\r\n\u00a0\u00ad\u200b\u200c\u200d\u2060\u3000\ufeff"  # no-break, soft-hyphen, zero-width, ideographic
 SKIP_HINT = "Mend them, or set data.on_bad_row=skip to set such rows aside."
 
@@ -224,7 +229,8 @@ class Checker:
 
 def no_column(name: str, found: Iterable[str], fields: Sequence[str], where: str, task: str = "") -> str:
     """The sentence about a column that is nowhere: what is there, and what was probably meant: the likeliest of those, or the
-    only one, that are no field of the task themselves."""
+    only one, that are no field of a task themselves."""
+    fields = (*fields, *(field for optional in OPTIONAL.values() for field in optional))
     free = [column for column in found if column not in fields]
     near = free if len(free) == 1 else difflib.get_close_matches(name, free, n=1, cutoff=0.4)
     return (

@@ -12,8 +12,7 @@ from llama_tasks.recipe import DataConfig
 from llama_tasks.sources.carving import carve
 from llama_tasks.sources.locate import SPLITS, limit_of, located, source_of
 from llama_tasks.sources.reading import Found, Reader, identified
-from llama_tasks.sources.rows import Row, Split, sha256_of
-from llama_tasks.sources.shapes import OPTIONAL
+from llama_tasks.sources.rows import OPTIONAL, Row, Split, sha256_of
 from llama_tasks.sources.stream import held_out
 
 MOST_TIMES = 1000  # that a mix repeats a row
