@@ -49,6 +49,7 @@ class Finding:
     Attributes:
         stops: whether a training stops on it; otherwise it is only told.
         how: exact, normalised or near, where rows are compared.
+        earlier: of each row the earlier one that it is held against, where that is to be named too.
     """
 
     rule: str
@@ -58,11 +59,23 @@ class Finding:
     switch: str | None = None
     stops: bool = True
     how: str = ""
+    earlier: list[str] = field(default_factory=list)
 
-    def __str__(self) -> str:
+    def named(self, where: Callable[[str], str] = str) -> str:
+        """The rows in words. where: id of a row -> how to name it (with its file and line)."""
+        if not self.earlier:
+            return ", ".join(map(where, self.rows))
+        pairs = zip(self.earlier, self.rows, strict=True)
+        return ", ".join(f"{where(earlier)} and {where(row)}" for earlier, row in pairs)
+
+    def told(self, where: Callable[[str], str] = str) -> str:
+        """The finding as a sentence."""
         allow = f" To go on all the same: prompt.allow=[{self.switch}]." if self.switch else ""
         rows = "row" if self.total == 1 else "rows"
-        return f"{self.explanation}: {self.total:,} {rows}, first {', '.join(self.rows)}.{allow}"
+        return f"{self.explanation}: {self.total:,} {rows}, first {self.named(where)}.{allow}"
+
+    def __str__(self) -> str:
+        return self.told()
 
 
 @dataclass(frozen=True)
@@ -215,8 +228,8 @@ def stop_on(findings: Sequence[Finding], allow: Sequence[str], where: Callable[[
     """
     stops = [finding for finding in findings if finding.stops and finding.switch not in allow]
     if stops:
-        named = [str(Finding(**{**vars(finding), "rows": [where(row) for row in finding.rows]})) for finding in stops]
-        raise DataError("The audit of the training data stops this run. " + " ".join(named))
+        told = " ".join(finding.told(where) for finding in stops)
+        raise DataError(f"The audit of the training data stops this run. {told}")
 
 
 def inputs_of(prompt: Prompt) -> tuple[str, ...]:
@@ -259,9 +272,9 @@ def _repeats(repeats: dict[str, Match], contradictions: Match) -> Iterator[Findi
             rows = [row for _, row in match.pairs[:NAMED]]
             yield Finding("duplicate", rows, match.total, how[kind], stops=False, how=kind)
     if contradictions.total:
-        rows = [f"{a} and {b}" for a, b in contradictions.pairs[:NAMED]]
+        earlier, rows = (list(names) for names in zip(*contradictions.pairs[:NAMED], strict=True))
         told = "training rows with the input of an earlier one and another target"
-        yield Finding("contradiction", rows, contradictions.total, told, stops=False)
+        yield Finding("contradiction", rows, contradictions.total, told, stops=False, earlier=earlier)
 
 
 def _unseen(labels: dict[str, Counter[str]]) -> Iterator[Finding]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import streaming, tasks, token_cache
-from llama_tasks.audit import Audit, Finding, stop_on
+from llama_tasks.audit import Audit, stop_on
 from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import BadRows, Row, Split, describe_stream, load_split, load_splits, read_to_predict
 from llama_tasks.stream import CHUNK, Stream
-from llama_tasks.tasks import Task
+from llama_tasks.tasks import Example, Task
 from llama_tasks.tokens import Encoded, Encoder
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Dataset:
         prompts: split name -> rendered examples, every row.
         train: the training split as tokens; of a stream, its first rows (those in `prompts` too).
         fingerprints: split name -> rows, source, SHA-256.
-        findings: of the audit: what is allowed by the recipe, and what is only told.
+        findings: of the audit, in words: what is allowed by the recipe, and what is only told.
         stream: the training rows where they do not fit memory.
     """
 
@@ -45,7 +45,7 @@ class Dataset:
     prompts: dict[str, list[Prompt]]
     train: Encoded
     fingerprints: dict[str, dict[str, Any]]
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
     stream: Stream | None = None
 
 
@@ -83,11 +83,16 @@ def assemble(
     prompts["train"] = [prompt for prompt in held if prompt.example.id not in drawn]
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
-        raise DataError(f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length.")
+        raise DataError(
+            f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length "
+            f"({recipe.prompt.max_length} tokens); raise it."
+        )
     audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
-    stop_on(findings, recipe.prompt.allow, named_by(splits))
-    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, findings, stream)
+    where = named_by(splits)
+    stop_on(findings, recipe.prompt.allow, where)
+    told = [finding.told(where) for finding in findings]
+    return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, told, stream)
 
 
 def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool = False) -> Encoded:
@@ -179,9 +184,12 @@ def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[list
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
     """Rows -> Examples -> Prompts, every row of a split; one that is scored keeps what else its row says of itself."""
     if training:
-        return [renderer(example) for row in split.rows for example in task.examples(row, training=True)]
+        return [renderer(example, row.where) for row in split.rows for example in task.examples(row, training=True)]
     return [
-        renderer(replace(example, meta={k: v for k, v in tasks.meta_of(row, task).items() if k not in example.fields}))
+        renderer(
+            replace(example, meta={k: v for k, v in tasks.meta_of(row, task).items() if k not in example.fields}),
+            row.where,
+        )
         for row in split.rows
         for example in task.examples(row, training=False)
     ]
@@ -230,12 +238,16 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
     task = tasks.create(recipe.task, labels, recipe.prompt)
     blank = labels[0] if labels else task.blank_target
     rows = clean_texts(read_to_predict(source, recipe.data, recipe.task, task.columns), recipe.clean)
-    filled = [replace(row, values={task.target_column: blank, **row.values}) for row in rows]
     renderer = Renderer(task, recipe.prompt.template)
     bad = BadRows(hint="Mend them: every row gets its prediction, none is set aside.")
-    examples = [made[0] for _, made in tasks.examples_of(lambda row: [task.example(row)], filled, bad)]
+
+    def answerless(row: Row) -> list[Example]:
+        task.check_columns(row, to_predict=True)
+        return [task.example(replace(row, values={task.target_column: blank, **row.values}))]
+
+    examples = [made[0] for _, made in tasks.examples_of(answerless, rows, bad)]
     bad.settle()
-    prompts = [renderer(example) for example in examples]
+    prompts = [renderer(example, row.where) for example, row in zip(examples, rows, strict=True)]
     prompts = [
         prompt if task.target_column in row.values else replace(prompt, example=replace(prompt.example, references=()))
         for prompt, row in zip(prompts, rows, strict=True)

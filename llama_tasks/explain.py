@@ -73,9 +73,9 @@ def explain(run: RunDirectory, recipe: Recipe, row: str) -> Explanation:
     model = evaluation.load(run, recipe)
     if recipe.eval.scoring == "likelihood":
         output = encoder.choice_ids(prompt, [_chosen(run, prompt.example.id)])[0]
-        asked = encoder.fit([prompt], len(output))[0]
+        asked = encoder.fit([prompt], len(output)).ids[0]
     else:
-        asked = encoder.fit([prompt], recipe.eval.max_new_tokens)[0]
+        asked = encoder.fit([prompt], recipe.eval.max_new_tokens).ids[0]
         output = _decode(model, encoder, asked, recipe)
     found = attribute(model, [*asked, *output], len(asked))
     pieces = Speller(encoder.tokenizer).pieces(Tokens(prompt.example.id, [*asked, *output], len(asked)))

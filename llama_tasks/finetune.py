@@ -339,7 +339,7 @@ def _introduce(
             highlight=False,
         )
     if not dataset.stream:
-        _tell_too_long(len(train.dropped), len(train.truncated), console)
+        _tell_too_long(len(train.dropped), len(train.answer_cut), len(train.truncated), console)
         _show_first_batch(dataset, training, console)
 
 
@@ -366,14 +366,15 @@ def _layout(model: Any) -> str:
     return "the whole model on each (DDP)"
 
 
-def _tell_too_long(dropped: int, truncated: int, console: Console) -> None:
+def _tell_too_long(dropped: int, answer_cut: int, truncated: int, console: Console) -> None:
     if dropped or truncated:
-        console.print(f"too long: {dropped:,} examples dropped, {truncated:,} shortened", highlight=False)
+        why = f" ({answer_cut:,} of them because shortening would cut out the answer)" if answer_cut else ""
+        console.print(f"too long: {dropped:,} examples dropped{why}, {truncated:,} shortened", highlight=False)
 
 
 def _tell_of_stream(stream: Stream, console: Console) -> None:
     """What happened to its rows, known only now; a row counts in every pass."""
-    _tell_too_long(stream.dropped, stream.truncated, console)
+    _tell_too_long(stream.dropped, stream.answer_cut, stream.truncated, console)
     for line in notes({"train": {"set_aside": stream.bad.describe()}}) if stream.bad.count else ():
         console.print(plain(line), highlight=False, markup=False)
     if stream.cleaning.before:

@@ -16,6 +16,7 @@ from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import read_jsonl
 from llama_tasks.tasks import Task
+from llama_tasks.tokens import Fitted, loses_answer
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -122,27 +123,24 @@ def blank_row(prompt: Prompt, prompt_tokens: int) -> dict[str, Any]:
 def _window(
     model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suite
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    encoder, task = dataset.encoder, dataset.task
     answer = _choose if suite.scoring == "likelihood" else _generate
-    whole = [len(prompt_ids) for prompt_ids in encoder.prompt_ids(prompts)]
-    ids, answers = answer(model, dataset, prompts, suite)
+    fitted, answers = answer(model, dataset, prompts, suite)
     for i, found in answers:
-        shortened = len(ids[i]) < whole[i]
-        failure = _failure(task, prompts[i], found["prediction"])
-        yield i, {**blank_row(prompts[i], len(ids[i])), "shortened": shortened, **found, **failure}
+        row = {**blank_row(prompts[i], len(fitted.ids[i])), **_cut(prompts[i], fitted.shortened.get(i)), **found}
+        yield i, {**row, **_failure(dataset.task, prompts[i], found["prediction"])}
 
 
-Answers = tuple[list[list[int]], Iterator[tuple[int, dict[str, Any]]]]
+Answers = tuple[Fitted, Iterator[tuple[int, dict[str, Any]]]]
 
 
 def _generate(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suite) -> Answers:
-    """The prompts' ids, and (index, what the row says of the answer)."""
+    """The prompts as they fit, and (index, what the row says of the answer)."""
     from llama_tasks import generate
 
-    ids = dataset.encoder.fit(prompts, suite.max_new_tokens)
+    fitted = dataset.encoder.fit(prompts, suite.max_new_tokens)
     names = [prompt.example.id for prompt in prompts]
-    outputs = generate.stream(model, dataset.encoder, ids, suite, names)
-    return ids, (
+    outputs = generate.stream(model, dataset.encoder, fitted.ids, suite, names)
+    return fitted, (
         (i, {"prediction": dataset.task.parse(output.text, prompts[i].example.lang), "raw": output.text,
              "finish": output.finish, "output_tokens": output.tokens})
         for i, output in outputs
@@ -155,9 +153,14 @@ def _choose(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
     encoder = dataset.encoder
     choices = [prompt.example.choices for prompt in prompts]
     longest = max(map(len, encoder.ids(sorted({choice for row in choices for choice in row}))), default=0)
-    ids = encoder.fit(prompts, longest + 2)
-    scored = stream_choices(model, encoder, prompts, ids, choices, suite.tokens_per_batch)
-    return ids, ((i, _chosen(dataset.task, found)) for i, found in scored)
+    fitted = encoder.fit(prompts, longest + 2)
+    scored = stream_choices(model, encoder, prompts, fitted.ids, choices, suite.tokens_per_batch)
+    return fitted, ((i, _chosen(dataset.task, found)) for i, found in scored)
+
+
+def _cut(prompt: Prompt, shorter: Prompt | None) -> dict[str, bool]:
+    lost = shorter is not None and loses_answer(prompt, shorter)
+    return {"shortened": shorter is not None, **({"answer_cut": True} if lost else {})}
 
 
 def _chosen(task: Task, choices: Mapping[str, float]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from llama_tasks.errors import RecipeError, did_you_mean
 from llama_tasks.tasks.base import Example, Task
@@ -36,6 +36,7 @@ class Prompt:
         main_field: the field that may be shortened.
         system: what stands before a whole conversation.
         fewshot: solved examples before the prompt, with what separates them from it.
+        where: file and line of its row, for errors.
     """
 
     example: Example
@@ -43,6 +44,12 @@ class Prompt:
     main_field: str
     system: str = ""
     fewshot: str = ""
+    where: str = field(default="", repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The example's id, with file and line where they are known: `test:17 (my.jsonl:18)`."""
+        return f"{self.example.id} ({self.where})" if self.where else self.example.id
 
     @property
     def exchanges(self) -> list[tuple[str, str]]:
@@ -112,8 +119,12 @@ class Renderer:
             own["default"] = next(iter(own.values()))
         self.templates = {**(own or task.templates), **{key: text for key, text in given.items() if key not in own}}
 
-    def __call__(self, example: Example) -> Prompt:
-        """Render one example. Raises RecipeError where the template names a field that the task does not give."""
+    def __call__(self, example: Example, where: str = "") -> Prompt:
+        """Render one example. where: file and line of its row.
+
+        Raises:
+            RecipeError: the template names a field that the task does not give, or leaves out the main one.
+        """
         template = self._template(example)
         for name in _FIELD.findall(template):
             if name not in example.fields:
@@ -121,7 +132,7 @@ class Renderer:
         if template and self.task.main_field not in _FIELD.findall(template):
             raise RecipeError(f"The prompt template must name {{{self.task.main_field}}}: {template!r}")
         fewshot = self.templates.get(f"fewshot.{example.lang}", self.templates.get("fewshot", ""))
-        return Prompt(example, template, self.task.main_field, self.templates.get("system", ""), fewshot)
+        return Prompt(example, template, self.task.main_field, self.templates.get("system", ""), fewshot, where)
 
     @property
     def has_fewshot(self) -> bool:

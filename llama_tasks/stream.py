@@ -48,6 +48,7 @@ class Stream:
         bad: rows set aside so far, where the recipe allows it; counted again in each pass.
         cleaning: what was done to the rows so far, likewise.
         dropped: examples left out because they were too long, so far.
+        answer_cut: those of them whose answer shortening would have cut out of the text.
         truncated: examples shortened, so far.
     """
 
@@ -57,6 +58,7 @@ class Stream:
     bad: BadRows = field(default_factory=BadRows)
     cleaning: Cleaning = field(default_factory=Cleaning)
     dropped: int = 0
+    answer_cut: int = 0
     truncated: int = 0
 
     def read(self, epoch: int, start: Position | None = None) -> Iterator[tuple[list[Tokens], Position]]:
@@ -65,6 +67,7 @@ class Stream:
         chunks = iter(lambda: list(itertools.islice(rows, CHUNK)), [])
         for encoded, position in self._in_order(chunks):
             self.dropped += len(encoded.dropped)
+            self.answer_cut += len(encoded.answer_cut)
             self.truncated += len(encoded.truncated)
             self.bad.take(encoded.bad)
             self.cleaning.take(encoded.cleaning)

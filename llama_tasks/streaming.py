@@ -43,7 +43,7 @@ class RowEncoder:
         may_be_empty = not self.skip or "empty_field" in allow
         make = functools.partial(self.task.examples, training=True)
         made = examples_of(make, kept, chunk.bad, may_be_empty=may_be_empty)
-        prompts = [self.renderer(example) for _, examples in made for example in examples]
+        prompts = [self.renderer(example, row.where) for row, examples in made for example in examples]
         chunk.bad.settle()
         encoded = self.encoder.blocks(prompts) if self.task.name == "text" else self.encoder.encode(prompts)
         places = {row.id: f"{row.id} ({row.where})" for row in rows}

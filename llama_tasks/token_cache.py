@@ -27,6 +27,7 @@ from llama_tasks.tokens import Encoded, Encoder, Tokens
 LEAST_PROMPTS = 5000
 LIMIT = 10 * 2**30
 _DIGEST = 32  # bytes of a SHA-256
+_NAMED = ("dropped", "answer_cut", "truncated")  # lists of ids beside the tokens
 
 
 def encode(encoder: Encoder, prompts: Sequence[Prompt]) -> Encoded:
@@ -75,7 +76,7 @@ def write(path: Path, encoded: Encoded) -> None:
     kinds = {"id": pa.large_string(), "input_ids": pa.large_list(pa.int32()), "prompt_length": pa.int32(),
              "ignored": pa.large_list(pa.list_(pa.int32(), 2)), "weight": pa.float64()}  # fmt: skip
     columns = {name: pa.array([getattr(item, name) for item in encoded.tokens], kind) for name, kind in kinds.items()}
-    about = {"dropped": json.dumps(encoded.dropped), "truncated": json.dumps(encoded.truncated)}
+    about = {name: json.dumps(getattr(encoded, name)) for name in _NAMED}
     table = pa.table(columns).replace_schema_metadata(about)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
@@ -107,7 +108,7 @@ def read(path: Path) -> Encoded | None:
         return None
     about = table.schema.metadata
     tokens = cast("list[Tokens]", MappedTokens(table))
-    return Encoded(tokens, json.loads(about[b"dropped"]), json.loads(about[b"truncated"]))
+    return Encoded(tokens, **{name: json.loads(about[name.encode()]) for name in _NAMED})
 
 
 def prune(where: Path, limit: int) -> None:

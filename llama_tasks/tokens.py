@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_tasks.chat import ChatFormat, Messages, Piece
+from llama_tasks.duplicates import normalised
 from llama_tasks.errors import DataError, ModelError
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import PromptConfig
@@ -63,11 +64,26 @@ class Tokens:
 
 @dataclass
 class Encoded:
-    """Tokens of a split, and what happened to examples that were too long."""
+    """Tokens of a split, and what happened to examples that were too long.
+
+    Attributes:
+        dropped: ids of those that were left out.
+        answer_cut: those of them that would have fitted once shortened, but without what the answer takes out of the text.
+        truncated: ids of those that were shortened.
+    """
 
     tokens: list[Tokens] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    answer_cut: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Prompts as ids that leave room for an answer; those that had to be shortened, by their index."""
+
+    ids: list[list[int]]
+    shortened: dict[int, Prompt]
 
 
 class Encoder:
@@ -139,7 +155,8 @@ class Encoder:
 
     def encode(self, prompts: Sequence[Prompt]) -> Encoded:
         """Prompts with their responses as Tokens; too long ones as `on_too_long` says, and dropped where shortening
-        cannot help (response, template and the other fields alone are too long).
+        cannot help: response, template and the other fields alone are too long, or what is left of the text no longer
+        holds what the answer takes out of it, so that a model would learn to invent.
 
         Raises:
             DataError: an example is longer than `max_length` and the recipe does not say what to do.
@@ -154,19 +171,21 @@ class Encoder:
             if len(tokens.input_ids) > self.config.max_length:
                 room = self.config.max_length - len(segments[-1])
                 shorter = self._shorten(prompt, room) if self.config.on_too_long == "truncate_prompt" else None
-                if shorter is None:
-                    too_long.append((tokens.id, len(tokens.input_ids)))
+                lost = shorter is not None and loses_answer(prompt, shorter)
+                if shorter is None or lost:
+                    too_long.append((prompt, len(tokens.input_ids)))
+                    result.answer_cut += [tokens.id] if lost else []
                     continue
                 tokens = _tokens(shorter, self.segments([shorter])[0])
                 result.truncated.append(tokens.id)
             result.tokens.append(tokens)
         if too_long and self.config.on_too_long == "error":
             raise DataError(_too_long(too_long, len(prompts), self.config.max_length))
-        result.dropped = [name for name, _ in too_long]
+        result.dropped = [prompt.example.id for prompt, _ in too_long]
         return result
 
-    def fit(self, prompts: Sequence[Prompt], reserve: int) -> list[list[int]]:
-        """Prompt ids for answering. Prompt and `reserve` new tokens (at most a quarter of max_length is kept free) must
+    def fit(self, prompts: Sequence[Prompt], reserve: int) -> Fitted:
+        """Prompts for answering. Prompt and `reserve` new tokens (at most a quarter of max_length is kept free) must
         fit max_length; longer prompts are an error, or shortened in the main field where `on_too_long` is not `error`:
         an evaluation scores every row, so none is dropped.
 
@@ -175,19 +194,20 @@ class Encoder:
         """
         room = self.config.max_length - min(reserve, self.config.max_length // 4)
         ids = self.prompt_ids(prompts)
-        too_long = [(p.example.id, len(i)) for p, i in zip(prompts, ids, strict=True) if len(i) > room]
+        too_long = [(p, len(i)) for p, i in zip(prompts, ids, strict=True) if len(i) > room]
         if too_long and self.config.on_too_long == "error":
             raise DataError(_too_long(too_long, len(prompts), room))
+        shortened = {}
         for index in [i for i, found in enumerate(ids) if len(found) > room]:
             shorter = self._shorten(prompts[index], room)
             if shorter is None:
                 raise DataError(
-                    f"{prompts[index].example.id}: without its {prompts[index].main_field} the prompt still has more than {room} "
+                    f"{prompts[index].name}: without its {prompts[index].main_field} the prompt still has more than {room} "
                     f"tokens, all that prompt.max_length ({self.config.max_length}) leaves beside the output; raise it, or "
                     "shorten the row."
                 )
-            ids[index] = self.prompt_ids([shorter])[0]
-        return ids
+            shortened[index], ids[index] = shorter, self.prompt_ids([shorter])[0]
+        return Fitted(ids, shortened)
 
     def blocks(self, prompts: Sequence[Prompt]) -> Encoded:
         """Plain texts as blocks of max_length tokens; the last block of a document ends with EOS."""
@@ -261,7 +281,7 @@ class Encoder:
                 at = next((i for i, (a, b) in enumerate(zip(apart, whole, strict=False)) if a != b), len(whole))
                 shown = [self.tokenizer.convert_ids_to_tokens(ids[max(0, at - 2) : at + 3]) for ids in (apart, whole)]
                 raise ModelError(
-                    f"{prompt.example.id}: with the chat template, prompt and response encoded apart are other ids than the "
+                    f"{prompt.name}: with the chat template, prompt and response encoded apart are other ids than the "
                     f"whole conversation, from token {at} on: {shown[0]} against {shown[1]}. The model would be asked otherwise "
                     "than it was made; use another template (prompt.template.chat), or the plain prompt."
                 )
@@ -282,6 +302,14 @@ class Encoder:
             text = text[: offsets[len(offsets) - excess][0]]
             excess = len(self.prompt_ids([prompt.with_main(text)])[0]) - room
         return prompt.with_main(text)
+
+
+def loses_answer(prompt: Prompt, shorter: Prompt) -> bool:
+    """Whether the shortened main field no longer holds what the answer takes out of it. Case, width, spaces and
+    punctuation do not count; what did not stand in the whole text is not lost."""
+    whole, left = (normalised(made.example.fields[prompt.main_field]) for made in (prompt, shorter))
+    spans = [normalised(span) for span in prompt.example.spans]
+    return any(span in whole and span not in left for span in spans)
 
 
 def _messages(prompt: Prompt) -> Messages:
@@ -310,10 +338,10 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     ]
 
 
-def _too_long(too_long: list[tuple[str, int]], total: int, limit: int) -> str:
-    name, longest = max(too_long, key=lambda item: item[1])
+def _too_long(too_long: list[tuple[Prompt, int]], total: int, limit: int) -> str:
+    prompt, longest = max(too_long, key=lambda item: item[1])
     return (
-        f"{len(too_long)} of {total} examples are longer than prompt.max_length allows ({limit} tokens); the longest is {name} "
-        f"with {longest}. Raise prompt.max_length, or say prompt.on_too_long=truncate_prompt (shortens the text, never "
-        "the answer) or prompt.on_too_long=drop."
+        f"{len(too_long)} of {total} examples are longer than prompt.max_length allows ({limit} tokens); the longest is "
+        f"{prompt.name} with {longest}. Raise prompt.max_length, or say prompt.on_too_long=truncate_prompt (shortens the "
+        "text, never the answer) or prompt.on_too_long=drop."
     )

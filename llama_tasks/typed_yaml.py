@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import math
 import re
 import types
@@ -47,7 +48,9 @@ def read_yaml(path: Path, kind: str) -> dict[str, Any]:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+        raise RecipeError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8."
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -151,9 +154,9 @@ class Converter:
             return self._in_range(value, path)
         if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
-        hint = (
-            " (YAML reads bare yes/no/on/off as true/false: put the word in quotes)" if isinstance(value, bool) else ""
-        )
+        reads = {bool: "bare yes/no/on/off as true/false: put the word", datetime.date: "it as a date: put it",
+                 datetime.datetime: "it as a date: put it"}  # fmt: skip
+        hint = f" (YAML reads {reads[type(value)]} in quotes)" if type(value) in reads else ""
         wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))
         raise self._wrong(path, f"must be {wanted}, not {value!r}{hint}.")
 

@@ -167,8 +167,9 @@ def test_repeats_and_contradictions_are_told(encoder: Encoder) -> None:
     assert told == [
         ("duplicate", ["train:1"], False),
         ("duplicate", ["train:2"], False),
-        ("contradiction", ["train:0 and train:3"], False),
+        ("contradiction", ["train:3"], False),
     ]
+    assert report.findings[2].named(lambda name: f"{name} (a.jsonl)") == "train:0 (a.jsonl) and train:3 (a.jsonl)"
     stop_on(report.findings, [])
 
 

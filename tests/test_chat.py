@@ -56,7 +56,7 @@ def test_ids_are_the_tokenizers_own(style: tuple[str, Any], prompt: Prompt) -> N
     assert rest.strip() == ""  # ChatML's line end, which no answer needs
     asked = tokenizer.apply_chat_template(messages[:-1], return_dict=False, add_generation_prompt=True)
     assert encoder.prompt_ids([prompt]) == [asked]
-    assert encoder.fit([prompt], 8) == [asked]
+    assert encoder.fit([prompt], 8).ids == [asked]
 
 
 @pytest.mark.parametrize("prompt", TALKS, ids=range(len(TALKS)))

@@ -66,7 +66,7 @@ def test_prompt_response_and_mask(tokenizer: Any, task: str, lang: str) -> None:
     assert item.labels == [IGNORE] * item.prompt_length + item.input_ids[item.prompt_length :]
     assert tokenizer.decode(item.responses[0][:-1]).strip() == answer
     assert tokenizer.decode(item.input_ids[len(encoder.bos) : item.prompt_length]).strip() == prompt.text
-    assert encoder.fit([prompt], 8) == [item.input_ids[: item.prompt_length]]
+    assert encoder.fit([prompt], 8).ids == [item.input_ids[: item.prompt_length]]
     assert encoder.choice_ids(prompt, [answer]) == item.responses
     assert Audit(encoder).check([prompt], [item]) == []
 

@@ -136,6 +136,32 @@ def test_everything_is_shown_before_a_finding_stops(
     assert "with what prompt.allow allows" in capsys.readouterr().out
 
 
+def test_rows_too_long_or_contradicting_are_named_with_file_and_line(root: Path, tmp_path: Path) -> None:
+    documents = [*[f"Anna has {n} apples." for n in range(30)], "Anna has 3 apples.", "A long text. " * 200]
+    train = f"data.train={rows_of(tmp_path / 'rows.jsonl', documents)}"
+    for policy, said in (
+        ("truncate_prompt", "shortened: 1, first train:31 (rows.jsonl:32)"),
+        ("drop", "dropped, too long: 1, first train:31 (rows.jsonl:32)"),
+        ("error", "raise it, or say prompt.on_too_long=truncate_prompt or drop): 1, first train:31 (rows.jsonl:32)"),
+    ):
+        found = inspection(root, "summarize", train, f"data.validation={tmp_path / 'rows.jsonl'}",
+                           f"data.test={tmp_path / 'rows.jsonl'}", f"prompt.on_too_long={policy}")  # fmt: skip
+        shown = " ".join(printed(found, width=300).split())
+        assert said in shown
+        assert "another target: 1, first train:3 (rows.jsonl:4) and train:30 (rows.jsonl:31)" in shown
+        assert ("dropped, too long" in shown) == (policy == "drop")
+        html = page(found)
+        assert ("too long: a training stops" in html) == (policy == "error")
+        assert "train:31 (rows.jsonl:32)" in html
+
+
+def test_a_training_without_an_example_left_would_stop(root: Path, tmp_path: Path) -> None:
+    train = rows_of(tmp_path / "rows.jsonl", [f"Anna has {n} apples." for n in range(40)])
+    found = inspection(root, "summarize", f"data.train={train}", "prompt.max_length=8", "prompt.on_too_long=drop")
+    assert [(stop.rule, stop.total) for stop in found.stops] == [("too_long", found.report.rows["train"])]
+    assert "no training example is left" in " ".join(printed(found).split())
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 

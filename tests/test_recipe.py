@@ -65,6 +65,10 @@ def test_a_dumped_recipe_loads_to_itself(root: Path, tmp_path: Path) -> None:
         ("task: qa\ntrain: {seed: many}\n", "train.seed must be a whole number, not 'many'"),
         ("task: qa\ntrain: {seed: 1.5}\n", "train.seed must be a whole number, not 1.5"),
         ("task: qa\ndata: {constants: {lang: no}}\n", "data.constants.lang must be text, not False"),
+        (
+            "task: classify\ndata: {labels: [2024-01-01, x]}\n",
+            "(YAML reads it as a date: put it in quotes)",
+        ),
         ("task: qa\ntask: qa\n", "mine.yaml:2: this is not valid YAML: the key 'task' stands twice"),
         ("task: [qa\n", "this is not valid YAML"),
         ("- a\n", "it holds list"),

@@ -16,7 +16,7 @@ from llama_tasks import tasks
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import DataConfig
 from llama_tasks.sources import load_splits, read_file, read_to_predict
-from llama_tasks.sources.shapes import OPTIONAL
+from llama_tasks.sources.rows import OPTIONAL
 
 ROWS = [{"text": f"row {i} 第{i}行", "label": "a" if i % 2 else "b"} for i in range(60)]
 

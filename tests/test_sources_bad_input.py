@@ -11,9 +11,9 @@ import pytest
 from bad_input import CASES, GOOD, ROWS, jsonl
 
 from llama_tasks import tasks
-from llama_tasks.errors import DataError
+from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits, notes, read_file
+from llama_tasks.sources import Row, load_splits, notes, read_file
 
 FIELDS = {"dialogue": ("messages",), "wizard": ("messages",)}
 
@@ -152,3 +152,56 @@ def test_a_stray_byte_is_one_row_but_a_wrong_encoding_is_the_file(tmp_path: Path
     (tmp_path / "data.jsonl").write_bytes(ROWS + b'{"text": "sch\xf6n", "label": "x"}\n' * 30)
     with pytest.raises(DataError, match=r"data.jsonl:201: not UTF-8 .* 30 of 230 lines are so"):
         read(tmp_path, DataConfig(on_bad_row="skip"), "classify")
+
+
+FIRST = jsonl(*[{"text": f"text number {i}", "label": "ab"[i % 2], "id": i % 30} for i in range(40)])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [({"weights": [1.0, 1e9]}, "data.weights would repeat each row of '.*b.jsonl' 1,000,000,000 times; more than 1,000"),
+     ({"weights": [1.0]}, "data.weights has 1 numbers for 2 items of data.train; write one for each"),
+     ({"weights": [1.0, 0.0]}, "data.weights must be above 0; leave out the item that shall not be read"),
+     ({"train": []}, "data.train names no file; write a file, a folder, a glob or a Hub dataset"),
+     ({"test": [""]}, "data.test names no file"),
+     ({"labels": ["a", "b", "a"]}, "data.labels: 'a' stands there twice; write each label once"),
+     ({"labels": ["a", "b "]}, "data.labels: 'b ' is empty or has white space at an end"),
+     ({"labels": ["a", ""]}, "data.labels: '' is empty")],
+)  # fmt: skip
+def test_values_that_do_not_fit_are_refused(tmp_path: Path, data: dict, message: str) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_bytes(FIRST)
+    a, b = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    given = DataConfig(train=[a, b], validation=[a], test=[a])
+    with pytest.raises(RecipeError, match=message):
+        load_splits(replace(given, **data), "classify", "text", 1, ("text", "label"))
+
+
+def test_what_is_not_there_is_told_with_what_was_probably_meant(tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").write_bytes(FIRST)
+    (tmp_path / "broken.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    for item, message in (
+        (str(tmp_path / "broken.jsonl"), "There is no file or folder '.*broken.jsonl': what has that name is a broken link"),
+        ("x" * 300 + ".jsonl", r"There is no file or folder 'x+.jsonl' \(looked in "),
+        (f"zip://a.jsonl::{tmp_path}/mine.jsonl", "cannot be opened: File is not a zip file"),
+        (str(tmp_path / "mine.json"), r"There is no file or folder '.*mine.json' \(looked in .*\). Did you mean '.*mine.jsonl'\?"),
+        (str(tmp_path / "no*.jsonl"), r"No file matches '.*no\*.jsonl' \(looked in "),
+        ("http://127.0.0.1:9/mine.jsonl", "http://127.0.0.1:9/mine.jsonl cannot be reached: Cannot connect to host"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            load_splits(DataConfig(train=[item]), "classify", "text", 1, ("text", "label"))
+
+
+def test_ids_that_repeat_are_told(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(FIRST)
+    told = notes({"train": read(tmp_path, DataConfig(), "classify").describe()})
+    assert told == [
+        f"train: rows whose column 'id' repeats an earlier row's: 10, first '0' in {tmp_path}/data.jsonl:1 and "
+        f"{tmp_path}/data.jsonl:31"
+    ]
+
+
+def test_a_label_with_white_space_at_an_end_is_a_bad_row() -> None:
+    row = Row("train:0", {"text": "A fine day", "label": "good "}, "my.jsonl:1")
+    with pytest.raises(DataError, match="my.jsonl:1: the field 'label' holds 'good ', with white space at an end"):
+        tasks.create("classify", ["good ", "bad"]).example(row)

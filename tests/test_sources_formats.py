@@ -85,6 +85,9 @@ def test_a_label_without_a_name(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="a.parquet:2: Invalid integer class label 7; the file names its classes b, a"):
         read_file(tmp_path / "a.parquet")
+    nulls = pyarrow.table({"label": pyarrow.array([0, None, -1], pyarrow.int64())}, schema=table.schema)
+    pyarrow.parquet.write_table(nulls, tmp_path / "c.parquet")
+    assert [row.values["label"] for row in read_file(tmp_path / "c.parquet")] == ["b", None, None]
 
 
 @pytest.mark.parametrize("size", [1, 100, 70_000])

@@ -80,6 +80,16 @@ def test_rows_become_examples(name: str, given: Row, lang: str, target: str, ref
     assert "{" not in text
 
 
+@pytest.mark.parametrize(
+    ("context", "question", "lang"),
+    [("铺轨是音乐剧 Making Tracks, by William Drake and Brian Yorkey", "谁演出？", "zh"),
+     ("这是麻省理工学院的一项计划。", "MIT OpenCourseWare 指什么？", "zh"), ("It rains.", "Where?", "en")],
+)  # fmt: skip
+def test_a_question_is_chinese_where_it_or_its_passage_is(context: str, question: str, lang: str) -> None:
+    given = row(context=context, question=question, answers=[])
+    assert tasks.create("qa").example(given).lang == lang
+
+
 def test_translation_prompt_names_the_languages() -> None:
     task = tasks.create("translate")
     text = Renderer(task)(task.example(GOOD[0][1])).text

@@ -12,7 +12,7 @@ from llama_tasks.errors import DataError, ModelError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer, render
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
-from llama_tasks.tokens import IGNORE, Encoder
+from llama_tasks.tokens import IGNORE, Encoder, loses_answer
 
 STYLES = {style.__name__: style for style in (gpt2_style, llama2_style, llama2_first_style, llama3_style)}
 
@@ -58,7 +58,7 @@ def test_training_and_prediction_prompts_are_the_same_ids(tokenizer: PreTrainedT
     encoder = Encoder(tokenizer, PromptConfig())
     prompts = [prompt(*sample) for sample in SAMPLES]
     trained = [item.input_ids[: item.prompt_length] for item in encoder.encode(prompts).tokens]
-    assert encoder.fit(prompts, 20) == trained
+    assert encoder.fit(prompts, 20).ids == trained
 
 
 def test_golden_ids() -> None:
@@ -105,6 +105,34 @@ def test_an_answer_that_alone_is_too_long_is_dropped_and_counted(tokenizer: PreT
     assert made.truncated == []
 
 
+def asked(context: str, *answers: str, name: str = "train:0", **options: bool) -> Prompt:
+    task = tasks.create("qa", config=PromptConfig(**options))
+    row = Row(name, {"context": context, "question": "Who?", "answers": list(answers), "lang": "en"}, "my.jsonl:1")
+    return Renderer(task)(task.example(row), row.where)
+
+
+def test_an_example_whose_answer_would_be_cut_out_of_its_text_is_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    filler = "The quick brown fox jumps. " * 60
+    encoder = Encoder(tokenizer, PromptConfig(max_length=100, on_too_long="truncate_prompt"))
+    prompts = [
+        asked(f"A dog. {filler}", "A dog", name="train:0"),
+        asked(f"{filler} A dog.", "A dog", name="train:1"),
+        asked(f"A DOG, {filler}", "a dog.", name="train:2"),  # annotators' case and punctuation
+        asked(filler, "a cat", name="train:3"),  # free text: never stood there
+        asked(filler, name="train:4"),  # unanswerable
+        asked(f"A dog. {filler} A cat.", "A dog", "A cat", name="train:5", all_answers=True),
+        asked(f"A dog. {filler} A cat.", "A dog", "A cat", name="train:6"),
+    ]
+    made = encoder.encode(prompts)
+    assert made.truncated == ["train:0", "train:2", "train:3", "train:4", "train:6"]
+    assert made.dropped == made.answer_cut == ["train:1", "train:5"]
+    fitted = encoder.fit(prompts[:2], reserve=20)  # every row is scored, and such rows are counted
+    lost = [loses_answer(prompt, fitted.shortened[i]) for i, prompt in enumerate(prompts[:2])]
+    assert lost == [False, True]
+    with pytest.raises(DataError, match=r"the longest is train:0 \(my.jsonl:1\) with"):
+        Encoder(tokenizer, PromptConfig(max_length=100)).encode(prompts[:1])
+
+
 def test_a_prompt_that_cannot_be_shortened_for_answering_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, PromptConfig(max_length=8, on_too_long="truncate_prompt"))
     with pytest.raises(DataError, match="train:0: without its document the prompt still has more than 6 tokens"):
@@ -113,7 +141,7 @@ def test_a_prompt_that_cannot_be_shortened_for_answering_is_named(tokenizer: Pre
 
 def test_generation_prompts_leave_room_for_the_output(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer, PromptConfig(max_length=100, on_too_long="drop"))
-    ids = encoder.fit([prompt("The quick brown fox jumps. " * 60, "A fox.")], reserve=20)[0]
+    ids = encoder.fit([prompt("The quick brown fox jumps. " * 60, "A fox.")], reserve=20).ids[0]
     assert 70 <= len(ids) <= 80
 
 

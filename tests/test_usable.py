@@ -181,6 +181,13 @@ def test_rows_to_predict_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 rows cannot be used:(?s:.*)every row gets its prediction") as caught:
         dataset.for_prediction(recipe, tmp_path / "rows.jsonl", load_tokenizer(recipe.base))
     assert "skip" not in str(caught.value)
+    make_rows(
+        tmp_path / "rows.jsonl", [{"text": "rain", **{k: v for k, v in TRANSLATION.items() if k.endswith("lang")}}]
+    )
+    with pytest.raises(
+        DataError, match=r"needs the column 'source'; found: text, source_lang, target_lang\. .*source=text"
+    ):
+        dataset.for_prediction(recipe, tmp_path / "rows.jsonl", load_tokenizer(recipe.base))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ def terminal(found: Inspection) -> RenderableType:
     """Sources, lengths, labels, findings, and the first examples with their mask."""
     set_aside = (Text(plain(line), "yellow") for line in notes(found.sources))
     parts: list[RenderableType] = [Text(), _sources(found), *set_aside, *_cleaning(found), Text(), _lengths(found)]
+    parts += _too_long(found)
     if any(found.report.labels["train"]):
         parts += [Text(), _labels(found)]
     parts += [Text(), *_findings(found)]
@@ -77,7 +78,7 @@ def _lengths(found: Inspection) -> Table:
     table = Table("tokens", "median", "95%", "longest", "", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in table.columns[1:4]:
         column.justify = "right"
-    limit = f"prompt.max_length {found.recipe.prompt.max_length}; {found.dropped[0]:,} dropped, {found.shortened[0]:,} shortened"
+    limit = f"prompt.max_length {found.recipe.prompt.max_length}"
     total = [a + b for a, b in zip(prompt, response, strict=True)]
     for name, values, note in (("prompt", prompt, ""), ("response", response, "with EOS"), ("both", total, limit)):
         if len(values):
@@ -85,6 +86,16 @@ def _lengths(found: Inspection) -> Table:
             numbers = (statistics.median(ordered), ordered[len(ordered) * 95 // 100], ordered[-1])
             table.add_row(name, *(f"{number:,.0f}" for number in numbers), Text(note, "dim"))
     return table
+
+
+def _too_long(found: Inspection) -> Iterator[Text]:
+    """What happens to training rows that are too long, with the first of them; where a training stops on them a finding says so."""
+    if found.recipe.prompt.on_too_long == "error":
+        return
+    cut = f" ({found.answer_cut:,} of them because shortening would cut out the answer)" if found.answer_cut else ""
+    for done, (total, first), why in (("dropped, too long", found.dropped, cut), ("shortened", found.shortened, "")):
+        if total:
+            yield Text(plain(f"{done}: {total:,}{why}, first {', '.join(map(found.where, first))}"), "yellow")
 
 
 def _labels(found: Inspection) -> Table:
@@ -114,9 +125,8 @@ def _findings(found: Inspection) -> Iterator[Text]:
         yield Text("audit: a training may start, with what prompt.allow allows.", "yellow")
     for finding in found.report.findings:
         mark, style = ("✗", "bold red") if finding in stops else ("•", "yellow")
-        rows = ", ".join(plain(found.where(row)) for row in finding.rows)
         allow = f" (prompt.allow=[{finding.switch}])" if finding.switch else ""
-        line = f" {plain(finding.explanation)}{allow}: {finding.total:,}, first {rows}"
+        line = f" {plain(finding.explanation)}{allow}: {finding.total:,}, first {plain(finding.named(found.where))}"
         yield Text.assemble((mark, style), line)
     looked, rows_of = found.report.near_rows, found.report.rows
     if any(looked[name] < rows_of[name] for name in looked):

@@ -56,7 +56,9 @@ class Inspection:
 
     Attributes:
         sources: split -> rows, source, SHA-256, and what cleaning did.
-        dropped, shortened: how many training rows are too long and are left out or lose the end of their main field, and the first.
+        dropped, shortened: how many training rows are too long and are left out or lose the end of their main field, and the
+            first; with `prompt.on_too_long: error` the former are those that stop a training.
+        answer_cut: how many of the dropped are so because with the end of the field their answer would go.
         rows: id -> the row, for the ids that overlaps, repeats and contradictions name.
         special: BOS, EOS, padding -> (id, token).
     """
@@ -69,6 +71,7 @@ class Inspection:
     report: Report
     dropped: tuple[int, list[str]]
     shortened: tuple[int, list[str]]
+    answer_cut: int
     examples: list[Seen]
     rows: dict[str, Shown]
     special: dict[str, tuple[int, str] | None]
@@ -103,7 +106,7 @@ def look(
     drawn = dataset.draw_fewshot(recipe, task, renderer, splits["train"])
     is_text = task.name == "text"
     audit, sample = Audit(encoder, is_text), _Sample()
-    dropped, shortened = _Counted(), _Counted()
+    dropped, shortened, answer_cut = _Counted(), _Counted(), 0
     for name, split in splits.items():
         for prompts in _prompts(task, renderer, split, name == "train"):
             encode = encoder.blocks if is_text else encoder.encode
@@ -113,9 +116,15 @@ def look(
             sample.add(learned, encoded.tokens)
             dropped.add(encoded.dropped)
             shortened.add(encoded.truncated)
+            answer_cut += len(encoded.answer_cut)
     report = audit.report()
     if dropped.total and config.on_too_long == "error":
         report.findings.insert(0, _too_long(dropped, config.max_length))
+    elif dropped.total and not report.lengths[0]:
+        told = (
+            f"no training example is left: all are longer than prompt.max_length ({config.max_length} tokens; raise it)"
+        )
+        report.findings.insert(0, Finding("too_long", dropped.first, dropped.total, told))
     examples = list(sample.seen(Speller(tokenizer)))
     named = [*dropped.first, *shortened.first, *(example.id for example in examples)]
     return Inspection(
@@ -127,6 +136,7 @@ def look(
         report=report,
         dropped=(dropped.total, dropped.first),
         shortened=(shortened.total, shortened.first),
+        answer_cut=answer_cut,
         examples=examples,
         rows=_named(report, named, task, renderer, splits),
         special=_special(tokenizer),
@@ -176,7 +186,7 @@ def _prompts(task: Task, renderer: Renderer, split: Split, training: bool) -> It
     """The prompts of a split, in pieces."""
     for start in range(0, len(split.rows), CHUNK):
         rows = split.rows[start : start + CHUNK]
-        yield [renderer(example) for row in rows for example in task.examples(row, training=training)]
+        yield [renderer(example, row.where) for row in rows for example in task.examples(row, training=training)]
 
 
 def _too_long(dropped: _Counted, limit: int) -> Finding:

@@ -38,6 +38,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "response": ("response, with EOS", "回答（含 EOS）"),
     "total": ("both", "合计"),
     "dropped": ("dropped, too long", "过长而舍弃"),
+    "too_long": ("too long: a training stops", "过长：训练将被中止"),
+    "answer_cut": ("of these, the answer would be cut off", "其中：缩短会切掉答案"),
     "shortened": ("shortened, never in the target", "被缩短（目标不变）"),
     "labels": ("Label balance", "标签分布"),
     "label": ("label", "标签"),

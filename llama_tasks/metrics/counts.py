@@ -13,18 +13,20 @@ def count(rows: Iterable[Mapping[str, Any]], labels: Sequence[str] | None = None
 
     `empty`: nothing but white space (for question answering a legal answer, counted all the same); `truncated`: stopped
     by the limit of tokens, so never by its own end; `unparsable`: outside `labels`, 0 where there are none; `shortened`:
-    its prompt was cut to fit.
+    its prompt was cut to fit; `answer_cut`, where there are any: with it the answer went out of the text.
     After them, in the order of the alphabet, the failures that the rows' task names (`copied`, `wrong_script`, ...).
     """
     counts = dict.fromkeys(("rows", *FAILURES), 0)
     named: dict[str, int] = {}
+    answer_cut = 0
     known = None if labels is None else frozenset(labels)
     for row in rows:
         counts["rows"] += 1
+        answer_cut += row.get("answer_cut", False)
         for name in failures(row, known):
             kind = counts if name in FAILURES else named
             kind[name] = kind.get(name, 0) + 1
-    return counts | dict(sorted(named.items()))
+    return counts | ({"answer_cut": answer_cut} if answer_cut else {}) | dict(sorted(named.items()))
 
 
 def failures(row: Mapping[str, Any], labels: Collection[str] | None = None) -> list[str]:

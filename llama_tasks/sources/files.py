@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -209,25 +211,36 @@ def filesystem_of(url: str) -> tuple[Any, str]:
     except ImportError:
         module = known_implementations.get(protocol, {}).get("class", protocol).split(".")[0]
         raise DataError(f"{url}: reading {protocol}:// needs a driver: pip install {module}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{url} cannot be opened: {error}.") from None
+    except Exception as error:  # drivers raise what their libraries do
+        raise DataError(f"{url} cannot be opened: {str(error).rstrip('.')}.") from None
     return filesystem, path
+
+
+@contextlib.contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    """What goes wrong on the way to a URL as a DataError: drivers raise what their libraries do (aiohttp's, botocore's)."""
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{url} cannot be reached: {str(error).rstrip('.') or type(error).__name__}.") from None
 
 
 def is_folder(name: str) -> bool:
     """Whether it is a folder, here or behind the URL."""
     if not is_url(name):
-        return Path(name).expanduser().is_dir()
+        return os.path.isdir(Path(name).expanduser())  # unlike Path.is_dir, False for a name too long to be one
     filesystem, path = filesystem_of(name)
-    return bool(filesystem.isdir(path))
+    with _reachable(name):
+        return bool(filesystem.isdir(path))
 
 
 def is_file(name: str) -> bool:
     """Whether it is a file, here or behind the URL."""
     if not is_url(name):
-        return Path(name).expanduser().is_file()
+        return os.path.isfile(Path(name).expanduser())
     filesystem, path = filesystem_of(name)
-    return bool(filesystem.isfile(path))
+    with _reachable(name):
+        return bool(filesystem.isfile(path))
 
 
 def entries(folder: str) -> list[str]:
@@ -235,7 +248,8 @@ def entries(folder: str) -> list[str]:
     if not is_url(folder):
         return [str(path) for path in sorted(Path(folder).expanduser().iterdir())]
     filesystem, path = filesystem_of(folder)
-    return sorted(filesystem.unstrip_protocol(found) for found in filesystem.ls(path, detail=False))
+    with _reachable(folder):
+        return sorted(filesystem.unstrip_protocol(found) for found in filesystem.ls(path, detail=False))
 
 
 def matches(pattern: str) -> list[str]:
@@ -246,5 +260,6 @@ def matches(pattern: str) -> list[str]:
         found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
         return sorted(name for name in found if Path(name).is_file())
     filesystem, path = filesystem_of(pattern)
-    found = [name for name in filesystem.glob(path) if filesystem.isfile(name)]
+    with _reachable(pattern):
+        found = [name for name in filesystem.glob(path) if filesystem.isfile(name)]
     return sorted(filesystem.unstrip_protocol(name) for name in found)

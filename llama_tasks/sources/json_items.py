@@ -69,7 +69,8 @@ def read_lines(file: File, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]
             bad.add(f"{file.name}:{number}", file.not_utf8(error).rstrip("."))
             continue
         except Broken as error:
-            bad.add(f"{file.name}:{number}", f"broken JSON ({error}): {excerpt(text)}")
+            why = "a byte-order mark stands before it; were files put end to end?" if text[:1] == "\ufeff" else error
+            bad.add(f"{file.name}:{number}", f"broken JSON ({why}): {excerpt(text)}")
             continue
         if isinstance(value, dict):
             yield number, value
@@ -102,14 +103,15 @@ def _holds_lines(file: File) -> bool:
     """Whether the first line is an object by itself: JSON Lines under the name .json."""
     with file.open() as stream:
         head = stream.peek(_PIECE)[:_PIECE].removeprefix(b"\xef\xbb\xbf").lstrip()
-    line, end, _ = head.partition(b"\n")
+    line, end, rest = head.partition(b"\n")
     if not line.startswith(b"{") or (not end and len(head) >= _PIECE - 16):
         return False
     try:
         first = parse(line.decode("utf-8"))
     except ValueError:  # Broken and UnicodeDecodeError are ones; whoever reads the file says so with its line
         return False
-    return isinstance(first, dict) and not isinstance(first.get("data"), list)
+    columns = len(first) > 1 and not rest.strip() and all(isinstance(value, (list, dict)) for value in first.values())
+    return not columns and not isinstance(first.get("data"), list)
 
 
 def _enter_data(text: _Text) -> None:
@@ -126,7 +128,7 @@ def _enter_data(text: _Text) -> None:
             text.take(",")
     raise text.error(
         f"this object holds no list of rows under the key 'data' (its keys: {', '.join(keys[:10]) or 'none'}); write a list "
-        "of objects, or one object a line in a .jsonl file"
+        "of objects (pandas: to_json(orient='records')), or one object a line in a .jsonl file"
     )
 
 

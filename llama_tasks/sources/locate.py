@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import glob
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,7 @@ from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
 from llama_tasks.sources import hub, readers
 from llama_tasks.sources.files import COMPRESSIONS, File, entries, is_file, is_folder, is_url, matches
-from llama_tasks.sources.rows import BadRows, Row
+from llama_tasks.sources.rows import BadRows, Row, listed
 
 SPLITS = ("train", "validation", "test")
 ALIASES = {"train": ("train", "data"), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
@@ -52,8 +54,7 @@ def locate(item: str, data: DataConfig, task: str) -> dict[str, list[Shard]]:
     if glob.has_magic(item):
         return {"train": [_shard(file) for file in _pairs([File(name, data) for name in _found(item)])]}
     if is_url(item) or not is_hub_id(item):
-        looked = "" if is_url(item) else f" (looked in {Path.cwd()})"
-        raise DataError(f"There is no file or folder {item!r}{looked}.")
+        raise DataError(f"There is no file or folder {item!r}{_looked(item)}")
     return _on_hub(item, data)
 
 
@@ -101,13 +102,26 @@ def is_hub_id(item: str) -> bool:
     file = File(item, DataConfig())
     looks_local = readers.is_readable(file) or file.compression or is_url(item) or glob.has_magic(item)
     looks_local = looks_local or item.count("/") != 1 or item.startswith((".", "/", "~"))
-    return not looks_local and not Path(item).expanduser().exists()
+    return not looks_local and not os.path.exists(Path(item).expanduser())
+
+
+def _looked(item: str) -> str:
+    """The end of the sentence about an item that is not there: where it was looked for, and what was probably meant."""
+    folder = Path(item).expanduser().parent
+    if is_url(item):
+        return "."
+    if os.path.lexists(Path(item).expanduser()):
+        return ": what has that name is a broken link, a pipe or a device."
+    names = [path.name for path in folder.iterdir()] if is_folder(str(folder)) else []
+    near = None if glob.has_magic(item) else difflib.get_close_matches(Path(item).name, names, n=1, cutoff=0.8)
+    guess = f" Did you mean {listed([str(Path(item).parent / near[0])])!r}?" if near else ""
+    return f" (looked in {Path.cwd()}).{guess}"
 
 
 def _found(pattern: str) -> list[str]:
     names = matches(pattern)
     if not names:
-        raise DataError(f"No file matches {pattern!r} (looked in {Path.cwd()}).")
+        raise DataError(f"No file matches {pattern!r}{_looked(pattern)}")
     return names
 
 

@@ -59,7 +59,9 @@ def _csv(file: File, bad: BadRows, delimiter: str = ",") -> Numbered:
     reader = csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
     start = 1
     try:
-        header = next(reader, [])
+        header = next(reader, None)
+        if header is None:
+            return
         _check_header(file, header, delimiter)
         start = reader.line_num + 1
         for row in reader:
@@ -79,6 +81,8 @@ def _csv(file: File, bad: BadRows, delimiter: str = ",") -> Numbered:
 
 
 def _check_header(file: File, header: list[str], delimiter: str) -> None:
+    if not any(name.strip() for name in header) or header[0].startswith("sep="):
+        raise file.error("the first line must name the columns; remove what stands above the header.", 1)
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise file.error(f"the column {twice!r} stands twice; rename one of them.", 1)
@@ -199,7 +203,11 @@ def named_classes(values: dict[str, Any], features: Any, where: str, bad: BadRow
     """
     labelled = {key for key in values if features and hasattr(features[key], "int2str")}
     try:
-        names = {key: features[key].int2str(values[key]) for key in labelled if (values[key] or 0) >= 0}
+        names = {
+            key: features[key].int2str(values[key])
+            for key in labelled
+            if (values[key] or 0) >= 0 and values[key] is not None
+        }
     except ValueError as error:
         bad.add(where, f"{error}; the file names its classes {', '.join(features[min(labelled)].names)}")
         return None

@@ -14,6 +14,11 @@ from llama_tasks.errors import DataError
 
 SHOWN = 10  # bad rows that an error or a report spells out; all are counted
 MAY_BE_EMPTY = ("answers", "input")  # an unanswerable question, an instruction without input
+#: Fields that a built-in task reads where a row has them.
+OPTIONAL = {
+    "classify": ("text_pair", "lang"), "qa": ("lang",), "summarize": ("lang", "references", "length"), "text": ("lang",),
+    "translate": ("source_lang", "target_lang"),
+}  # fmt: skip
 _UNSEEN = " \t\r\n\u00a0\u00ad\u200b\u200c\u200d\u2060\u3000\ufeff"  # no-break, soft-hyphen, zero-width, ideographic
 SKIP_HINT = "Mend them, or set data.on_bad_row=skip to set such rows aside."
 
@@ -65,7 +70,8 @@ class BadRows:
         if self.skip or not self.count:
             return
         if self.count == 1:
-            raise DataError(f"{self.first[0].where}: {self.first[0].why}. {self.hint.replace('them', 'it')}")
+            stop = "" if self.first[0].why.endswith("?") else "."
+            raise DataError(f"{self.first[0].where}: {self.first[0].why}{stop} {self.hint.replace('them', 'it')}")
         more = f"\n  … and {self.count - len(self.first)} more" if self.count > len(self.first) else ""
         listed = "".join(f"\n  {bad.where}: {bad.why}" for bad in self.first)
         raise DataError(f"{self.count} rows cannot be used:{listed}{more}\n{self.hint}")
@@ -103,7 +109,25 @@ class Split:
             told["mix"] = dict(self.mix)
         if self.set_aside.count:
             told["set_aside"] = self.set_aside.describe()
+        if not self.mix and (repeated := _repeated_ids(self.rows)):
+            told["repeated_ids"] = repeated
         return told
+
+
+def _repeated_ids(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows whose own column `id` says what an earlier row's does: how many, and the first pair; nothing where there are none."""
+    seen: dict[Any, str] = {}
+    found: dict[str, Any] = {}
+    for row in rows:
+        own = row.values.get("id")
+        if not isinstance(own, (str, int)):
+            continue
+        if own in seen:
+            found = {"first": f"{listed([str(own)])[:60]!r} in {seen[own]} and {row.where}", **found}
+            found["rows"] = found.get("rows", 0) + 1
+        else:
+            seen[own] = row.where
+    return found
 
 
 def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -115,6 +139,11 @@ def notes(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[str]:
         if "mix" in about:
             lines.append(
                 f"{name}: mixed of {', '.join(f'{rows:,} rows of {item}' for item, rows in about['mix'].items())}"
+            )
+        if "repeated_ids" in about:
+            told = about["repeated_ids"]
+            lines.append(
+                f"{name}: rows whose column 'id' repeats an earlier row's: {told['rows']:,}, first {told['first']}"
             )
         if "set_aside" in about:
             lines.append(
@@ -176,7 +205,7 @@ class Checker:
                 yield row
         for name in self.fields if first else ():
             if first and name not in found:
-                raise DataError(_no_column(name, list(found), first.where) + self.hint(first.values))
+                raise DataError(no_column(name, found, self.fields, first.where) + self.hint(first.values))
 
     def _fault(self, row: Row) -> str | None:
         lacking = next((name for name in self.fields if name not in row.values), None)
@@ -198,12 +227,15 @@ class Checker:
         return None
 
 
-def _no_column(name: str, found: Sequence[str], where: str) -> str:
-    """The sentence about a column that is nowhere: what is there, and what was probably meant."""
-    near = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
+def no_column(name: str, found: Iterable[str], fields: Sequence[str], where: str, task: str = "") -> str:
+    """The sentence about a column that is nowhere: what is there, and what was probably meant: the likeliest of those, or the
+    only one, that are no field of a task themselves."""
+    fields = (*fields, *(field for optional in OPTIONAL.values() for field in optional))
+    free = [column for column in found if column not in fields]
+    near = free if len(free) == 1 else difflib.get_close_matches(name, free, n=1, cutoff=0.4)
     return (
-        f"{where}: the task needs the column {name!r}; found: {listed(found)}. "
-        f"Name yours in the recipe: data.columns.{name}={listed(near[:1]) if near else 'YOUR_COLUMN'}"
+        f"{where}: the task{f' {task!r}' if task else ''} needs the column {name!r}; found: {listed(found)}. "
+        f"Name yours in the recipe: data.columns.{name}={listed(near) if near else 'YOUR_COLUMN'}"
     )
 
 

@@ -178,11 +178,6 @@ SHAPES = (
     Shape("sharegpt", "*", ("conversations",), _sharegpt),
     Shape("OpenAI messages", "*", ("messages",), _openai, in_place=True),
 )  # fmt: skip
-#: Fields that a built-in task reads where a row has them.
-OPTIONAL = {
-    "classify": ("text_pair", "lang"), "qa": ("lang",), "summarize": ("lang", "references", "length"), "text": ("lang",),
-    "translate": ("source_lang", "target_lang"),
-}  # fmt: skip
 BUILT_IN = {shape.task for shape in SHAPES} - {"*"} | {"text"}
 
 

@@ -12,9 +12,10 @@ from llama_tasks.recipe import DataConfig
 from llama_tasks.sources.carving import carve
 from llama_tasks.sources.locate import SPLITS, limit_of, located, source_of
 from llama_tasks.sources.reading import Found, Reader, identified
-from llama_tasks.sources.rows import Row, Split, sha256_of
-from llama_tasks.sources.shapes import OPTIONAL
+from llama_tasks.sources.rows import OPTIONAL, Row, Split, sha256_of
 from llama_tasks.sources.stream import held_out
+
+MOST_TIMES = 1000  # that a mix repeats a row
 
 
 def load_splits(
@@ -77,10 +78,18 @@ def check(data: DataConfig) -> None:
     """Raise RecipeError for values of `data` that do not go together."""
     if data.split_similarity > 1:
         raise RecipeError(f"data.split_similarity must be at most 1, not {data.split_similarity}.")
+    for name, items in (("train", data.train), ("validation", data.validation), ("test", data.test)):
+        if items is not None and not all(item.strip() for item in items or [""]):
+            raise RecipeError(f"data.{name} names no file; write a file, a folder, a glob or a Hub dataset.")
     lists = (data.train, data.validation or [], data.test or [])
     twice = next((item for items in lists for item in items if items.count(item) > 1), None)
     if twice:
         raise RecipeError(f"{twice!r} stands twice in data; to give it more weight, use data.weights.")
+    labels = data.labels or []
+    wrong = next((label for label in labels if labels.count(label) > 1 or label != label.strip() or not label), None)
+    if wrong is not None:
+        why = "stands there twice" if labels.count(wrong) > 1 else "is empty or has white space at an end"
+        raise RecipeError(f"data.labels: {wrong!r} {why}; write each label once, as it stands in the data.")
     if data.streaming and data.max_train_samples:
         raise RecipeError(
             "data.max_train_samples needs all rows at hand, which data.streaming does not have; use train.max_steps."
@@ -122,6 +131,13 @@ def _mix(items: Mapping[str, list[Row]], data: DataConfig, seed: int) -> Mapping
         return items
     share = dict(zip(data.train, data.weights, strict=True))
     unit = max(len(rows) / share[item] for item, rows in items.items())
+    heaviest = max(items, key=lambda item: share[item] / len(items[item]))
+    times = unit * share[heaviest] / len(items[heaviest])
+    if times > MOST_TIMES:
+        raise RecipeError(
+            f"data.weights would repeat each row of {heaviest!r} {times:,.0f} times; more than {MOST_TIMES:,} times is surely "
+            "not meant: bring the weights nearer to each other."
+        )
     mixed = {}
     for item, rows in items.items():
         passes, rest = divmod(round(unit * share[item]), len(rows))

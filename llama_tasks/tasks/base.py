@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
+from llama_tasks.sources.rows import no_column
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HAN = re.compile("[\u4e00-\u9fff]")
@@ -39,6 +39,7 @@ class Example:
         variant: chooses among the task's templates beside the language (`pair`: `default.pair`, `zh.pair`).
         weight: of the example's loss.
         meta: what else the row says of itself (`domain: sports`), by which scores can be sliced.
+        spans: what the answer takes out of the main field. An example whose shortened field lost one is not trained on.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Example:
     variant: str = ""
     weight: float = 1.0
     meta: Mapping[str, Any] = field(default_factory=dict)
+    spans: tuple[str, ...] = ()
 
 
 class Task:
@@ -104,16 +106,14 @@ class Task:
         """The name of the way in which an answer fails this task whatever its score is (`copied`), or None."""
         return None
 
-    def check_columns(self, row: Row) -> None:
-        """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match."""
+    def check_columns(self, row: Row, *, to_predict: bool = False) -> None:
+        """Raise DataError unless the row has the task's columns; the error lists what was found and the likely match.
+
+        to_predict: whether the row may lack the column that is to be predicted.
+        """
         for column in self.columns:
-            if column not in row.values:
-                near = difflib.get_close_matches(column, list(row.values), n=1, cutoff=0.4)
-                guess = near[0] if near else "YOUR_COLUMN"
-                raise DataError(
-                    f"{row.where}: the task {self.name!r} needs the column {column!r}; found: {', '.join(row.values)}. "
-                    f"Name yours in the recipe: data.columns.{column}={guess}"
-                )
+            if column not in row.values and not (to_predict and column == self.target_column):
+                raise DataError(no_column(column, row.values, self.columns, row.where, self.name))
 
 
 def meta_of(row: Row, task: Task) -> dict[str, Any]:
@@ -154,14 +154,15 @@ def texts_of(row: Row, field: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def lang_of(row: Row, main_field: str, field: str = "lang") -> str:
-    """The row's language code (`zh-CN` is `zh`); a row that does not say is looked at, in its main field alone, so that
-    it gets the same prompt with and without its answer."""
-    value: Any = row.values.get(field)
+def lang_of(row: Row, *fields: str) -> str:
+    """The row's language code (`zh-CN` is `zh`); a row that does not say is looked at, in these fields of its input alone, so
+    that it gets the same prompt with and without its answer. It is Chinese where one of them is: a passage full of foreign
+    names with a Chinese question is."""
+    value: Any = row.values.get("lang")
     if value is None:
-        return guess_lang(text_of(row, main_field))
+        return "zh" if "zh" in [guess_lang(text_of(row, field)) for field in fields] else "en"
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{row.where}: the field {field!r} must be a language code such as en or zh, not {value!r}.")
+        raise DataError(f"{row.where}: the field 'lang' must be a language code such as en or zh, not {value!r}.")
     return primary(value)
 
 

@@ -37,6 +37,10 @@ class Classify(Task):
         """Row -> Example. Raises DataError for a label outside the set, with the nearest one."""
         self.check_columns(row)
         label = text_of(row, "label")
+        if label != label.strip():
+            raise DataError(
+                f"{row.where}: the field 'label' holds {label[:60]!r}, with white space at an end, which no answer has; strip it."
+            )
         if label not in self.labels:
             near = difflib.get_close_matches(label, self.labels, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -31,15 +31,15 @@ class QA(Task):
     def example(self, row: Row) -> Example:
         """Row -> Example; the first answer is the target, all of them count when scoring."""
         self.check_columns(row)
-        lang = lang_of(row, self.main_field)
+        lang = lang_of(row, "question", "context")
         answers = tuple(dict.fromkeys(answer for answer in texts_of(row, "answers") if answer.strip()))
         fields = {"context": text_of(row, "context"), "question": text_of(row, "question")}
         if self.config.extractive:
             self._check_spans(row, fields["context"], answers)
         if self.config.all_answers and answers:
             parts = JOINED.get(lang, JOINED["default"]).join(answers)
-            return Example(row.id, fields, parts, (self.parse(parts, lang),), lang)
-        return Example(row.id, fields, answers[0] if answers else no_answer(lang), answers, lang)
+            return Example(row.id, fields, parts, (self.parse(parts, lang),), lang, spans=answers)
+        return Example(row.id, fields, answers[0] if answers else no_answer(lang), answers, lang, spans=answers[:1])
 
     def parse(self, text: str, lang: str) -> str:
         """The answer; empty for "unanswerable", as SQuAD 2.0's script expects it; several parts in the order of the

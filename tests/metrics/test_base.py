@@ -204,6 +204,7 @@ def test_counts():
     assert metrics.count(rows) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 0, "shortened": 0}
     assert metrics.count(rows, labels=["a"]) == {"rows": 3, "empty": 1, "truncated": 1, "unparsable": 2, "shortened": 0}
     assert metrics.count([]) == {"rows": 0, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0}
+    assert metrics.count([{"prediction": "a", "shortened": True, "answer_cut": True}])["answer_cut"] == 1
 
 
 def test_failures_of_a_task_are_counted_by_name() -> None:
