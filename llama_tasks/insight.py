@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
 
 LEAKS, GENERAL = "leaks.json", "general.jsonl"
+TOKENS_AT_ONCE = 1024  # of general text: needs less memory than the evaluation that the pre-flight has tried
 
 
 def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> None:
@@ -32,7 +33,7 @@ def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> 
     systems = ("base", "adapter") if hasattr(model, "disable_adapter") else ("base",)
     for name in systems:
         with model.disable_adapter() if name == "base" and len(systems) > 1 else nullcontext():
-            rows = text_losses(model, dataset.encoder, prompts, recipe.eval.tokens_per_batch)
+            rows = text_losses(model, dataset.encoder, prompts, min(recipe.eval.tokens_per_batch, TOKENS_AT_ONCE))
         write_jsonl(run.path / "eval" / name / GENERAL, rows)
 
 

@@ -90,7 +90,7 @@ def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_ba
 
 def _save(folder: Path, training: Training) -> None:
     """One save into a scratch folder, which goes again. Raises RunError where the disk refuses."""
-    scratch = folder / ".preflight.gone"
+    scratch = folder / ".preflight.0.gone"  # a name that `files.sweep` knows; the same one on every process
     try:
         if training.accelerator.is_main_process:
             scratch.mkdir(parents=True, exist_ok=True)
