@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
 
 LEAKS, GENERAL = "leaks.json", "general.jsonl"
-TOKENS_AT_ONCE = 1024  # of general text: needs less memory than the evaluation that the pre-flight has tried
+TOKENS_AT_ONCE = 256  # of general text: needs less memory than the evaluation that the pre-flight has tried
 
 
 def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> None:

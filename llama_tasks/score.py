@@ -24,7 +24,8 @@ def score_text(model: Any, tokens: Sequence[Tokens], n_bytes: int, tokens_per_ba
 
     Bits per byte divide by the text's UTF-8 bytes, so they compare across tokenizers.
     """
-    total = -sum(value for (value,) in logprobs(model, [Family((item,)) for item in tokens], tokens_per_batch))
+    families = [Family((item,)) for item in tokens]
+    total = -sum(value for (value,) in logprobs(model, families, _few(model, families, tokens_per_batch)))
     loss = total / max(_targets(tokens), 1)
     return {
         "loss": loss,
@@ -37,7 +38,7 @@ def text_losses(model: Any, encoder: Encoder, prompts: Sequence[Prompt], tokens_
     """{id, lang, nll, tokens, bytes} of each plain text: what `metrics.LanguageModel` reads (nll in nats)."""
     blocks = [encoder.blocks([prompt]).tokens for prompt in prompts]
     families = [Family((item,)) for items in blocks for item in items]
-    values = iter(logprobs(model, families, tokens_per_batch))
+    values = iter(logprobs(model, families, _few(model, families, tokens_per_batch)))
     return [
         {
             "id": prompt.example.id,
@@ -48,6 +49,12 @@ def text_losses(model: Any, encoder: Encoder, prompts: Sequence[Prompt], tokens_
         }
         for prompt, items in zip(prompts, blocks, strict=True)
     ]
+
+
+def _few(model: Any, families: Sequence[Family], tokens_per_batch: int) -> int:
+    """Tokens of a batch of plain text, where nearly each is a target and so has its logits."""
+    longest = max((family.num_laid_out for family in families), default=1)
+    return max(longest, min(tokens_per_batch, LOGITS // int(model.config.vocab_size)))
 
 
 def _targets(tokens: Sequence[Tokens]) -> int:
