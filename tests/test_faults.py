@@ -42,7 +42,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(
 
 def test_killed_at_an_operation_of_a_whole_run(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
     """Every operation of the whole run, in strides: the run's own files, best weights, checkpoints, adapter."""
-    for fatal in range(1, 200, int(os.environ.get("LLAMA_TASKS_STRIDE", "37"))):
+    for fatal in range(1, 200, int(os.environ.get("LLAMA_TASKS_STRIDE", "61"))):
         output = f"operation{fatal}"
         run = go_on(zygote, place, output, operation=fatal, how="kill")
         if run.wait() == 0:
