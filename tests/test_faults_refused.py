@@ -32,8 +32,9 @@ def test_too_little_memory_is_met_before_step_1(zygote: Zygote, place: Path) -> 
     error = refused(run, "does not fit the memory", "Tried, and it fits: train.tokens_per_batch=")
     assert not (place / "memory").exists()
     proposed = error.rstrip(".\n").split("it fits: ")[1].split()
-    # `ulimit -v` counts the whole stack of every thread, some of which begin only when the adapter is read back.
-    room = {"memory": limits["memory"] + (96 << 20)}
+    # `ulimit -v` counts the whole stack of every thread, some of which begin only when the adapter is read back, and freed
+    # blocks that glibc keeps: without room the same setting was refused in some runs and not in others (docs/faults.md).
+    room = {"memory": limits["memory"] + (256 << 20)}
     done = zygote.run(*big, *proposed, "output=memory", cwd=place, **room)
     assert done.wait() == 0, done.error
 
