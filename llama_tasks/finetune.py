@@ -36,6 +36,7 @@ from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.decoding_fields import settings
 from llama_tasks.distillation import load_teacher
 from llama_tasks.errors import RecipeError
+from llama_tasks.freezing import freeze
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe
@@ -105,7 +106,7 @@ def fit(
     say = partial(console.print, highlight=False, markup=False)
     recipe, asked = settle(recipe, base, dataset, resume), recipe
     model = adapters.attach(base, recipe.adapter, recipe.base)
-    adapters.freeze(model, recipe.train.freeze)
+    freeze(model, recipe.train.freeze)
     data = dataset.stream or dataset.train.tokens
     teacher = load_teacher(recipe, dataset.encoder.tokenizer, accelerator.device)
     processes = run.environment().get("processes") if resume else None

@@ -21,6 +21,7 @@ from llama_tasks.dataset import prepare
 from llama_tasks.distillation import load_teacher
 from llama_tasks.errors import RecipeError
 from llama_tasks.finetune import make_accelerator, settle
+from llama_tasks.freezing import freeze
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.packing import collate
 from llama_tasks.plan import MemoryPlan
@@ -84,7 +85,7 @@ def _make(recipe: Recipe, count: int) -> tuple[Training, list[Tokens]]:
     base = adapters.load_base(recipe.base, accelerator.device)
     recipe = settle(recipe, base, dataset)
     model = adapters.attach(base, recipe.adapter, recipe.base)
-    adapters.freeze(model, recipe.train.freeze)
+    freeze(model, recipe.train.freeze)
     teacher = load_teacher(recipe, dataset.encoder.tokenizer, accelerator.device)
     tokens = list(dataset.train.tokens[:count])
     config = replace(recipe.train, gradient_checkpointing=False)

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_tasks import adapters, dataset, finetune, score
 from llama_tasks.errors import RecipeError
+from llama_tasks.freezing import freeze
 from llama_tasks.recipe import BaseConfig, Recipe, load_recipe
 from llama_tasks.train import Training
 
@@ -63,7 +64,7 @@ def test_auto_learning_rate_follows_the_width() -> None:
 def test_frozen_weights_stay_and_the_optimizer_holds_none(patterns: list[str], wanted: set[str] | None) -> None:
     set_seed(2)
     model = adapters.attach(adapters.load_base(BASE), None, BASE)
-    adapters.freeze(model, patterns)
+    freeze(model, patterns)
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     assert frozen and (wanted is None or set(frozen) == wanted)
     run = Training(model, examples(), replace(CONFIG, max_steps=3), Accelerator(), 1e-2)
@@ -79,7 +80,7 @@ def test_frozen_weights_stay_and_the_optimizer_holds_none(patterns: list[str], w
 def test_a_part_of_a_name_is_whole() -> None:
     """layers.1 is not layers.10 to layers.19."""
     model = adapters.load_base(BaseConfig(config={**TINY, "num_hidden_layers": 12}))
-    adapters.freeze(model, ["layers.1"])
+    freeze(model, ["layers.1"])
     assert {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad} == {"1"}
 
 
@@ -93,13 +94,13 @@ def test_a_part_of_a_name_is_whole() -> None:
 )
 def test_mistakes_in_what_is_frozen(patterns: list[str], message: str) -> None:
     with pytest.raises(RecipeError) as raised:
-        adapters.freeze(adapters.load_base(BASE), patterns)
+        freeze(adapters.load_base(BASE), patterns)
     assert message in str(raised.value)
 
 
 def test_freezing_beside_an_adapter_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"adapter\.layers_to_transform"):
-        adapters.freeze(adapters.attach(adapters.load_base(BASE), {"r": 2}, BASE), ["norm"])
+        freeze(adapters.attach(adapters.load_base(BASE), {"r": 2}, BASE), ["norm"])
 
 
 # --- quantised ---------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ ORDER = [
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",),
     ("adapter_inits", "quantization", "rank_allocation"), ("adapters",), ("parallel",),
-    ("distillation", "optimizers", "perturbation"), ("train",), ("checkpoint",),
+    ("distillation", "freezing", "optimizers", "perturbation"), ("train",), ("checkpoint",),
     ("streaming",), ("dataset",), ("sampling",), ("slots", "engines"), ("generate", "score", "attribution"), ("choices",),
     ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
     ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
