@@ -38,8 +38,7 @@ def decode_by_slots(
     for queue in _octaves([len(ids) + suite.max_new_tokens for ids in prompts]):
         places = len(prompts[queue[0]]) + suite.max_new_tokens + steps
         rows = min(len(queue), max(1, suite.tokens_per_batch // places))
-        with Decoder(model, rows, places) as decoder:
-            yield from _Stream(decoder, prompts, names, queue, ends, suite, steps).run()
+        yield from _Stream(Decoder(model, rows, places), prompts, names, queue, ends, suite, steps).run()
 
 
 def _octaves(lengths: Sequence[int]) -> list[list[int]]:
