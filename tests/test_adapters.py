@@ -16,8 +16,8 @@ from tiny import make_base, make_rows
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_tasks import adapters, dataset, finetune, score
+from llama_tasks.adapters.freezing import freeze
 from llama_tasks.errors import RecipeError
-from llama_tasks.freezing import freeze
 from llama_tasks.recipe import BaseConfig, Recipe, load_recipe
 from llama_tasks.train import Training
 

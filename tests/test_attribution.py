@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny import plain_embedded
 
-from llama_tasks import adapters, attribution
+from llama_tasks import adapters
 from llama_tasks.recipe import BaseConfig
+from llama_tasks.score import attribution
 
 IDS = [1, 300, 17, 2045, 99, 1200, 3000, 41]
 ASKED = 5

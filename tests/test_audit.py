@@ -11,14 +11,15 @@ import pytest
 from tiny import make_base, make_rows, recipe_text
 from transformers import AutoTokenizer
 
-from llama_tasks import overlap, tasks
-from llama_tasks.audit import Audit, Report, stop_on
+from llama_tasks import tasks
 from llama_tasks.cli import main
+from llama_tasks.duplicates import overlap
 from llama_tasks.errors import DataError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import Encoder, Tokens
+from llama_tasks.tokens.audit import Audit, Report, stop_on
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import ModelCard
 from run_factory import HUB_BASE, make_base, make_run
 
-from llama_tasks.card import base_card, fence, markdown, model_card, public
+from llama_tasks.hub.card import base_card, fence, markdown, model_card, public
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 EVIL = "</table><script>alert(1)</script>\n---\nlicense: evil\n# [x](javascript:alert(1)) `|` \x1b[31m \u202eabc"

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from token_styles import CHATML, LLAMA3_CHAT, gpt2_style, llama2_first_style, llama2_style, llama3_style
 
-from llama_tasks.chat import ChatFormat
 from llama_tasks.errors import ModelError
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tasks import Example, Summarize, Turn
 from llama_tasks.tokens import Encoder
+from llama_tasks.tokens.chat import ChatFormat
 
 CHAT = PromptConfig(template="chat", max_length=1024)
 ENDS = {"gpt2": "<|im_end|>", "llama2": "</s>", "llama2-first": "</s>", "llama3": "<|eot_id|>"}

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from tiny import logprob, plain_embedded
 
-from llama_tasks import adapters, choices, dataset
+from llama_tasks import adapters, dataset
 from llama_tasks.recipe import BaseConfig, load_recipe
 from llama_tasks.rundir import read_jsonl
+from llama_tasks.score import choices
 
 CHOICES = ["sports", "sport", "sports news", "体育", "music"]
 

@@ -11,8 +11,9 @@ import pytest
 from report_sample import HOSTILE
 from tiny import make_rows
 
-from llama_tasks import compare, metrics, significance
+from llama_tasks import metrics, significance
 from llama_tasks.cli import main
+from llama_tasks.evaluation import systems
 from llama_tasks.report import comparison
 
 WORDS = [
@@ -71,7 +72,7 @@ def test_pairs_are_tested_and_corrected(files: list[str], capsys: pytest.Capture
     pairs = {(pair["a"], pair["b"]): pair for pair in result["pairs"]}
     assert list(pairs) == [("a", "b"), ("a", "c"), ("b", "c")]
     rouge = metrics.create("rouge1", "en")
-    stats = [metrics.row_statistics(rouge, compare.read(path).rows) for path in files]
+    stats = [metrics.row_statistics(rouge, systems.read(path).rows) for path in files]
     plain = [significance.compare(rouge, stats[i], stats[j], n_resamples=500) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert [pair["p_value"] for pair in pairs.values()] == significance.holm([test.p_value for test in plain])
     assert pairs["a", "b"]["p_value"] < 0.05 < pairs["a", "c"]["p_value"]
@@ -151,15 +152,15 @@ def test_names_are_what_tells_paths_apart() -> None:
         (["x/one", "y/one", "y/two"], ["x/one", "y/one", "y/two"]),
         (["same", "same"], ["same#1", "same#2"]),
     ):
-        sides = [compare.Side(path, predictions(0.5, 1, 12)) for path in paths]
-        assert list(compare.compare(sides, ["rouge1"], n_resamples=5).result["systems"]) == names
+        sides = [systems.Side(path, predictions(0.5, 1, 12)) for path in paths]
+        assert list(systems.compare(sides, ["rouge1"], n_resamples=5).result["systems"]) == names
 
 
 def test_hostile_rows_are_text(tmp_path: Path) -> None:
     rows = [{"id": f"{at}{HOSTILE}", "lang": "en", "references": [f"{HOSTILE} {at}"], "prediction": HOSTILE * (at % 2),
              "input": {HOSTILE: HOSTILE}, "meta": {HOSTILE: HOSTILE[: 20 + at % 2]}} for at in range(24)]  # fmt: skip
     other = [row | {"prediction": f"{HOSTILE} good"} for row in rows]
-    found = compare.compare([compare.Side(f"a{HOSTILE}", rows), compare.Side("b", other)], ["chrf"], n_resamples=20)
+    found = systems.compare([systems.Side(f"a{HOSTILE}", rows), systems.Side("b", other)], ["chrf"], n_resamples=20)
     text = comparison.page(found.result, found.systems)
     assert text.count("<script>") == text.count("</script>") == 1
     assert "<img" not in text and "javascript:document" not in text.replace("&#34;javascript:document", "")

@@ -14,17 +14,17 @@ import torch
 from run_factory import HUB_BASE, make_base, make_run
 from safetensors.torch import load_file, save_file
 
-from llama_tasks.checks import (
+from llama_tasks.adapters.config_file import normalise_adapter_config
+from llama_tasks.contract import PromptContract
+from llama_tasks.hub.checks import (
     Check,
     check_base_files,
     check_files,
     is_commit,
-    normalise_adapter_config,
     repo_id_problem,
 )
-from llama_tasks.contract import PromptContract
-from llama_tasks.gate import check, compare, native_logits
-from llama_tasks.probe import Without
+from llama_tasks.hub.gate import check, compare, native_logits
+from llama_tasks.hub.probe import Without
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CANARY = "hf_" + "CanaryCanaryCanaryCanary"

@@ -11,9 +11,8 @@ import torch
 from tiny import make_base
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama_tasks import generate as module
-from llama_tasks import slots
-from llama_tasks.generate import generate
+from llama_tasks.generate import generate, slots
+from llama_tasks.generate import outputs as module
 from llama_tasks.model import load_native, products
 from llama_tasks.model.decoding import TURN_AFTER, Decoder
 from llama_tasks.recipe import PromptConfig, Suite

@@ -12,11 +12,11 @@ from token_styles import gpt2_style, llama2_first_style, llama2_style, llama3_st
 from transformers import AutoTokenizer
 
 from llama_tasks import adapters, tasks
-from llama_tasks.audit import Audit
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.sources import Row
 from llama_tasks.tokens import IGNORE, Encoder
+from llama_tasks.tokens.audit import Audit
 
 TRAPS = ["</s>", "<s>", "<unk>", "<|eot_id|>", "<|begin_of_text|>", "<|endoftext|>", "<|im_end|>", "[INST]", "{text}"]
 TEXTS = {

@@ -12,13 +12,13 @@ import torch
 from tiny import ROOT, logprob, make_rows
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
-from llama_tasks import harness, prediction
 from llama_tasks.cli import main
 from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
 from llama_tasks.errors import DataError, ModelError, RecipeError
+from llama_tasks.evaluation import harness, prediction
 from llama_tasks.recipe import BaseConfig
+from llama_tasks.recipe.suites import load_sets
 from llama_tasks.rundir import read_jsonl
-from llama_tasks.suites import load_sets
 
 QA = [
     {"context": f"Anna has {n} apples.", "question": "How many?", "answers": [str(n)], "lang": "en"} for n in range(5)

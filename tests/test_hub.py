@@ -20,8 +20,8 @@ import pytest
 from hub_server import HubServer
 from run_factory import DOCUMENT, HUB_BASE, make_base, make_run
 
-from llama_tasks.checks import normalise_adapter_config
-from llama_tasks.gate import native_logits
+from llama_tasks.adapters.config_file import normalise_adapter_config
+from llama_tasks.hub.gate import native_logits
 
 CANARY = "hf_" + "CanaryTokenOfThisTest" * 2
 
@@ -325,7 +325,7 @@ def test_the_token_is_nowhere(scene: Scene) -> None:
 
 
 def test_without_a_token_the_way_to_one_is_shown(tmp_path: Path) -> None:
-    code = "from llama_tasks.hub_client import Client; Client(None, 1.0, 'llama-tasks push AGAIN')"
+    code = "from llama_tasks.hub.client import Client; Client(None, 1.0, 'llama-tasks push AGAIN')"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     root = str(Path(__file__).resolve().parents[1])
     environment = {**kept, "HF_HOME": str(tmp_path), "PYTHONPATH": root}

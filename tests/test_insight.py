@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tiny import logprob, make_base, make_rows, recipe_text
 
-from llama_tasks import adapters, explain, forgetting, insight, score
+from llama_tasks import adapters, explain, score
 from llama_tasks.cli import main
 from llama_tasks.errors import DataError
-from llama_tasks.evaluation import write_report
+from llama_tasks.evaluation import forgetting, insight, write_report
 from llama_tasks.metrics import LanguageModel, value_of
 from llama_tasks.recipe import load_recipe
 from llama_tasks.report import load

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from llama_tasks.errors import RunError
-from llama_tasks.journal import Ranks, forget, journal
+from llama_tasks.rundir.journal import Ranks, forget, journal
 
 WORKER = """
 import sys, time
 from pathlib import Path
-from llama_tasks.journal import journal
+from llama_tasks.rundir.journal import journal
 target, log = Path(sys.argv[1]), open(sys.argv[2], "a", buffering=1)
 with journal(target, "job", 400) as rows:
     for index in sorted(rows.missing, key=lambda i: i * 7919 % 400):
@@ -137,7 +137,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """100,000 rows of 1 kB in a process that has 60 MB beyond its start."""
     script = (
-        "import resource, sys\nfrom pathlib import Path\nfrom llama_tasks.journal import journal\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom llama_tasks.rundir.journal import journal\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "with journal(Path(sys.argv[1]), 'job', 100_000) as rows:\n"
         "    for index in reversed(rows.missing):\n"

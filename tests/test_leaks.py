@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from llama_tasks import leaks
 from llama_tasks.dataset import Dataset
+from llama_tasks.evaluation import leaks
 from llama_tasks.prompts import Prompt
 from llama_tasks.tasks import Example
 from llama_tasks.tokens import Encoded

@@ -9,11 +9,11 @@ import pytest
 from tiny import make_rows
 from transformers import AutoTokenizer
 
-from llama_tasks import harness, lm_eval_tasks
 from llama_tasks.adapters import EMBEDDED
 from llama_tasks.errors import RecipeError
+from llama_tasks.evaluation import harness, lm_eval_tasks
 from llama_tasks.recipe import BaseConfig
-from llama_tasks.suites import load_sets
+from llama_tasks.recipe.suites import load_sets
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.usefixtures("no_traces"), pytest.mark.filterwarnings("ignore")]  # the package's own

@@ -16,14 +16,14 @@ from loops import BASE, CONFIG, ONE_STEP, TINY, assert_resumes_exactly, examples
 from tiny import make_base
 from torch import Tensor
 
-from llama_tasks import adapters, distillation
+from llama_tasks import adapters
 from llama_tasks.errors import RecipeError
 from llama_tasks.model import loss as model_loss
 from llama_tasks.packing import collate
-from llama_tasks.perturbation import Perturbation
 from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe, TrainConfig
 from llama_tasks.tokens import Tokens
-from llama_tasks.train import Training
+from llama_tasks.train import Training, distillation
+from llama_tasks.train.perturbation import Perturbation
 
 Term = Callable[[Tensor, int], Tensor]  # (logits [V] of a position, its target) -> loss
 WAYS = {"one batch": (10_000, 1), "accumulated": (60, 100), "one a batch": (1, 100)}

@@ -13,7 +13,7 @@ from loops import CONFIG, ONE_STEP, assert_resumes_exactly, training
 from llama_tasks import checkpoint
 from llama_tasks.errors import RecipeError
 from llama_tasks.packing import collate
-from llama_tasks.preflight import _undisturbed
+from llama_tasks.supervise.preflight import _undisturbed
 
 #: name: (class, settings, what the settings must have become)
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

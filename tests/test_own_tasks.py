@@ -11,8 +11,8 @@ from operations import Operations
 
 from llama_tasks import metrics, rundir, tasks
 from llama_tasks.errors import DataError, MetricError, RecipeError
-from llama_tasks.lock import LOCK_FILE
 from llama_tasks.recipe import PromptConfig, Recipe, load_recipe
+from llama_tasks.rundir.lock import LOCK_FILE
 from llama_tasks.sources import Row
 
 GOOD = '''"""Shout."""

@@ -9,7 +9,7 @@ from array import array
 import pytest
 
 from llama_tasks.packing import Family, collate, pack
-from llama_tasks.plan import find_families, plan_epoch, steps_of
+from llama_tasks.packing.plan import find_families, plan_epoch, steps_of
 from llama_tasks.tokens import IGNORE, Tokens
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM
 from llama_tasks.packing import Batch, Family, collate, pack
-from llama_tasks.plan import MemoryPlan, families_of, find_families, plan_epoch
+from llama_tasks.packing.plan import MemoryPlan, families_of, find_families, plan_epoch
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.tokens import IGNORE, Tokens
 

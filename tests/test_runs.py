@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llama_tasks import cli
-from llama_tasks.lock import locked
+from llama_tasks.rundir.lock import locked
 
 
 def make(folder: Path, score: float | None, *, ended: bool = True, rate: float = 1e-3) -> Path:
@@ -79,5 +79,5 @@ def test_where_there_is_none_it_says_so(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_it_is_light() -> None:
-    check = "import llama_tasks.runs, sys\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    check = "import llama_tasks.rundir.runs, sys\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -19,13 +19,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llama_tasks.decoding_fields import check_decoding, settings
-from llama_tasks.engines import vllm_settings
 from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.generate import generate
+from llama_tasks.generate.engines import vllm_settings
+from llama_tasks.generate.sampling import Chooser, draw
 from llama_tasks.model import load_native
 from llama_tasks.recipe import PromptConfig, Suite
-from llama_tasks.sampling import Chooser, draw
+from llama_tasks.recipe.decoding_fields import check_decoding, settings
 from llama_tasks.tokens import Encoder
 
 PROMPTS = [[10 + i, 20, 21, 22, 20, 21] + [30 + i] * i for i in range(7)]
@@ -56,7 +56,7 @@ def test_scores_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch) -> No
         drawn.append(found)
         return draw(found, numbers)
 
-    monkeypatch.setattr("llama_tasks.sampling.draw", watch)
+    monkeypatch.setattr("llama_tasks.generate.sampling.draw", watch)
     chooser = Chooser(suite, ends)
     chooser.enter(["a", "b"], prompts)
     texts = [list(prompt) for prompt in prompts]

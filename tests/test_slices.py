@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from llama_tasks import slices
 from llama_tasks.errors import DataError
+from llama_tasks.evaluation import slices
 
 
 def rows(n: int = 120) -> list[dict]:

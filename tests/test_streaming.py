@@ -19,16 +19,17 @@ from loops import BASE
 from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 
-from llama_tasks import adapters, checkpoint, stream_plan
-from llama_tasks import stream as stream_chunks
+from llama_tasks import adapters, checkpoint
 from llama_tasks.dataset import prepare
+from llama_tasks.dataset import stream as stream_chunks
+from llama_tasks.dataset.stream import Stream
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.finetune import finetune
 from llama_tasks.inspection import gather
+from llama_tasks.packing import stream_plan
+from llama_tasks.packing.stream_plan import StreamPlan
 from llama_tasks.recipe import Recipe, TrainConfig, load_recipe
 from llama_tasks.sources import stream_rows
-from llama_tasks.stream import Stream
-from llama_tasks.stream_plan import StreamPlan
 from llama_tasks.train import Training
 
 CONFIG = TrainConfig(max_steps=40, tokens_per_batch=60, learning_rate=1e-2, seed=3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from llama_tasks import token_cache
+from llama_tasks.dataset import token_cache
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import PromptConfig
 from llama_tasks.tasks.base import Example
@@ -89,7 +89,7 @@ def test_each_part_of_the_key_misses_when_it_changes(root: Path, monkeypatch: py
 def test_the_code_is_that_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = token_cache._code.__wrapped__()
     (tmp_path / "tokens.py").write_text("")
-    monkeypatch.setattr(token_cache, "__file__", str(tmp_path / "token_cache.py"))
+    monkeypatch.setattr(token_cache, "__file__", str(tmp_path / "dataset" / "token_cache.py"))
     empty = token_cache._code.__wrapped__()
     (tmp_path / "tokens.py").write_text("#")
     assert len({before, empty, token_cache._code.__wrapped__()}) == 3

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tiny import make_base, make_rows
 
-from llama_tasks import dataset, streaming
+from llama_tasks import dataset
 from llama_tasks.adapters import load_tokenizer
+from llama_tasks.dataset import streaming
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.inspection import gather
 from llama_tasks.prompts import Renderer

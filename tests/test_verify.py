@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from llama_tasks import cli, verify
+from llama_tasks import cli
 from llama_tasks.model import load_native, modeling_native_llama
+from llama_tasks.verify import certificate as verify
 
 NAMES = [
     "logits against transformers",

@@ -13,7 +13,7 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.packing import Batch
 from llama_tasks.recipe import load_recipe
 from llama_tasks.train import Training
-from llama_tasks.verify_recipe import verify_recipe
+from llama_tasks.verify.recipe import verify_recipe
 
 
 def test_it_holds_where_examples_share_passages(root: Path) -> None:

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import dataset, streaming
-from llama_tasks.audit import NAMED, Audit, Finding, Report
+from llama_tasks import dataset
 from llama_tasks.contract import special_ids, tokenizer_sha256
+from llama_tasks.dataset import streaming
 from llama_tasks.inspection.pieces import Piece, Speller
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
 from llama_tasks.sources import Row, Split
 from llama_tasks.tasks import Task
 from llama_tasks.tokens import Encoded, Encoder, Tokens
+from llama_tasks.tokens.audit import NAMED, Audit, Finding, Report
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
