@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,37 @@ def test_imports_point_one_way(root: Path) -> None:
         if name in RANK and name != station(root, path) and RANK[name] >= RANK[station(root, path)]
     ]
     assert wrong == []
+
+
+def imported_files(path: Path) -> set[str]:
+    """Files of its own room that a file imports when it is imported."""
+    room = f"llama_tasks.{path.parent.name}"
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            module = (f"{room}." if node.level else "") + (node.module or "")
+            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return {name.removeprefix(f"{room}.").partition(".")[0] for name in found if name.startswith(f"{room}.")}
+
+
+def test_files_of_a_room_import_in_one_direction(root: Path) -> None:
+    rooms = {path.parent for path in (root / "llama_tasks").glob("*/__init__.py")}
+    assert len(rooms) > 20
+    for room in rooms:
+        files = {path.stem: imported_files(path) for path in room.glob("*.py") if path.stem != "__init__"}
+        graphlib.TopologicalSorter(files).prepare()  # raises CycleError
+
+
+def test_no_file_hides_a_name_of_its_room(root: Path) -> None:
+    for place in (root / "llama_tasks").glob("*/__init__.py"):
+        room = f"llama_tasks.{place.parent.name}"
+        given = [
+            alias.asname or alias.name
+            for node in ast.parse(place.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ImportFrom) and node.module != room  # a file itself
+            for alias in node.names
+        ]
+        assert not set(given) & {path.stem for path in place.parent.glob("*.py")}, room
 
 
 def test_model_imports_nothing_of_ours_but_the_errors(root: Path) -> None:
