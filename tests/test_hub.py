@@ -30,7 +30,8 @@ CLIENT = """
 import io, json, sys
 from pathlib import Path
 from rich.console import Console
-from llama_tasks import hub, hub_client
+from llama_tasks import hub
+from llama_tasks.hub import client as hub_client
 from llama_tasks.errors import HubError
 
 hub_client.WAITS = (0.05, 0.05, 0.05)
