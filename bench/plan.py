@@ -38,7 +38,7 @@ def measure(recipe: str, overrides: list[str]) -> dict[str, Any]:
     from llama_tasks.dataset import prepare
     from llama_tasks.estimate import planning
     from llama_tasks.recipe import load_recipe
-    from llama_tasks.supervise.watch import preflight
+    from llama_tasks.supervise import preflight
     from llama_tasks.train import Training
 
     asked = load_recipe(recipe, overrides)
