@@ -193,7 +193,7 @@ def test_two_quantisations_exclude_each_other() -> None:
 
 def recipe(base: str, data: Path, *overrides: str) -> Recipe:
     return load_recipe(
-        Path(__file__).parents[1] / "recipes/summarize.yaml",
+        Path(__file__).parents[2] / "recipes/summarize.yaml",
         [
             f"base.model={base}",
             f"data.train={data}",

@@ -197,7 +197,7 @@ def _play(steps: Steps, hub: HubServer, folder: Path) -> tuple[str, dict[str, li
 
 
 def _environment(hub: HubServer, folder: Path) -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     return {**kept, **hub.environment(folder / "home"), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
 
@@ -328,7 +328,7 @@ def test_the_token_is_nowhere(scene: Scene) -> None:
 def test_without_a_token_the_way_to_one_is_shown(tmp_path: Path) -> None:
     code = "from llama_tasks.hub.client import Client; Client(None, 1.0, 'llama-tasks push AGAIN')"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     environment = {**kept, "HF_HOME": str(tmp_path), "PYTHONPATH": root}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "hf auth login" in done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "llama_tasks" / "embedded" / "base"
 SAMPLES = ROOT / "llama_tasks" / "embedded" / "samples"
 RECIPES = ROOT / "recipes" / "embedded"
