@@ -26,10 +26,11 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 from workloads import SHAPES, TOKENS, save_model
 
-from llama_tasks import adapters, choices, tasks
+from llama_tasks import adapters, tasks
 from llama_tasks.model import load_native
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import BaseConfig, PromptConfig
+from llama_tasks.score import choices
 from llama_tasks.sources import read_file
 from llama_tasks.tokens import Encoder
 

@@ -26,7 +26,8 @@ import datasets
 from packing import PUBLIC, TASKS, TOKENIZERS
 from transformers import AutoTokenizer
 
-from llama_tasks import tasks, token_cache
+from llama_tasks import tasks
+from llama_tasks.dataset import token_cache
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import DataConfig, PromptConfig
 from llama_tasks.sources import read_file, rename

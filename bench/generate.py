@@ -26,9 +26,9 @@ import torch
 from transformers import GenerationConfig, LlamaForCausalLM
 from workloads import SHAPES, TOKENS, save_model
 
+from llama_tasks.generate.slots import decode_by_slots
 from llama_tasks.model import load_native
 from llama_tasks.recipe import Suite
-from llama_tasks.slots import decode_by_slots
 
 KEY = ("shape", "dtype", "rows", "max_new_tokens", "tokens_per_batch")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

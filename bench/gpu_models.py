@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from workloads import RANK
 
 from llama_tasks.adapters import LINEAR_LAYERS
+from llama_tasks.adapters.quantization import compute_4bit_as_trained
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM
-from llama_tasks.quantization import compute_4bit_as_trained
 
 DTYPE = torch.bfloat16
 CONTEXT = 8192

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llama_tasks import adapters, tasks
-from llama_tasks.inspection.gather import look
+from llama_tasks.inspection.gathering import look
 from llama_tasks.recipe import BaseConfig, Recipe
 from llama_tasks.sources import Row, Split
 

@@ -26,7 +26,7 @@ from workloads import save_model
 from llama_tasks import checkpoint
 from llama_tasks.packing import collate
 from llama_tasks.recipe import TrainConfig
-from llama_tasks.tokenizer import EMBEDDED
+from llama_tasks.tokens.tokenizer import EMBEDDED
 from llama_tasks.train import Training
 
 RESULT = results.FOLDER / "loop.json"

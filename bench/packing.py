@@ -24,7 +24,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from llama_tasks import tasks
-from llama_tasks.plan import MemoryPlan, find_families, plan_epoch
+from llama_tasks.packing.plan import MemoryPlan, find_families, plan_epoch
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import DataConfig, PromptConfig, TrainConfig, load_recipe
 from llama_tasks.sources import read_file, rename

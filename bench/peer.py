@@ -22,7 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from llama_tasks import adapters, dataset, evaluation
-from llama_tasks.plan import plan_epoch
+from llama_tasks.packing.plan import plan_epoch
 from llama_tasks.recipe import Recipe
 from llama_tasks.rundir import RunDirectory, read_jsonl, write_json
 from llama_tasks.tokens import IGNORE

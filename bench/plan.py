@@ -34,9 +34,11 @@ def measure(recipe: str, overrides: list[str]) -> dict[str, Any]:
     import torch
     from accelerate import Accelerator
 
-    from llama_tasks import adapters, estimate, finetune, planning, preflight
+    from llama_tasks import adapters, estimate, finetune
     from llama_tasks.dataset import prepare
+    from llama_tasks.estimate import planning
     from llama_tasks.recipe import load_recipe
+    from llama_tasks.supervise import preflight
     from llama_tasks.train import Training
 
     asked = load_recipe(recipe, overrides)

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from llama_tasks import adapters, tasks
-from llama_tasks.audit import Audit
+from llama_tasks.dataset.stream import Stream
+from llama_tasks.dataset.streaming import RowEncoder
+from llama_tasks.packing.stream_plan import StreamPlan
 from llama_tasks.prompts import Renderer
 from llama_tasks.recipe import BaseConfig, DataConfig, PromptConfig, TrainConfig
 from llama_tasks.sources import stream_rows
-from llama_tasks.stream import Stream
-from llama_tasks.stream_plan import StreamPlan
-from llama_tasks.streaming import RowEncoder
 from llama_tasks.tokens import Encoder
+from llama_tasks.tokens.audit import Audit
 
 SHARD = 500_000
 MARKS = (0.1, 0.5, 1.0)

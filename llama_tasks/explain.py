@@ -67,7 +67,7 @@ def explain(run: RunDirectory, recipe: Recipe, row: str) -> Explanation:
     Raises:
         DataError: no such row. RunError: labels were chosen, and no evaluation says which. Also what `evaluation.load` raises.
     """
-    from llama_tasks.attribution import explain as attribute
+    from llama_tasks.score.attribution import explain as attribute
 
     encoder, prompt = _find(recipe, row)
     model = evaluation.load(run, recipe)

@@ -19,13 +19,13 @@ from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from llama_tasks.adapters import load_tokenizer, where_is
-from llama_tasks.checks import OPTIONAL
+from llama_tasks.adapters.integrity import check_trained
+from llama_tasks.adapters.quantization import compute_4bit_as_trained, quantizer
 from llama_tasks.contract import PromptContract
 from llama_tasks.errors import ModelError, RunError
 from llama_tasks.files import staged
-from llama_tasks.gate import TOLERANCE
-from llama_tasks.integrity import check_trained
-from llama_tasks.quantization import compute_4bit_as_trained, quantizer
+from llama_tasks.hub.checks import OPTIONAL
+from llama_tasks.hub.gate import TOLERANCE
 from llama_tasks.recipe import BaseConfig
 from llama_tasks.rundir import RunDirectory, write_json
 

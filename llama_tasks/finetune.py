@@ -17,35 +17,25 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import set_seed
 from rich.console import Console
 
-from llama_tasks import (
-    adapters,
-    checkpoint,
-    evaluation,
-    files,
-    integrity,
-    parallel,
-    preflight,
-    rundir,
-    score,
-    supervise,
-    tasks,
-)
+from llama_tasks import adapters, checkpoint, evaluation, files, parallel, rundir, score, tasks
+from llama_tasks.adapters import integrity
+from llama_tasks.adapters.freezing import freeze
 from llama_tasks.clean import hook_sha256, told
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset, prepare
-from llama_tasks.decoding_fields import settings
-from llama_tasks.distillation import load_teacher
+from llama_tasks.dataset.stream import Stream
 from llama_tasks.errors import RecipeError
-from llama_tasks.freezing import freeze
-from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe
+from llama_tasks.recipe.decoding_fields import settings
 from llama_tasks.report import plain
-from llama_tasks.resume import check_contract
+from llama_tasks.rundir.lock import locked
 from llama_tasks.sources import notes, pin
-from llama_tasks.stream import Stream
+from llama_tasks.supervise import preflight, watch
+from llama_tasks.supervise.resume import check_contract
 from llama_tasks.tokens import IGNORE
 from llama_tasks.train import Training
+from llama_tasks.train.distillation import load_teacher
 
 SHOWN, SHOWN_CHARACTERS = 2, 400  # of the first batch
 END_SAMPLE = 32  # examples on which a base shows whether it knows how to end
@@ -121,8 +111,8 @@ def fit(
             preflight.check_space(run.path, training)
         if recipe.train.preflight:
             preflight.preflight(run.path, recipe, dataset, training)
-        keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
-        supervise.train(run, recipe, dataset, training, keeper, console, began)
+        keeper = watch.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
+        watch.train(run, recipe, dataset, training, keeper, console, began)
         if dataset.stream:
             _tell_of_stream(dataset.stream, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
@@ -253,7 +243,7 @@ def save_trained(
     recipe: Recipe,
     dataset: Dataset,
     training: Training,
-    keeper: supervise.Keeper,
+    keeper: watch.Keeper,
     contract: PromptContract,
 ) -> torch.Tensor:
     """Write the best weights as an adapter (or a whole model) with tokenizer and prompt contract; returns the trained

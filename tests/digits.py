@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from llama_tasks.dataset.stream import Chunk
 from llama_tasks.errors import DataError
 from llama_tasks.sources import Row
-from llama_tasks.stream import Chunk
 from llama_tasks.tokens import Tokens
 
 

@@ -6,7 +6,8 @@ import math
 import random
 from typing import Any
 
-from llama_tasks import metrics, slices
+from llama_tasks import metrics
+from llama_tasks.evaluation import slices
 from llama_tasks.report import System, build
 
 ENGLISH = [

@@ -12,13 +12,13 @@ import pytest
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks.clean import asks, clean_splits, clean_texts, told
+from llama_tasks.clean.redact import redact
 from llama_tasks.cli import main
 from llama_tasks.dataset import read
 from llama_tasks.errors import DataError, RecipeError, RunError
 from llama_tasks.recipe import CleanConfig, Recipe, load_recipe
-from llama_tasks.redact import redact
-from llama_tasks.resume import refuse_changes
 from llama_tasks.sources import Row, Split
+from llama_tasks.supervise.resume import refuse_changes
 
 COLUMNS = ("document", "summary")
 

@@ -20,7 +20,7 @@ from llama_tasks.contract import PromptContract, trees_apart
 from llama_tasks.errors import ModelError
 from llama_tasks.recipe import BaseConfig, PromptConfig, Recipe
 from llama_tasks.rundir import RunDirectory
-from llama_tasks.tokenizer import load_tokenizer
+from llama_tasks.tokens.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 
-from llama_tasks import adapters, cli, devices, estimate, planning
+from llama_tasks import adapters, cli, estimate
 from llama_tasks.errors import RecipeError
+from llama_tasks.estimate import devices, planning
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.packing import Family, collate
 from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig

@@ -17,7 +17,7 @@ from llama_tasks.errors import ModelError
 from llama_tasks.finetune import finetune
 from llama_tasks.inspection import inspect
 from llama_tasks.recipe import load_recipe
-from llama_tasks.rundir import read_jsonl
+from llama_tasks.rundir import RunDirectory, read_jsonl
 
 NAMES = ["dialogue", "generation", "recommendation", "sentiment", "triples"]
 VALUES = [
@@ -65,7 +65,7 @@ def test_from_recipe_to_report(root: Path, tmp_path: Path, name: str) -> None:
     assert report["task"] == name
     assert {score["metric"] for score in report["scores"]} == set(recipe.eval.metrics)
     assert {score["lang"] for score in report["scores"]} >= {"en", "zh"}
-    run = evaluation.RunDirectory(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     again = run.recipe()
     assert Path(again.task).read_bytes() == (root / "examples" / name / "task.py").read_bytes()
     assert evaluation.write_report(run, again)["scores"] == report["scores"]
@@ -133,7 +133,7 @@ def test_inspect_predict_and_push_know_the_task(
 def test_a_changed_task_file_is_not_taken_for_the_trained_one(root: Path, tmp_path: Path) -> None:
     short = ["train.max_steps=1", "eval.n_resamples=20", "eval.max_new_tokens=2", "train.eval_times=1"]
     finetune(recipe_of(root, "triples", f"output={tmp_path / 'run'}", *short), console=Console(quiet=True))
-    run = evaluation.RunDirectory(tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
     path = tmp_path / "run/task.py"
     path.write_text(path.read_text().replace("Triples:", "Facts:"))
     with pytest.raises(ModelError, match="task_sha256|the file of the task"):

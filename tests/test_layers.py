@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +12,10 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"),
-    ("decoding_fields",), ("suites",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
-    ("tasks",), ("prompts",), ("contract",),
-    ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
-    ("packing",), ("plan",), ("stream_plan",), ("model",),
-    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",), ("parallel",),
-    ("distillation", "freezing", "optimizers", "perturbation"), ("train",), ("checkpoint",),
-    ("streaming",), ("dataset",), ("sampling",), ("slots", "engines"), ("generate", "score", "attribution"), ("choices",),
-    ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
-    ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight", "devices"),
-    ("estimate", "resume"), ("supervise",), ("finetune", "inspection", "verify", "convert", "planning", "runs"),
-    ("crossval", "verify_recipe", "explain"), ("cli",), ("__main__",),
+    ("errors",), ("files", "user_code"), ("recipe",), ("duplicates",), ("sources",), ("clean",), ("tasks",), ("prompts",),
+    ("contract",), ("tokens",), ("dataset",), ("packing",), ("model",), ("adapters",), ("parallel",), ("train",), ("checkpoint",),
+    ("generate", "score"), ("metrics",), ("significance",), ("report",), ("rundir",), ("hub",), ("export", "evaluation"),
+    ("supervise",), ("estimate", "finetune", "inspection", "convert"), ("crossval", "explain", "verify"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
@@ -72,6 +64,37 @@ def test_imports_point_one_way(root: Path) -> None:
     assert wrong == []
 
 
+def imported_files(path: Path) -> set[str]:
+    """Files of its own room that a file imports when it is imported."""
+    room = f"llama_tasks.{path.parent.name}"
+    found: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            module = (f"{room}." if node.level else "") + (node.module or "")
+            found |= {f"{module}.{alias.name}" for alias in node.names} | {module}
+    return {name.removeprefix(f"{room}.").partition(".")[0] for name in found if name.startswith(f"{room}.")}
+
+
+def test_files_of_a_room_import_in_one_direction(root: Path) -> None:
+    rooms = {path.parent for path in (root / "llama_tasks").glob("*/__init__.py")}
+    assert len(rooms) > 20
+    for room in rooms:
+        files = {path.stem: imported_files(path) for path in room.glob("*.py") if path.stem != "__init__"}
+        graphlib.TopologicalSorter(files).prepare()  # raises CycleError
+
+
+def test_no_file_hides_a_name_of_its_room(root: Path) -> None:
+    for place in (root / "llama_tasks").glob("*/__init__.py"):
+        room = f"llama_tasks.{place.parent.name}"
+        given = [
+            alias.asname or alias.name
+            for node in ast.parse(place.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ImportFrom) and node.module != room  # a file itself
+            for alias in node.names
+        ]
+        assert not set(given) & {path.stem for path in place.parent.glob("*.py")}, room
+
+
 def test_model_imports_nothing_of_ours_but_the_errors(root: Path) -> None:
     assert {name for path in (root / "llama_tasks/model").glob("*.py") for name in imported(path, root)} <= {
         "errors",
@@ -90,7 +113,7 @@ def test_light_imports_leave_torch_out(statement: str) -> None:
 def test_scoring_and_reporting_leave_torch_out() -> None:
     check = (
         "import llama_tasks.metrics, llama_tasks.significance, llama_tasks.report, llama_tasks.evaluation, sys\n"
-        "import llama_tasks.score_files\n"
+        "import llama_tasks.evaluation.score_files\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", check], check=True)

@@ -12,10 +12,12 @@ from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 from token_styles import LLAMA2_CHAT
 
-from llama_tasks import adapters, card, cli, dataset, evaluation
+from llama_tasks import adapters, cli, dataset, evaluation
 from llama_tasks.errors import RecipeError
 from llama_tasks.finetune import finetune
+from llama_tasks.hub import card
 from llama_tasks.recipe import load_recipe
+from llama_tasks.rundir import RunDirectory
 
 
 def prepared(root: Path, task: str, *overrides: str) -> dataset.Dataset:
@@ -129,12 +131,12 @@ ROWS = [
 ]
 
 
-def run_of(tmp_path: Path, base: Path, *overrides: str) -> tuple[Any, evaluation.RunDirectory]:
+def run_of(tmp_path: Path, base: Path, *overrides: str) -> tuple[Any, RunDirectory]:
     data = make_rows(tmp_path / "rows.jsonl", ROWS)
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe_text("summarize", base, data, max_steps=2))
     recipe = load_recipe(path, [f"output={tmp_path / 'run'}", *overrides])
-    return finetune(recipe, console=Console(quiet=True)), evaluation.RunDirectory(tmp_path / "run")
+    return finetune(recipe, console=Console(quiet=True)), RunDirectory(tmp_path / "run")
 
 
 def test_a_run_with_a_chat_template(chat_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

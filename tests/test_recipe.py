@@ -9,7 +9,7 @@ import yaml
 
 from llama_tasks.errors import RecipeError
 from llama_tasks.recipe import dump, load_recipe, load_suite
-from llama_tasks.suites import load_sets
+from llama_tasks.recipe.suites import load_sets
 
 
 def write(folder: Path, text: str) -> Path:

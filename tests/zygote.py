@@ -101,7 +101,7 @@ def slow_down(seconds: float) -> None:
 
 def slow_down_rows(seconds: float, log: str) -> None:
     """Rows of a predictions file take so long; each that was kept is named in a log."""
-    from llama_tasks.journal import Journal
+    from llama_tasks.rundir.journal import Journal
 
     append = Journal.append
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from llama_tasks.cli import models, scoring, training
 from llama_tasks.cli.common import complain
 from llama_tasks.errors import LlamaTasksError
-from llama_tasks.interrupt import STOPPED, terminable
+from llama_tasks.supervise.interrupt import STOPPED, terminable
 
 EPILOG = """examples:
   llama-tasks finetune recipes/summarize.yaml

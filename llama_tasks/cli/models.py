@@ -84,7 +84,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     if args.model.endswith((".yaml", ".yml")):
         from llama_tasks.recipe import load_recipe
-        from llama_tasks.verify_recipe import verify_recipe
+        from llama_tasks.verify.recipe import verify_recipe
 
         certificate = verify_recipe(load_recipe(args.model, args.overrides), args.examples)
         holds, fails = "batching changes neither loss nor gradients", "batching CHANGES loss or gradients"

@@ -135,14 +135,15 @@ def _evaluate_suite(args: argparse.Namespace) -> None:
     if not args.model:
         raise RecipeError("--suite needs --model: a Hub id, a folder, or `embedded`.")
     from llama_tasks.recipe import BaseConfig
-    from llama_tasks.suites import load_sets
+    from llama_tasks.recipe.suites import load_sets
 
     sets = load_sets(args.suite, [*([args.run] if args.run else []), *args.overrides])
     base = BaseConfig(model=args.model, revision=args.revision, dtype=args.dtype, quantization=args.quantization)
     console = open_console()
     from rich.markdown import Markdown
 
-    from llama_tasks import evaluation, harness
+    from llama_tasks import evaluation
+    from llama_tasks.evaluation import harness
 
     output = args.output or harness.place(args.suite, args.model, args.adapter)
     candidate = harness.Candidate.load(base, args.adapter)
@@ -153,11 +154,11 @@ def _evaluate_suite(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from llama_tasks.suites import load_sets
+    from llama_tasks.recipe.suites import load_sets
 
     sets = load_sets(args.suite, args.overrides)
     console = open_console()
-    from llama_tasks import lm_eval_tasks
+    from llama_tasks.evaluation import lm_eval_tasks
 
     names = lm_eval_tasks.export(sets, args.output, args.eos)
     console.print(
@@ -181,7 +182,7 @@ def _score(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from llama_tasks import score_files
+    from llama_tasks.evaluation import score_files
 
     rows = score_files.read_rows(args.predictions, args.references, args.source)
     labels = args.labels.split(",") if args.labels else None
@@ -197,13 +198,13 @@ def _compare(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from llama_tasks import compare
+    from llama_tasks.evaluation import systems
     from llama_tasks.files import write_text
     from llama_tasks.report import comparison
 
-    sides = [compare.read(path, args.references, args.source) for path in args.systems]
+    sides = [systems.read(path, args.references, args.source) for path in args.systems]
     labels = args.labels.split(",") if args.labels else None
-    found = compare.compare(sides, args.metric, args.lang, labels, args.columns, args.resamples, args.seed)
+    found = systems.compare(sides, args.metric, args.lang, labels, args.columns, args.resamples, args.seed)
     if args.html:
         write_text(args.html, comparison.page(found.result, found.systems, found.labels))
     if args.json:

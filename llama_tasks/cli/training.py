@@ -89,7 +89,7 @@ def _plan(args: argparse.Namespace) -> None:
 
     recipe = load_recipe(args.recipe, args.overrides)
     console = open_console()
-    from llama_tasks import planning
+    from llama_tasks.estimate import planning
 
     planning.tell(planning.plan(recipe, args.gpu, max(1, args.num), args.fsdp), console)
 
@@ -97,9 +97,8 @@ def _plan(args: argparse.Namespace) -> None:
 def _runs(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from llama_tasks import runs
     from llama_tasks.errors import RunError
-    from llama_tasks.rundir import RunDirectory
+    from llama_tasks.rundir import RunDirectory, runs
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 240)  # a file gets whole lines
     if len(args.places) > 2:

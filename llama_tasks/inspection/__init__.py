@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llama_tasks.audit import stop_on
 from llama_tasks.files import write_text
 from llama_tasks.inspection.as_html import html as page
 from llama_tasks.inspection.as_terminal import terminal
-from llama_tasks.inspection.gather import Inspection, gather
+from llama_tasks.inspection.gathering import Inspection, gather
 from llama_tasks.recipe import Recipe
-from llama_tasks.tokenizer import load_tokenizer
+from llama_tasks.tokens.audit import stop_on
+from llama_tasks.tokens.tokenizer import load_tokenizer
 
 __all__ = ["Inspection", "gather", "inspect", "page", "terminal"]
 

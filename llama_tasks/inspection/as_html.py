@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
-from llama_tasks.inspection.gather import Inspection, Seen
+from llama_tasks.inspection.gathering import Inspection, Seen
 from llama_tasks.inspection.words import RULES_ZH, WORDS
 from llama_tasks.report.as_html import asset, environment, script_hash
 from llama_tasks.report.histograms import histogram

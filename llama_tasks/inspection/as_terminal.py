@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llama_tasks.clean import told
-from llama_tasks.inspection.gather import Inspection, Seen
+from llama_tasks.inspection.gathering import Inspection, Seen
 from llama_tasks.report import plain, shorten
 from llama_tasks.sources import notes
 

@@ -1,4 +1,4 @@
-"""A comparison of several systems (`llama_tasks.compare`), for the terminal and as a page."""
+"""A comparison of several systems (`llama_tasks.evaluation.systems`), for the terminal and as a page."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from llama_tasks.tasks.base import Example, Task, Turn, guess_lang, lang_of, met
 from llama_tasks.tasks.classify import Classify, class_weights, labels_in, labels_of
 from llama_tasks.tasks.file import load_task
 from llama_tasks.tasks.qa import QA
+from llama_tasks.tasks.rows import examples_of, usable
 from llama_tasks.tasks.summarize import Summarize
 from llama_tasks.tasks.text import Text
 from llama_tasks.tasks.translate import Translate
-from llama_tasks.tasks.usable import examples_of, usable
 from llama_tasks.user_code import sha256_of_file
 
 __all__ = [

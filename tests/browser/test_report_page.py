@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from report_sample import HOSTILE, sample_report, sample_systems
 
-from llama_tasks import compare
+from llama_tasks.evaluation import systems
 from llama_tasks.explain import Explanation
 from llama_tasks.inspection.pieces import Piece, visible
 from llama_tasks.report import comparison, plain, write
@@ -138,8 +138,8 @@ def test_a_phone_is_wide_enough(browse: Browse, page: Path, tmp_path: Path) -> N
 def test_a_comparison_of_hostile_rows(browse: Browse, tmp_path: Path) -> None:
     rows = [{"id": str(at), "lang": "en", "references": [f"{HOSTILE} {at}"], "input": {HOSTILE: HOSTILE},
              "prediction": HOSTILE * (at % 2), "meta": {HOSTILE: HOSTILE[: 20 + at % 2]}} for at in range(24)]  # fmt: skip
-    sides = [compare.Side(HOSTILE, rows), compare.Side("b", [row | {"prediction": "b"} for row in rows])]
-    found = compare.compare(sides, ["chrf"], n_resamples=20)
+    sides = [systems.Side(HOSTILE, rows), systems.Side("b", [row | {"prediction": "b"} for row in rows])]
+    found = systems.compare(sides, ["chrf"], n_resamples=20)
     written = tmp_path / "compared.html"
     written.write_text(comparison.page(found.result, found.systems), encoding="utf-8")
     dom = browse(written, "#ui=zh&sort=value")

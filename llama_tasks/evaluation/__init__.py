@@ -1,0 +1,41 @@
+"""From a run, or from files, to scores.
+
+path.py         run -> predictions -> scores -> report       prediction.py     prompts -> the rows of predictions.jsonl
+insight.py      what a report says beside scores, from       slices.py, forgetting.py, leaks.py
+comparison.py   two or more systems on the same rows         score_files.py    predictions that others made
+harness.py      any causal model, by the same suites         lm_eval_tasks.py  our tasks for lm-evaluation-harness
+"""
+
+from __future__ import annotations
+
+from llama_tasks.evaluation.path import (
+    all_ranks,
+    check_contract,
+    check_suite,
+    compare,
+    evaluate,
+    leading_value,
+    load,
+    predict,
+    predict_file,
+    rehearse,
+    score,
+    training_summary,
+    write_report,
+)
+
+__all__ = [
+    "all_ranks",
+    "check_contract",
+    "check_suite",
+    "compare",
+    "evaluate",
+    "leading_value",
+    "load",
+    "predict",
+    "predict_file",
+    "rehearse",
+    "score",
+    "training_summary",
+    "write_report",
+]

@@ -1,0 +1,355 @@
+"""The evaluation path, station by station: run -> predictions of base and adapter -> scores -> report.
+
+Suites name task and metrics; this file joins them. `predictions.jsonl` is the seam: everything after it runs without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_tasks import files, metrics, report, significance, tasks
+from llama_tasks.errors import RecipeError, RunError
+from llama_tasks.evaluation import forgetting, insight, prediction
+from llama_tasks.evaluation.prediction import blank_row
+from llama_tasks.evaluation.prediction import predict as predict
+from llama_tasks.metrics import Metric
+from llama_tasks.metrics.names import CALIBRATION, LABELS
+from llama_tasks.recipe import Recipe, Suite
+from llama_tasks.recipe.decoding_fields import check_decoding
+from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json
+from llama_tasks.rundir.journal import ALONE, Ranks, forget
+from llama_tasks.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from llama_tasks.dataset import Dataset
+
+Rows = Sequence[Mapping[str, Any]]
+Say = Callable[[str], None]
+UNFINISHED = ".unfinished.json"  # in a run's eval/: the systems that a killed evaluation had answered
+DECODING = "decoding.json"  # beside predictions.jsonl: how they were made
+EVERY = "all"  # the "language" of a score over rows of all languages
+_LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
+# Corpus metrics say little of one row; these speak for them.
+_ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
+
+
+def check_suite(recipe: Recipe) -> None:
+    """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
+    suite, lead = recipe.eval, recipe.train.metric_for_best_model
+    check_decoding(suite)
+    task = tasks.create(recipe.task, config=recipe.prompt)
+    if (suite.scoring == "perplexity") != (recipe.task == "text"):
+        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
+    if suite.scoring == "perplexity":
+        return
+    if not suite.metrics:
+        known = [*task.metrics, *metrics.names()]
+        raise RecipeError(f"eval.metrics is empty; name at least one of {', '.join(known)}.")
+    if suite.scoring == "likelihood" and not task.chooses:
+        raise RecipeError(
+            f"eval.scoring: likelihood ranks choices, which the task {task.name!r} does not have; use generate."
+        )
+    for name in [*suite.metrics, *([lead] if lead else [])]:
+        if name in task.metrics:
+            metrics.create(name, "en", own=task.metrics)
+            continue
+        if name in _LANGUAGE_FREE and not task.labelled:
+            raise RecipeError(f"eval.metrics: {name} compares labels, which the task {task.name!r} does not have.")
+        if metrics.parse(name, task.metrics)[0] in CALIBRATION and suite.scoring != "likelihood":
+            raise RecipeError(f"eval.metrics: {name} reads log-likelihoods; it needs `eval.scoring: likelihood`.")
+    first = lead or suite.metrics[0]
+    if first not in task.metrics and not metrics.may_lead(first):
+        raise RecipeError(
+            f"{first} does not grow as outputs get better, or is not about every row, so it cannot choose the best checkpoint; "
+            "name another metric first in eval.metrics, or as train.metric_for_best_model."
+        )
+
+
+def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validation", "test")) -> None:
+    """Take every step of the evaluation but the model, before anything is trained.
+
+    Raises:
+        MetricError: a metric does not fit the references (a language code, a script, a label set).
+        DataError: a prompt too long to be answered, or no file of general texts.
+    """
+    if suite.scoring == "perplexity":
+        return
+    if suite.general_text is not None:
+        forgetting.read(suite.general_text)
+    for name in splits:
+        prompts = dataset.prompts[name]
+        dataset.encoder.fit(prompts, suite.max_new_tokens)
+        for _, metric, part in _measures([blank_row(prompt, 0) for prompt in prompts], suite, dataset.task):
+            if getattr(metric, "needs", None) != "choices":  # those come with the predictions
+                metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
+
+
+def evaluate(
+    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say, ranks: Ranks = ALONE
+) -> dict[str, Any]:
+    """Score base and adapter on the test split with the same suite, compare them, write the report; returns it (the first
+    process does, where several share the work).
+
+    A killed one goes on at the row where it stopped. `model` is what `load` gives. Plain text has no base to compare with:
+    its scores are returned alone.
+    """
+    if recipe.eval.scoring == "perplexity":
+        return _perplexity(run, dataset, model, recipe.eval) if ranks.index == 0 else {}
+    unfinished = run.path / "eval" / UNFINISHED
+    done: dict[str, str] = read_json(unfinished) if unfinished.is_file() else {}
+    ranks.wait()
+    if ranks.index == 0:
+        files.sweep(run.path / "eval")
+    systems = ["base", "adapter"] if hasattr(model, "disable_adapter") else ["base"]
+    for name in systems:
+        switched_off = name == "base" and len(systems) > 1
+        with model.disable_adapter() if switched_off else nullcontext():
+            done[name] = _answer(run, recipe, dataset, model, name, done.get(name), say, ranks)
+        if ranks.index == 0:
+            write_json(unfinished, done)
+            forget(run.path / "eval" / name / "predictions.jsonl")
+    if ranks.index > 0:
+        return {}
+    write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
+    insight.observe(run, recipe, dataset, model)
+    result = write_report(run, recipe)
+    unfinished.unlink()
+    return result
+
+
+def _answer(
+    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, name: str, done: str | None, say: Say, ranks: Ranks
+) -> str:
+    """predictions.jsonl of one system, unless it was `done` before a kill; returns the fingerprint of its rows."""
+    prompts, target = dataset.prompts["test"], run.path / "eval" / name / "predictions.jsonl"
+    weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
+    made_by = prediction.fingerprint(recipe, prompts, weights, system=name)
+    if done == made_by and target.is_file():
+        return made_by
+    say(f"scoring the {'trained model' if name == 'adapter' else name} on the test split")
+    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    if ranks.index == 0:
+        write_json(target.with_name(DECODING), prediction.describe(model, dataset, prompts, recipe.eval, target))
+    return made_by
+
+
+def all_ranks() -> Ranks:
+    """The processes that accelerate or torchrun started, as they share an evaluation."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    return Ranks(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def check_contract(run: RunDirectory, recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run's base, when the run's prompt contract holds: before a row is read, so that it speaks first.
+
+    Raises:
+        RunError: training has not ended. ModelError: the contract differs from tokenizer or recipe.
+    """
+    from llama_tasks.adapters import load_tokenizer
+    from llama_tasks.contract import PromptContract
+
+    if not run.adapter.is_dir():
+        raise RunError(f"{run.path} has no adapter yet; finish its training with `llama-tasks finetune ... --resume`.")
+    tokenizer = load_tokenizer(recipe.base)
+    PromptContract.load(run.adapter).check(tokenizer, run.adapter, recipe)
+    return tokenizer
+
+
+def load(run: RunDirectory, recipe: Recipe) -> Any:
+    """The trained model of a run, loaded afresh from the disk.
+
+    Raises:
+        RunError: training has not ended. ModelError: weights are damaged, or the prompt contract differs from tokenizer or recipe.
+    """
+    from accelerate import Accelerator
+
+    from llama_tasks.adapters import load_trained
+    from llama_tasks.adapters.integrity import check_base, check_trained
+
+    check_contract(run, recipe)
+    check_trained(run.path, run.adapter)
+    check_base(recipe.base, run.environment().get("base"))
+    return load_trained(recipe.base, run.adapter, Accelerator().device)
+
+
+def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """predictions.jsonl -> scores.json of each system -> report.json, report.md, report.html; needs no torch."""
+    task = tasks.create(recipe.task, recipe.data.labels, recipe.prompt)
+    systems = {}
+    for name in ("base", "adapter"):
+        path = run.path / "eval" / name / "predictions.jsonl"
+        if path.is_file():
+            rows = list(read_jsonl(path))
+            scores = score(rows, recipe.eval, task)
+            counts = metrics.count(rows, task.labels or None)
+            about = {"system": name, "scores": scores, "counts": counts, **_decoding_of(path)}
+            write_json(path.with_name("scores.json"), about)
+            lead, values = row_values(rows, recipe.eval, task)
+            systems[name] = report.System(name, scores, counts, rows, values, lead)
+    if "base" not in systems:
+        raise RunError(f"{run.path} has no predictions yet; `llama-tasks evaluate {run.path}` makes them.")
+    adapter = systems.get("adapter")
+    pairs = compare(systems["base"].predictions, adapter.predictions, recipe.eval, task) if adapter else []
+    result = report.build(
+        task=task.name,
+        command=run.environment().get("command", command_line()),
+        base=systems["base"],
+        adapter=adapter,
+        comparisons=pairs,
+        training=training_summary(run),
+        provenance=provenance(run, recipe),
+        insight=insight.gather(run, systems, recipe.eval, task, lambda rows: score(rows, recipe.eval, task)),
+    )
+    report.write(result, run.path, list(systems.values()))
+    return result
+
+
+def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) -> int:
+    """Answer the rows of a file with the run's adapter; the column to predict may be absent. Returns their number.
+
+    A killed one goes on at the row where it stopped.
+
+    Raises:
+        DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists.
+    """
+    from llama_tasks.dataset import for_prediction
+
+    if target.exists():
+        raise RunError(f"{target} exists; name another output.")
+    dataset, prompts = for_prediction(recipe, source, check_contract(run, recipe))
+    model, ranks = load(run, recipe), all_ranks()
+    weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
+    made_by = prediction.fingerprint(recipe, prompts, weights)
+    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    if ranks.index == 0:
+        forget(target)
+    return len(prompts)
+
+
+def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
+    """Every metric of the suite, by language, as Score dicts."""
+    scores = []
+    for lang, metric, part in _measures(rows, suite, task):
+        result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
+        scores.append({**result.to_dict(), "lang": lang})
+    return scores
+
+
+def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
+    """Paired significance of adapter against base, for every metric and language."""
+    pairs = []
+    for (lang, metric, before), (_, _, after) in zip(
+        _measures(base, suite, task), _measures(adapter, suite, task), strict=True
+    ):
+        stats = [metrics.row_statistics(metric, part) for part in (before, after)]
+        n, seed = suite.n_resamples, suite.seed
+        if metric.name not in task.metrics and metrics.right_or_wrong(metric.name):
+            right = [list(part[:, 0] > 0) for part in stats]
+            test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
+        else:
+            test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
+        better = getattr(metric, "higher_is_better", True)
+        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
+    return pairs
+
+
+def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None) -> float:
+    """The value that decides between checkpoints: the metric `name` (the suite's first one), averaged over languages."""
+    lead = dataclasses.replace(suite, metrics=[name or suite.metrics[0]])
+    values = [
+        metrics.value_of(metric, metrics.row_statistics(metric, part))
+        for lang, metric, part in _measures(rows, lead, task)
+        if lang != EVERY
+    ]
+    return sum(values) / len(values)
+
+
+def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, float]]:
+    """The leading metric (or its row-level companion) and its value on each row by itself, to find rows that got worse."""
+    name = _ROW_METRIC.get(suite.metrics[0].partition(":")[0], suite.metrics[0])
+    lead = dataclasses.replace(suite, metrics=[name])
+    values = {}
+    for _, metric, part in _measures(rows, lead, task):
+        stats = metrics.row_statistics(metric, part)
+        values.update({row["id"]: float(metric.aggregate(stats[i])) for i, row in enumerate(part)})
+    return name, values
+
+
+def training_summary(run: RunDirectory) -> dict[str, Any] | None:
+    """log.jsonl as the report's `training`, or None where nothing was trained."""
+    log = run.read_log()
+    steps = [entry for entry in log if entry["event"] == "step"]
+    if not steps:
+        return None
+    evaluations = [{k: e[k] for k in ("step", "metric", "value")} for e in log if e["event"] == "evaluation"]
+    end: dict[str, Any] = next((entry for entry in reversed(log) if entry["event"] == "end"), {})
+    return {
+        "steps": [{k: e[k] for k in ("step", "loss", "learning_rate", "tokens_per_second")} for e in steps],
+        "evaluations": evaluations,
+        **{k: end.get(k) for k in ("best_step", "trainable_parameters", "total_parameters", "seconds")},
+    }
+
+
+def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """Everything needed to make the numbers again."""
+    environment = run.environment()
+    scored = (
+        run.path / "eval/data.json"
+    )  # the test rows of the last evaluation, which may be others than the training's
+    data = {**environment["data"], **(read_json(scored) if scored.is_file() else {})}
+    return {
+        "decoding": {path.parent.name: read_json(path) for path in sorted(run.path.glob(f"eval/*/{DECODING}"))},
+        **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed")},
+        "data": data,
+        "base_model": recipe.base.model,
+        "base_revision": recipe.base.revision,
+        "recipe": {**dataclasses.asdict(recipe), "task": Path(recipe.task).name},
+    }
+
+
+def _measures(rows: Rows, suite: Suite, task: Task) -> Iterator[tuple[str, Metric, Rows]]:
+    """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together."""
+    by_lang: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_lang.setdefault(row["lang"], []).append(row)
+    for name in suite.metrics:
+        for lang, part in sorted(by_lang.items()):
+            yield lang, metrics.create(name, lang, task.labels or None, task.metrics), part
+        if len(by_lang) > 1 and name in (*_LANGUAGE_FREE, *task.metrics):
+            yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
+
+
+def _decoding_of(predictions: Path) -> dict[str, Any]:
+    """How predictions were made, where it is known."""
+    path = predictions.with_name(DECODING)
+    return {"decoding": read_json(path)} if path.is_file() else {}
+
+
+def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:
+    from llama_tasks.score import text_losses
+
+    rows = text_losses(model, dataset.encoder, dataset.prompts["test"], suite.tokens_per_batch)
+    columns = [[row[key] for row in rows] for key in ("nll", "tokens", "bytes")]
+    scores = []
+    for name in ("loss", "perplexity", "bits_per_byte"):
+        measure = metrics.LanguageModel(name)
+        drawn = {"n_resamples": suite.n_resamples, "seed": suite.seed}
+        scores.append(metrics.score_statistics(measure, measure.statistics(*columns), **drawn).to_dict())
+    result = {
+        "system": "model",
+        "texts": len(rows),
+        "bytes": sum(columns[2]),
+        **{score["metric"]: score["value"] for score in scores},
+        "scores": scores,
+        "data": dataset.fingerprints["test"],
+    }
+    write_json(run.path / "eval/model/scores.json", result)
+    return result

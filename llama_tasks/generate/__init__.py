@@ -1,0 +1,16 @@
+"""Prompts as ids in, outputs as they end.
+
+outputs.py   one seam for every engine         slots.py      the native model's own decoding
+engines.py   transformers' beams, vLLM         sampling.py   how the next token is drawn
+"""
+
+from __future__ import annotations
+
+from llama_tasks.generate.outputs import engine_of, generate, stop_ids, stream
+
+__all__ = [
+    "engine_of",
+    "generate",
+    "stop_ids",
+    "stream",
+]

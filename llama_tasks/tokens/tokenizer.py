@@ -1,0 +1,37 @@
+"""The base's tokenizer, and where a base lies: all that reading data needs of it. No weights, so no model is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llama_tasks.errors import ModelError
+from llama_tasks.recipe import BaseConfig
+
+EMBEDDED = Path(__file__).parents[1] / "embedded" / "base"
+
+
+def where_is(model: str) -> str:
+    """Folder of the embedded base, or the folder or Hub id itself."""
+    return str(EMBEDDED) if model == "embedded" else model
+
+
+def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
+    """The base's tokenizer. Raises ModelError where there is none."""
+    place = where_is(base.model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=base.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(_not_found(base.model, error)) from None
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{base.model}: its tokenizer has no tokenizer.json; save it with transformers as a fast tokenizer first."
+        )
+    return tokenizer
+
+
+def _not_found(model: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    kind = "folder" if Path(model).exists() else "folder, and no such model can be had from the Hub"
+    return f"Cannot load the tokenizer of the base model {model!r} ({kind}): {reason}"

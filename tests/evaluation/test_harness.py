@@ -1,0 +1,197 @@
+"""Any causal language model on the sets of a suite file: texts and likelihoods are those of its own class, one row at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import ROOT, logprob, make_rows
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+from llama_tasks.cli import main
+from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
+from llama_tasks.errors import DataError, ModelError, RecipeError
+from llama_tasks.evaluation import harness, prediction
+from llama_tasks.recipe import BaseConfig
+from llama_tasks.recipe.suites import load_sets
+from llama_tasks.rundir import read_jsonl
+
+QA = [
+    {"context": f"Anna has {n} apples.", "question": "How many?", "answers": [str(n)], "lang": "en"} for n in range(5)
+]
+LABELS = [{"text": f"It was {word}.", "label": label, "lang": "en"}
+          for word, label in (("good", "fine"), ("bad", "poor"), ("great", "fine"), ("dull", "very poor"))]  # fmt: skip
+SUITE = """
+sets:
+  short:
+    task: qa
+    data: {test: qa.jsonl}
+    eval: {metrics: [f1, exact_match], max_new_tokens: 5, tokens_per_batch: 120, n_resamples: 20}
+  labels:
+    task: classify
+    data: {test: labels.jsonl}
+    eval: {scoring: likelihood, metrics: [accuracy], n_resamples: 20}
+"""
+
+
+def make_model(kind: str, folder: Path) -> Path:
+    """A random model of another family, with settings in its generation_config that must not enter our scores."""
+    torch.manual_seed(0)
+    shared = {"vocab_size": 4608, "bos_token_id": 1, "eos_token_id": 2}
+    if kind == "gpt2":
+        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, **shared))
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **sizes, **shared))
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=0.4)
+    model.generation_config.repetition_penalty = 3.0
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "llama_tasks/embedded/base" / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    make_rows(folder / "qa.jsonl", QA)
+    make_rows(folder / "labels.jsonl", LABELS)
+    (folder / "suite.yaml").write_text(SUITE)
+    for kind in ("gpt2", "qwen2"):
+        make_model(kind, folder / kind)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+
+
+def say(_: str) -> None:
+    """Nobody listens."""
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
+def test_any_model_is_scored_as_it_is(place: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate = harness.Candidate.load(BaseConfig(model=str(place / kind)))
+    results = harness.run(load_sets("suite.yaml"), candidate, tmp_path, say)
+    plain = AutoModelForCausalLM.from_pretrained(place / kind).eval()
+    plain.generation_config.repetition_penalty = None
+    encode = candidate.tokenizer
+    for row in read_jsonl(tmp_path / "short/predictions.jsonl"):
+        text = "Answer the question from the text.\n\n{context}\n\nQuestion: {question}\nAnswer:".format(**row["input"])
+        ids = torch.tensor([[1, *encode(text, add_special_tokens=False)["input_ids"]]])
+        made = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=3
+        )
+        assert row["raw"] == encode.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    for row in read_jsonl(tmp_path / "labels/predictions.jsonl"):
+        head = [
+            1,
+            *encode(f"Classify the text.\n\n{row['input']['text']}\n\nLabel:", add_special_tokens=False)["input_ids"],
+        ]
+        for choice, value in row["choices"].items():
+            tail = [*encode(f" {choice}", add_special_tokens=False)["input_ids"], 2]
+            assert value == pytest.approx(logprob(plain, head + tail, len(head)), abs=2e-4)
+    scores = json.loads((tmp_path / "short/scores.json").read_text())
+    assert results["short"] == scores
+    assert {"signature", "n", "interval", "value"} <= set(scores["scores"][0])
+    assert scores["decoding"]["engine"] == "transformers"
+    assert scores["environment"]["data"]["test"]["rows"] == 5
+    assert scores["weights"]["base"]["model.safetensors"]
+    assert scores["command"]
+    assert "| short | exact_match | en |" in (tmp_path / "table.md").read_text()
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(prediction, "write", fail)
+    assert harness.run(load_sets("suite.yaml"), candidate, tmp_path, say)["short"]["scores"] == scores["scores"]
+
+
+def test_an_adapter_is_asked_by_its_contract(place: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = BaseConfig(model=str(place / "qwen2"))
+    candidate = harness.Candidate.load(base)
+    plain = AutoModelForCausalLM.from_pretrained(place / "qwen2")
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(plain, config).save_pretrained(tmp_path / "adapter")
+    template = {"default": "{context} | {question} |"}
+    tokenizer = candidate.tokenizer
+    contract = PromptContract(
+        "qa", template, hash_of(template), tokenizer_sha256(tokenizer), special_ids(tokenizer), 200
+    )
+    contract.save(tmp_path / "adapter")
+    with_adapter = harness.Candidate.load(base, tmp_path / "adapter")
+    sets = load_sets("suite.yaml")
+    results = [harness.run(sets, one, tmp_path / str(i), say) for i, one in enumerate((candidate, with_adapter))]
+    assert results[1]["short"]["template"] == template
+    assert results[1]["labels"]["template"] == results[0]["labels"]["template"]  # another task than the contract's
+    assert results[0]["labels"]["fingerprint"] != results[1]["labels"]["fingerprint"]
+    rows = [next(read_jsonl(tmp_path / str(i) / "short/predictions.jsonl")) for i in range(2)]
+    assert rows[1]["prompt_tokens"] < rows[0]["prompt_tokens"]
+    with pytest.raises(ModelError, match="holds no adapter"):
+        harness.Candidate.load(base, tmp_path / "nothing")
+
+
+def test_few_shot_examples_come_from_other_rows(place: Path) -> None:
+    sets = load_sets("suite.yaml", ["prompt.num_fewshot=1"])
+    candidate = harness.Candidate.load(BaseConfig(model=str(place / "gpt2")))
+    with pytest.raises(RecipeError, match="other than those that are scored"):
+        harness.run(sets, candidate, place / "never", say)
+    other = {
+        "short": load_sets("suite.yaml", ["prompt.num_fewshot=1", "data.train=qa.jsonl", "data.test=more.jsonl"])[
+            "short"
+        ]
+    }
+    make_rows(place / "more.jsonl", QA[:2])
+    rows = harness.run(other, candidate, place / "shots", say)
+    assert "Anna has" in rows["short"]["template"]["fewshot.en"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("metrics: [f1]", "must hold `sets:`"),
+        ("sets: {}", "must hold `sets:`"),
+        ("sets: {a: 3}", "sets.a must hold"),
+        ("sets: {a: {task: qa, shots: 3}}", "unknown key 'shots'"),
+        ("sets: {a: {task: qq}}", "Did you mean 'qa'"),
+        ("sets: {a: {task: qa, eval: {temperature: 2}}}", "no effect"),
+        ("sets: {a: {task: qa, eval: none.yaml}}", "There is no suite"),
+    ],
+)
+def test_wrong_suites_are_refused(tmp_path: Path, text: str, error: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=error):
+        load_sets(tmp_path / "wrong.yaml")
+
+
+def test_a_split_that_is_not_there(place: Path) -> None:
+    sets = load_sets("suite.yaml", ["split=validation"])
+    with pytest.raises(DataError, match="no validation rows"):
+        harness.run(sets, harness.Candidate.load(BaseConfig(model=str(place / "gpt2"))), place / "never", say)
+
+
+def test_the_command(place: Path, capsys: pytest.CaptureFixture) -> None:
+    assert (
+        main(["evaluate", "--suite", "suite.yaml", "--model", "gpt2", "data.max_test_samples=2", "--output", "out"])
+        == 0
+    )
+    assert "exact_match" in capsys.readouterr().out
+    assert json.loads((place / "out/short/scores.json").read_text())["scores"][0]["n"] == 2
+    for argv, said in ((["--model", "gpt2"], "--model needs --suite"), (["--suite", "suite.yaml"], "needs --model"),
+                       ([], "Name a run directory"), (["--suite", "suite.yaml", "--model", "none"], "none")):  # fmt: skip
+        assert main(["evaluate", *argv]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_suite_of_the_embedded_samples(root: Path) -> None:
+    assert list(load_sets(root / "eval/suites/all.yaml")) == ["summarize", "translate", "qa", "classify"]

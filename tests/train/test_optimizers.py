@@ -1,0 +1,159 @@
+"""Optimizers and schedules by transformers' names: what is asked for is what steps, and it resumes to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loops import CONFIG, ONE_STEP, assert_resumes_exactly, training
+
+from llama_tasks import checkpoint
+from llama_tasks.errors import RecipeError
+from llama_tasks.packing import collate
+from llama_tasks.supervise.preflight import _undisturbed
+
+#: name: (class, settings, what the settings must have become)
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "adamw_torch": ("AdamW", {"amsgrad": True}, {"amsgrad": True, "betas": (0.9, 0.999), "fused": None}),
+    "adamw_torch_fused": ("AdamW", {"eps": 1e-6}, {"eps": 1e-6, "fused": True}),
+    "adamw_bnb_8bit": ("AdamW", {"min_8bit_size": 64}, {"eps": 1e-8}),
+    "paged_adamw_8bit": ("AdamW", {"min_8bit_size": 64}, {"eps": 1e-8}),
+    "lion_32bit": ("Lion", {"betas": [0.9, 0.99]}, {"betas": [0.9, 0.99]}),
+    "ademamix": ("AdEMAMix", {"alpha": 3.0}, {"alpha": 3.0}),
+    "adafactor": ("Adafactor", {"clip_threshold": 0.5}, {"clip_threshold": 0.5, "relative_step": False}),
+    "sgd": ("SGD", {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": ("Adagrad", {"lr_decay": 0.1}, {"lr_decay": 0.1}),
+    "rmsprop": ("RMSprop", {"centered": True}, {"centered": True}),
+    "torch.optim.NAdam": ("NAdam", {"momentum_decay": 0.01}, {"momentum_decay": 0.01}),
+    "bitsandbytes.optim.LAMB": ("LAMB", {"max_unorm": 0.5}, {"betas": (0.9, 0.999)}),
+    "schedule_free_adamw": ("AdamWScheduleFree", {"r": 0.5}, {"r": 0.5, "warmup_steps": 1}),
+    "schedule_free_sgd": ("SGDScheduleFree", {"momentum": 0.8}, {"momentum": 0.8}),
+}
+# On a CPU nothing is paged, and bitsandbytes says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*[Pp]aged")
+
+
+def config_of(name: str) -> Any:
+    free = name.startswith("schedule_free")
+    if free:
+        pytest.importorskip("schedulefree")
+    return replace(
+        CONFIG, optim=name, optim_args=OPTIMIZERS[name][1], weight_decay=0.01, num_train_epochs=1,
+        lr_scheduler_type="constant" if free else "cosine", warmup_steps=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_it_is_the_class_with_the_settings_and_resumes_exactly(name: str, tmp_path: Path) -> None:
+    config = config_of(name)
+    cls, _, wanted = OPTIMIZERS[name]
+    run = training(config)
+    assert type(run.optimizer.optimizer).__name__ == cls
+    group = run.optimizer.param_groups[0]
+    assert {key: group[key] for key in wanted} == wanted
+    assert group["weight_decay"] == 0.01
+    if "8bit" in name:
+        next(run.run())
+        states = run.optimizer.state_dict()["state"].values()
+        assert {state["__bnb_optimizer_quant_state__"]["state1"].dtype for state in states} == {torch.uint8}
+    assert_resumes_exactly(tmp_path, 2, config=config)
+
+
+@pytest.mark.parametrize("name", ["adagrad", "schedule_free_adamw", "adamw_bnb_8bit"])
+def test_a_rehearsal_leaves_no_trace(name: str) -> None:
+    """The pre-flight steps once: sums, counters and averages must be as they were."""
+    config = config_of(name)
+    plain, rehearsed = training(config), training(config)
+    with _undisturbed(rehearsed):
+        rehearsed.rehearse(collate([rehearsed.plan.families[i] for i in range(3)]))
+    list(plain.run())
+    list(rehearsed.run())
+    expected, found = checkpoint.trained_weights(plain), checkpoint.trained_weights(rehearsed)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_the_weights_of_a_schedule_free_run_are_its_average() -> None:
+    """Scored and kept is x, trained is y; looking changes nothing."""
+    run = training(config_of("schedule_free_adamw"))
+    for report in run.run():
+        if report.step == 3:
+            break
+    trained = {key: value.clone() for key, value in checkpoint.trained_weights(run).items()}
+    with run.as_scored():
+        scored = {key: value.clone() for key, value in checkpoint.trained_weights(run).items()}
+    after = checkpoint.trained_weights(run)
+    optimizer: Any = run.optimizer.optimizer
+    name, weight = next((n, p) for n, p in run.model.named_parameters() if p.requires_grad)
+    z, beta = optimizer.state[weight]["z"], optimizer.param_groups[0]["betas"][0]
+    torch.testing.assert_close(trained[name], (1 - beta) * z + beta * scored[name], rtol=1e-5, atol=1e-7)
+    assert not torch.equal(trained[name], scored[name])
+    assert all(torch.equal(trained[key], after[key]) for key in trained)
+
+
+def test_sgd_takes_the_step_of_its_formula() -> None:
+    """w <- w - lr (g + decay w), from the gradient of the same batch by autograd alone."""
+    config = replace(ONE_STEP, optim="sgd", weight_decay=0.1, tokens_per_batch=10_000, max_grad_norm=1e9)
+    run = training(config)
+    before = {key: value.clone() for key, value in checkpoint.trained_weights(run).items()}
+    gradients = {}
+    for name, weight in run.model.named_parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(lambda p, n=name: gradients.update({n: p.grad.clone()}))
+    next(run.run())
+    for name, weight in checkpoint.trained_weights(run).items():
+        torch.testing.assert_close(weight, before[name] - 1e-2 * (gradients[name] + 0.1 * before[name]))
+
+
+def test_lora_plus_steps_further_in_b(tmp_path: Path) -> None:
+    """Adam's first step is lr wherever there is a gradient: 16 times as far in B as LoRA goes, and as far in A."""
+    plain, plus = training(ONE_STEP), training(replace(ONE_STEP, loraplus_lr_ratio=16.0))
+    rates = {group["lr"] for group in plus.optimizer.param_groups}
+    assert rates == {1e-2, 16e-2}
+    steps = []
+    for run in (plain, plus):
+        before = {key: value.clone() for key, value in checkpoint.trained_weights(run).items()}
+        next(run.run())
+        steps.append({key: (value - before[key]).abs().max() for key, value in checkpoint.trained_weights(run).items()})
+    for name in steps[0]:
+        if "lora_B" in name:
+            torch.testing.assert_close(steps[1][name], 16 * steps[0][name], rtol=1e-3, atol=0)
+    assert_resumes_exactly(tmp_path, 2, config=replace(CONFIG, loraplus_lr_ratio=16.0, num_train_epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": "adamw_torchfused"}, "train.optim is 'adamw_torchfused'. Did you mean 'adamw_torch_fused'"),
+        ({"optim": "torch.optim.NAdamm"}, "torch.optim has no optimizer 'NAdamm'. Did you mean 'NAdam'"),
+        ({"optim": "torch.optim.LBFGS"}, "several times a step"),
+        ({"optim": "adamw_torch_xla"}, "adamw_torch_xla is not installed"),
+        ({"optim": "lomo"}, "inside of the backward pass"),
+        ({"optim_args": {"epz": 1}}, "unknown key 'train.optim_args.epz'. Did you mean 'eps'"),
+        ({"optim_args": {"lr": 1}}, "train.optim_args.lr has a key of its own: train.learning_rate"),
+        ({"optim_args": {"betas": [2.0, 0.9]}}, "refuses these settings: Invalid beta"),
+        ({"lr_scheduler_type": "cosin"}, "train.lr_scheduler_type is 'cosin'. Did you mean 'cosine'"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "follows a score after every step"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "needs other settings in train.lr_scheduler_kwargs"),
+        ({"lr_scheduler_kwargs": {"num_cycle": 2}}, "'train.lr_scheduler_kwargs.num_cycle'. Did you mean 'num_cycles'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        training(replace(CONFIG, **changes))
+    assert message in str(raised.value)
+
+
+def test_ratio_without_lora_is_refused() -> None:
+    with pytest.raises(RecipeError, match="loraplus_lr_ratio is for LoRA"):
+        training(replace(CONFIG, loraplus_lr_ratio=2.0), adapter={"peft_type": "IA3", "feedforward_modules": []})
+
+
+def test_settings_of_a_schedule_take_effect() -> None:
+    """cosine_with_min_lr ends where it is told to."""
+    kwargs = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 4e-3}}
+    run = training(replace(CONFIG, num_train_epochs=1, **kwargs))
+    list(run.run())
+    assert run.scheduler.get_last_lr()[0] == pytest.approx(4e-3)

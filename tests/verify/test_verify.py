@@ -1,0 +1,101 @@
+"""The certificate: it holds on real checkpoints, and it fails where the native model is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llama_tasks import cli
+from llama_tasks.model import load_native, modeling_native_llama
+from llama_tasks.verify import certificate as verify
+
+NAMES = [
+    "logits against transformers",
+    "loss against transformers",
+    "gradients against transformers",
+    "texts generated otherwise (greedy)",
+    "texts decoded otherwise (by slots)",
+    *verify._LAYOUTS,
+    "training loss, packed",
+    "training gradients, packed",
+    "training loss, shared prefixes",
+    "training gradients, shared prefixes",
+]
+
+
+def test_it_holds_on_the_embedded_base_in_every_precision() -> None:
+    certificate = verify.verify("embedded")
+    assert certificate.ok
+    assert {line.precision for line in certificate.lines} == set(verify.PRECISIONS)
+    assert [line.name for line in certificate.lines if line.precision == "float32"] == NAMES
+    assert certificate.as_dict()["lines"][0]["ok"] is True
+
+
+@pytest.mark.parametrize("model", ["stories260K", "babyllama-tok105-1M"])
+def test_it_holds_on_real_checkpoints(shared: Callable[[str], Path], model: str) -> None:
+    assert verify.verify(str(shared(f"models/{model}/hf"))).ok
+
+
+def test_a_wrong_model_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One norm weight in 960 that is off by a thousandth."""
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        model = load_native(*args, **kwargs)
+        with torch.no_grad():
+            model.model.layers[3].input_layernorm.weight[7] *= 1.001
+        return model
+
+    monkeypatch.setattr(verify, "load_native", load)
+    output = tmp_path / "certificate.json"
+    assert cli.main(["verify", "embedded", "--output", str(output)]) == 1
+    assert "differs" in capsys.readouterr().out
+    written = json.loads(output.read_text())
+    assert not written["ok"]
+    wrong = {line["name"] for line in written["lines"] if not line["ok"]}
+    assert {"logits against transformers", "gradients against transformers"} <= wrong
+    assert not wrong & set(verify._LAYOUTS)  # it is at one with itself
+
+
+def embedded_lines() -> dict[str, bool]:
+    return {line.name: line.ok for line in verify.verify("embedded", precisions=["float32"]).lines}
+
+
+def test_nan_at_the_end_of_a_packed_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = modeling_native_llama.packed_attention
+
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        out = real(*args, **kwargs).clone()
+        out[:, -5:] = float("nan")
+        return out
+
+    monkeypatch.setattr(modeling_native_llama, "packed_attention", broken)
+    assert not embedded_lines()["packed by boundaries"]
+
+
+def test_a_wrong_training_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = modeling_native_llama.sum_of_losses
+    monkeypatch.setattr(modeling_native_llama, "sum_of_losses", lambda *args: 1.01 * real(*args))
+    found = embedded_lines()
+    assert not found["training loss, packed"]
+    assert not found["training gradients, shared prefixes"]
+    assert found["logits against transformers"]
+
+
+def test_a_number_that_is_none_is_no_success() -> None:
+    assert not verify.Line("loss", "float32", float("nan"), 1e-5).ok
+
+
+def test_what_is_no_llama_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "sliding-window attention" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "holds no model.safetensors" in capsys.readouterr().err
