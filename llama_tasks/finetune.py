@@ -80,7 +80,7 @@ def finetune(
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
-    base = partial(adapters.load_base, recipe.base, accelerator.device, spread=accelerator.is_fsdp2)
+    base = partial(adapters.load_base, recipe.base, accelerator.device, spread=parallel.will_spread(accelerator))
     return fit(run, recipe, dataset, base(), accelerator, console, began, resume, overwrite, weights)
 
 
@@ -173,9 +173,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
                 f"train.report_to: {name!r} is not installed (pip install {name}) or not known to accelerate."
             )
     # Precision belongs to base.dtype and accumulation to train.*; what a launcher's settings say of them is not used.
-    accelerator = Accelerator(mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output)
+    accelerator = parallel.make_accelerator(
+        recipe, mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output
+    )
     accelerator.gradient_accumulation_steps = 1
-    parallel.check_launch(accelerator)
     return accelerator
 
 
@@ -263,7 +264,7 @@ def save_trained(
     else:
         training.optimizer.eval()
     model = training.accelerator.unwrap_model(training.model)
-    spread = training.accelerator.is_fsdp2
+    spread = parallel.is_spread(model)
     weights = parallel.whole_weights(model, trained=recipe.adapter is not None) if spread else None
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
@@ -320,7 +321,9 @@ def _introduce(
         highlight=False,
     )
     if training.accelerator.num_processes > 1:
-        console.print(f"processes {training.accelerator.num_processes}, {_layout(model)}", highlight=False)
+        console.print(
+            f"processes {training.accelerator.num_processes}, {parallel.layout(training.accelerator)}", highlight=False
+        )
     if training.plan.saved:
         console.print(
             f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
@@ -359,12 +362,6 @@ def _show_first_batch(dataset: Dataset, training: Training, console: Console) ->
             else f"{text[: SHOWN_CHARACTERS // 2]} … {text[-SHOWN_CHARACTERS // 2 :]}"
         )
         console.print(plain(f"  {' '.join(cut.split())}"), highlight=False, markup=False)
-
-
-def _layout(model: Any) -> str:
-    if parallel.is_spread(model):
-        return "the model's weights in pieces on all of them (FSDP2)"
-    return "the whole model on each (DDP)"
 
 
 def _tell_too_long(dropped: int, answer_cut: int, truncated: int, console: Console) -> None:

@@ -108,6 +108,7 @@ def begin(
     if resume:
         return _resume(run, recipe, dataset, training, contract, tell)
     if training.accelerator.is_main_process:
+        files.sweep(run.path)  # of a run that was killed before its recipe was written
         if overwrite:
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)

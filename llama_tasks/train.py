@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from llama_tasks import parallel
 from llama_tasks.distillation import Teacher
 from llama_tasks.errors import LlamaTasksError, RecipeError
 from llama_tasks.model.loss import sum_of_losses
 from llama_tasks.optimizers import make_optimizer, make_scheduler
 from llama_tasks.packing import Batch, collate
-from llama_tasks.parallel import prepare, spread, whole
 from llama_tasks.perturbation import Perturbation
 from llama_tasks.plan import Step
 from llama_tasks.rank_allocation import RankAllocation
@@ -91,9 +91,9 @@ class Training:
             _checkpoint_gradients(model)
         self.teacher, self.perturbation = teacher, Perturbation(model, config)
         warmup = _warmup(config, self.total_steps)
-        spread(model, accelerator)
+        parallel.spread(model, accelerator)
         optimizer = make_optimizer(model, config, learning_rate, warmup)
-        self.model, self.optimizer = prepare(accelerator, model, optimizer)
+        self.model, self.optimizer = parallel.prepare(accelerator, model, optimizer, config)
         self.scheduler = make_scheduler(self.optimizer, config, warmup, self.total_steps)
         self.allocation = RankAllocation.of(model, self.total_steps)
         self.step = 0
@@ -115,7 +115,8 @@ class Training:
     def rehearse(self, batch: Batch) -> None:
         """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
         self._to_train()
-        self.accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
+        loss = self.accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
+        self._clip(loss)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -147,7 +148,7 @@ class Training:
         batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
         loss = self.accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)))
+        norm = self._clip(loss)
         skipped = self._skipped(loss, norm, batches)
         learning_rate = self.scheduler.get_last_lr()[0]
         if skipped:
@@ -186,10 +187,13 @@ class Training:
                 for is_last in self.perturbation.passes(batch, epoch):
                     sync = is_last and i + 1 == rounds
                     with nullcontext() if sync else self.accelerator.no_sync(self.model):
-                        total += self._pass(batch, weight)
+                        total += self._pass(batch, weight, sync)
         return float(self.accelerator.reduce(total, reduction="sum"))
 
-    def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
+    def _clip(self, loss: float) -> float:
+        return parallel.clip(self.accelerator, self.model, self.optimizer, self.config, loss)
+
+    def _pass(self, batch: Batch, weight: float, is_last: bool) -> torch.Tensor:
         """Add the gradients of one batch's part of the loss; returns that part."""
         device, smoothing = self.accelerator.device, self.config.label_smoothing_factor
         labels = batch.labels.to(device)
@@ -201,8 +205,7 @@ class Training:
         loss = self.model(
             **batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True
         ).loss
-        # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        parallel.backward(self.accelerator, self.model, loss, is_last)
         return loss.detach()
 
     def _skipped(self, loss: float, norm: float, batches: Sequence[Batch]) -> tuple[str, ...]:
@@ -226,7 +229,8 @@ class Training:
         )
 
     def _weights_are_finite(self) -> bool:
-        return all(bool(whole(p).isfinite().all()) for p in self.model.parameters() if p.requires_grad)
+        weights = parallel.whole_weights(self.model, trained=True)
+        return all(bool(weight.isfinite().all()) for weight in weights.values())
 
 
 def _checkpoint_gradients(model: Any) -> None:

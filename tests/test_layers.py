@@ -16,7 +16,7 @@ ORDER = [
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
     ("packing",), ("plan",), ("stream_plan",), ("model",),
-    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",), ("parallel",),
+    ("adapter_inits", "quantization", "rank_allocation"), ("adapters",), ("zero",), ("parallel",),
     ("distillation", "freezing", "optimizers", "perturbation"), ("train",), ("checkpoint",),
     ("streaming",), ("dataset",), ("sampling",), ("slots", "engines"), ("generate", "score", "attribution"), ("choices",),
     ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
