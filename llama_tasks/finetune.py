@@ -119,14 +119,15 @@ def fit(
         if accelerator.is_main_process:
             rundir.claim(run.path, resume, overwrite, mine=True)  # another run may have ended in it since
             preflight.check_space(run.path, training)
-        if recipe.train.preflight:
-            preflight.preflight(run.path, recipe, dataset, training)
-        keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
-        supervise.train(run, recipe, dataset, training, keeper, console, began)
-        if dataset.stream:
-            _tell_of_stream(dataset.stream, console)
-        expected = save_trained(run, recipe, dataset, training, keeper, contract)
-        accelerator.wait_for_everyone()
+        with supervise.speaking(run, training):
+            if recipe.train.preflight:
+                preflight.preflight(run.path, recipe, dataset, training)
+            keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
+            supervise.train(run, recipe, dataset, training, keeper, console, began)
+            if dataset.stream:
+                _tell_of_stream(dataset.stream, console)
+            expected = save_trained(run, recipe, dataset, training, keeper, contract)
+            accelerator.wait_for_everyone()
         onto = model.unload() if on_loaded_base else None
         # The trained model leaves the memory before its copy from the disk comes.
         del base, model, training, keeper, teacher

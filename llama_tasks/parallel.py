@@ -64,6 +64,11 @@ def will_spread(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2 or (is_deepspeed(accelerator) and accelerator.state.deepspeed_plugin.zero_stage == 3)
 
 
+def needs_others(accelerator: Accelerator) -> bool:
+    """Whether a forward or backward pass waits for the other processes, even without adding gradients up over them."""
+    return accelerator.is_fsdp2 or is_deepspeed(accelerator)
+
+
 def layout(accelerator: Accelerator) -> str:
     """What each process holds, in words."""
     if is_deepspeed(accelerator):
@@ -146,7 +151,8 @@ def whole(tensor: Any) -> torch.Tensor:
 
 def whole_weights(model: torch.nn.Module, trained: bool) -> dict[str, torch.Tensor]:
     """Parameters by name (`trained`: those alone), whole and on the CPU; every process must ask."""
-    asked = {name: p for name, p in model.named_parameters() if p.requires_grad or not trained}
+    named = model.named_parameters(remove_duplicate=trained)  # a whole model is saved with its tied head too
+    asked = {name: p for name, p in named if p.requires_grad or not trained}
     return {name: whole(p).detach().cpu().contiguous() for name, p in asked.items()}
 
 

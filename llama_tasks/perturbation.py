@@ -66,7 +66,7 @@ class Perturbation:
 
     def _noise(self, batch: Batch, epoch: int) -> Tensor:
         """float32 [1, T, d]."""
-        device = self.embedding.weight.device
+        device = next(self.embedding.parameters()).device
         parts = []
         for name, length in zip(batch.ids, batch.cu_seq_lens.diff().tolist(), strict=True):
             digest = hashlib.blake2b(f"{self.seed}/{epoch}/{name}".encode(), digest_size=7).digest()

@@ -113,10 +113,13 @@ class Training:
             yield self._optimizer_step(step)
 
     def rehearse(self, batch: Batch) -> None:
-        """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
+        """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back. Where the whole model is
+        on each process, none waits for another, whose memory may have ended."""
         self._to_train()
-        loss = self.accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
-        self._clip(loss)
+        alone = not parallel.needs_others(self.accelerator)
+        model = self.accelerator.unwrap_model(self.model) if alone else self.model
+        batches = [batch] * self.accelerator.num_processes
+        self._clip(float(self._add_gradients(model, batches, batch.target_weight or 1.0, 0)))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -175,6 +178,10 @@ class Training:
 
     def accumulate(self, batches: Sequence[Batch], weight: float, epoch: int) -> float:
         """Add the gradients of sum(weighted loss) / `weight` over a step's batches; returns that loss, summed over processes."""
+        return float(self.accelerator.reduce(self._add_gradients(self.model, batches, weight, epoch), reduction="sum"))
+
+    def _add_gradients(self, model: Any, batches: Sequence[Batch], weight: float, epoch: int) -> torch.Tensor:
+        """As `accumulate`, by the model or its wrapper; returns this process's part of the loss."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)
@@ -186,14 +193,14 @@ class Training:
                 batch = batches[index] if index < len(batches) else batches[0].without_targets()
                 for is_last in self.perturbation.passes(batch, epoch):
                     sync = is_last and i + 1 == rounds
-                    with nullcontext() if sync else self.accelerator.no_sync(self.model):
-                        total += self._pass(batch, weight, sync)
-        return float(self.accelerator.reduce(total, reduction="sum"))
+                    with nullcontext() if sync else self.accelerator.no_sync(model):
+                        total += self._pass(model, batch, weight, sync)
+        return total
 
     def _clip(self, loss: float) -> float:
         return parallel.clip(self.accelerator, self.model, self.optimizer, self.config, loss)
 
-    def _pass(self, batch: Batch, weight: float, is_last: bool) -> torch.Tensor:
+    def _pass(self, model: Any, batch: Batch, weight: float, is_last: bool) -> torch.Tensor:
         """Add the gradients of one batch's part of the loss; returns that part."""
         device, smoothing = self.accelerator.device, self.config.label_smoothing_factor
         labels = batch.labels.to(device)
@@ -202,10 +209,8 @@ class Training:
             options["objective"] = self.teacher.objective(batch, labels, smoothing)
         elif smoothing:
             options["objective"] = partial(sum_of_losses, smoothing=smoothing)
-        loss = self.model(
-            **batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True
-        ).loss
-        parallel.backward(self.accelerator, self.model, loss, is_last)
+        loss = model(**batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True).loss
+        parallel.backward(self.accelerator, model, loss, is_last)
         return loss.detach()
 
     def _skipped(self, loss: float, norm: float, batches: Sequence[Batch]) -> tuple[str, ...]:
