@@ -47,9 +47,9 @@ def linear(x: Tensor, layer: Any) -> Tensor:
     """
     decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
     learns = layer.training and torch.is_grad_enabled()
-    if not (_by_onednn(x) and (learns or decodes)) and not (decodes and _by_turning(x)):
+    if not is_plain(layer) or torch.is_autocast_enabled("cpu"):  # a hooked layer may have no weight outside its call
         return layer(x)
-    if not is_plain(layer) or torch.is_autocast_enabled("cpu"):
+    if not (_by_onednn(x) and (learns or decodes)) and not (decodes and _by_turning(x)):
         return layer(x)
     return _Linear.apply(x, layer.weight, layer.bias) if learns else times_transposed(x, layer.weight, layer.bias)
 
