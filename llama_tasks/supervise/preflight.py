@@ -23,6 +23,7 @@ from llama_tasks.errors import RunError
 from llama_tasks.packing import Batch, Family, collate
 from llama_tasks.recipe import Recipe
 from llama_tasks.score import score_text
+from llama_tasks.slots import HELD
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
 
@@ -91,7 +92,7 @@ def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_ba
         return
     lengths = [len(ids) for ids in dataset.encoder.prompt_ids(prompts)]
     order = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-    count = max(1, tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
+    count = max(1, HELD * tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
     suite = replace(recipe.eval, tokens_per_batch=tokens_per_batch)
     evaluation.predict(model, dataset, [prompts[i] for i in order[:count]], suite)
 
