@@ -34,11 +34,11 @@ def measure(recipe: str, overrides: list[str]) -> dict[str, Any]:
     import torch
     from accelerate import Accelerator
 
-    from llama_tasks import adapters, estimate, finetune
+    from llama_tasks import adapters, estimate
     from llama_tasks.dataset import prepare
     from llama_tasks.estimate import planning
     from llama_tasks.recipe import load_recipe
-    from llama_tasks.supervise import preflight
+    from llama_tasks.supervise import preflight, settling
     from llama_tasks.train import Training
 
     asked = load_recipe(recipe, overrides)
@@ -46,11 +46,11 @@ def measure(recipe: str, overrides: list[str]) -> dict[str, Any]:
     estimate.state_bytes(asked.train)  # imports the optimizers
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the mark of the largest resident set begins again
-    found = finetune.pin_all(asked, None)
+    found = settling.pin_all(asked, None)
     dataset = prepare(found, adapters.load_tokenizer(found.base))
     said = planning.plan_memory(found, dataset, resident("VmRSS") - before)
     base = adapters.load_base(found.base)
-    settled = finetune.settle(found, base, dataset)
+    settled = settling.settle(found, base, dataset)
     model = adapters.attach(base, settled.adapter, settled.base)
     training = Training(
         model, dataset.train.tokens, settled.train, Accelerator(cpu=True), float(settled.train.learning_rate)

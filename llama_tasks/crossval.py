@@ -26,13 +26,14 @@ from llama_tasks import adapters, evaluation, files, rundir
 from llama_tasks.adapters import integrity
 from llama_tasks.dataset import SPLIT_SEED, Dataset, assemble, make_task, read
 from llama_tasks.errors import RecipeError, RunError
-from llama_tasks.finetune import fit, make_accelerator, pin_all
+from llama_tasks.finetune import fit, make_accelerator
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.recipe import Recipe, dump, load_recipe
 from llama_tasks.sources import Row, Split
 from llama_tasks.sources.carving import like_groups, text_of
 from llama_tasks.sources.rows import sha256_of
 from llama_tasks.supervise.resume import refuse_changes
+from llama_tasks.supervise.settling import pin_all
 from llama_tasks.tasks import Task
 
 RESULT = "crossval.json"

@@ -20,11 +20,12 @@ from llama_tasks import adapters
 from llama_tasks.adapters.freezing import freeze
 from llama_tasks.dataset import prepare
 from llama_tasks.errors import RecipeError
-from llama_tasks.finetune import make_accelerator, settle
+from llama_tasks.finetune import make_accelerator
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
 from llama_tasks.packing import collate
 from llama_tasks.packing.plan import MemoryPlan
 from llama_tasks.recipe import Recipe, TrainConfig
+from llama_tasks.supervise.settling import settle
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
 from llama_tasks.train.distillation import load_teacher

@@ -15,10 +15,11 @@ from loops import BASE, CONFIG, TINY, examples
 from tiny import make_base, make_rows
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from llama_tasks import adapters, dataset, finetune, score
+from llama_tasks import adapters, dataset, score
 from llama_tasks.adapters.freezing import freeze
 from llama_tasks.errors import RecipeError
 from llama_tasks.recipe import BaseConfig, Recipe, load_recipe
+from llama_tasks.supervise import settling
 from llama_tasks.train import Training
 
 
@@ -220,7 +221,7 @@ def trained_rank(asked: Recipe) -> tuple[Recipe, float]:
     """The settled recipe, and the rank of EOS at the ends of its training targets after training."""
     data = dataset.prepare(asked, adapters.load_tokenizer(asked.base))
     base = adapters.load_base(asked.base)
-    settled = finetune.settle(asked, base, data)
+    settled = settling.settle(asked, base, data)
     set_seed(0)
     model: Any = adapters.attach(base, settled.adapter, settled.base)
     training = Training(model, data.train.tokens, settled.train, Accelerator(), float(settled.train.learning_rate))
@@ -271,4 +272,4 @@ def test_a_base_that_knows_eos_is_left_alone(rows: Path) -> None:
     data = dataset.prepare(asked, adapters.load_tokenizer(asked.base))
     base = adapters.load_base(asked.base)
     assert score.rank_of_end(base, data.train.tokens) < 0.1
-    assert finetune.settle(asked, base, data).adapter == asked.adapter
+    assert settling.settle(asked, base, data).adapter == asked.adapter
