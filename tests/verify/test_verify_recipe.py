@@ -39,8 +39,8 @@ def test_a_loss_that_depends_on_batches_is_found(
     """The mean of each batch's mean, as many trainers have it."""
     real = Training._pass
 
-    def mean_of_means(self: Training, batch: Batch, weight: float) -> Any:
-        return real(self, batch, batch.target_weight)
+    def mean_of_means(self: Training, model: Any, batch: Batch, weight: float, is_last: bool) -> Any:
+        return real(self, model, batch, batch.target_weight, is_last)
 
     monkeypatch.setattr(Training, "_pass", mean_of_means)
     output = tmp_path / "certificate.json"
