@@ -56,10 +56,10 @@ def by_slots(model: NativeLlamaForCausalLM, input_ids: torch.Tensor, count: int)
     """The same through llama-tasks' own decoding, as `llama_tasks.generate` uses it, with one slot."""
     length = input_ids.shape[1]
     prompt = collate([Tokens("prompt", input_ids[0].tolist(), 1)])
-    with Decoder(model, 1, length + count) as decoder:
-        made = [decoder.enter(prompt.inputs(model.device), [[(0, length)]], [length - 1]).argmax(-1)]
-        while len(made) < count:
-            made.append(decoder.step(made[-1]).argmax(-1))
+    decoder = Decoder(model, 1, length + count)
+    made = [decoder.enter(prompt.inputs(model.device), [[(0, length)]], [length - 1]).argmax(-1)]
+    while len(made) < count:
+        made.append(decoder.step(made[-1]).argmax(-1))
     return torch.stack(made, dim=1)
 
 

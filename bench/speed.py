@@ -88,8 +88,8 @@ def measure(peers: list[str], repeats: int, batch: int, setting: dict[str, Any])
     with tempfile.TemporaryDirectory() as folder:
         save_model(setting["shape"], Path(folder))
         row: dict[str, Any] = {**{name: setting[name] for name in SETTING}, "peers": peers}
-        # A small batch: padded rows of shared prefixes, with logits of every token, would need 20 GB at the 135M shape.
-        row["check_fp32"] = start("check", min(batch, SMALL), folder, setting)
+        # Prefixes by a small batch: padded rows, with logits of every token, would need 20 GB at the 135M shape.
+        row["check_fp32"] = start("check", min(batch, SMALL) if setting["workload"] == "5q" else batch, folder, setting)
         for _ in range(repeats):
             for name, size in turns:
                 runs[f"{name} {size}"].append(start(name, size, folder, setting))

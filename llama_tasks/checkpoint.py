@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from llama_tasks import files
 from llama_tasks.errors import RunError
-from llama_tasks.parallel import spread_like, whole, whole_weights
+from llama_tasks.parallel import parameters_of, put_weights, spread_like, whole, whole_weights
 from llama_tasks.train import Training
+from llama_tasks.zero import shape_of
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 ALLOCATION = "allocation."  # before the names of AdaLoRA's averages, which lie beside the optimizer's
@@ -145,16 +146,13 @@ def trained_weights(training: Training) -> Tensors:
 
 def load_trained_weights(training: Training, weights: Tensors) -> None:
     """Put weights of `trained_weights` back. Raises RunError where names or shapes differ from the recipe's model."""
-    parameters = {
-        n: p for n, p in training.accelerator.unwrap_model(training.model).named_parameters() if p.requires_grad
-    }
-    if {n: p.shape for n, p in parameters.items()} != {n: w.shape for n, w in weights.items()}:
+    model = training.accelerator.unwrap_model(training.model)
+    shapes = {name: shape_of(p) for name, p in model.named_parameters() if p.requires_grad}
+    if shapes != {name: weight.shape for name, weight in weights.items()}:
         raise RunError(
             "The checkpoint does not fit the recipe's model or adapter; resume with the recipe it was made by."
         )
-    with torch.no_grad():
-        for name, weight in weights.items():
-            parameters[name].copy_(spread_like(weight, parameters[name]))
+    put_weights(training.model, model, weights)
 
 
 def save_weights(folder: Path, weights: Tensors) -> None:
@@ -172,7 +170,7 @@ def load_weights(folder: Path) -> Tensors:
 
 def size_of(training: Training) -> tuple[int, int]:
     """Bytes of one checkpoint and of the trained weights alone, as AdamW's two moments make them."""
-    weights = sum(p.numel() * p.element_size() for p in training.model.parameters() if p.requires_grad)
+    weights = sum(shape_of(p).numel() * p.element_size() for p in training.model.parameters() if p.requires_grad)
     return 3 * weights, weights
 
 
@@ -253,7 +251,7 @@ def optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
 
 def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, Any]) -> None:
     """Put back what `optimizer_state` gave."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = parameters_of(optimizer)
     slots: dict[Any, Any] = {}
     for name, value in {**tensors, **scalars.get("values", {})}.items():
         index, *path = name.split(".")

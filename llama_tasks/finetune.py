@@ -70,7 +70,7 @@ def finetune(
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
-    base = partial(adapters.load_base, recipe.base, accelerator.device, spread=accelerator.is_fsdp2)
+    base = partial(adapters.load_base, recipe.base, accelerator.device, spread=parallel.will_spread(accelerator))
     return fit(run, recipe, dataset, base(), accelerator, console, began, resume, overwrite, weights)
 
 
@@ -109,14 +109,15 @@ def fit(
         if accelerator.is_main_process:
             rundir.claim(run.path, resume, overwrite, mine=True)  # another run may have ended in it since
             preflight.check_space(run.path, training)
-        if recipe.train.preflight:
-            preflight.preflight(run.path, recipe, dataset, training)
-        keeper = watch.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
-        watch.train(run, recipe, dataset, training, keeper, console, began)
-        if dataset.stream:
-            _tell_of_stream(dataset.stream, console)
-        expected = save_trained(run, recipe, dataset, training, keeper, contract)
-        accelerator.wait_for_everyone()
+        with watch.speaking(run, training):
+            if recipe.train.preflight:
+                preflight.preflight(run.path, recipe, dataset, training)
+            keeper = watch.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
+            watch.train(run, recipe, dataset, training, keeper, console, began)
+            if dataset.stream:
+                _tell_of_stream(dataset.stream, console)
+            expected = save_trained(run, recipe, dataset, training, keeper, contract)
+            accelerator.wait_for_everyone()
         onto = model.unload() if on_loaded_base else None
         # The trained model leaves the memory before its copy from the disk comes.
         del base, model, training, keeper, teacher
@@ -163,9 +164,10 @@ def make_accelerator(recipe: Recipe) -> Accelerator:
                 f"train.report_to: {name!r} is not installed (pip install {name}) or not known to accelerate."
             )
     # Precision belongs to base.dtype and accumulation to train.*; what a launcher's settings say of them is not used.
-    accelerator = Accelerator(mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output)
+    accelerator = parallel.make_accelerator(
+        recipe, mixed_precision="no", log_with=recipe.train.report_to or None, project_dir=recipe.output
+    )
     accelerator.gradient_accumulation_steps = 1
-    parallel.check_launch(accelerator)
     return accelerator
 
 
@@ -253,7 +255,7 @@ def save_trained(
     else:
         training.optimizer.eval()
     model = training.accelerator.unwrap_model(training.model)
-    spread = training.accelerator.is_fsdp2
+    spread = parallel.is_spread(model)
     weights = parallel.whole_weights(model, trained=recipe.adapter is not None) if spread else None
     if training.accelerator.is_main_process:
         with files.staged(run.path / ("adapter" if recipe.adapter is not None else "model")) as staging:
@@ -310,7 +312,9 @@ def _introduce(
         highlight=False,
     )
     if training.accelerator.num_processes > 1:
-        console.print(f"processes {training.accelerator.num_processes}, {_layout(model)}", highlight=False)
+        console.print(
+            f"processes {training.accelerator.num_processes}, {parallel.layout(training.accelerator)}", highlight=False
+        )
     if training.plan.saved:
         console.print(
             f"shared prefixes: {training.plan.saved:.0%} of the tokens need not be computed again (train.share_prefixes)",
@@ -349,12 +353,6 @@ def _show_first_batch(dataset: Dataset, training: Training, console: Console) ->
             else f"{text[: SHOWN_CHARACTERS // 2]} … {text[-SHOWN_CHARACTERS // 2 :]}"
         )
         console.print(plain(f"  {' '.join(cut.split())}"), highlight=False, markup=False)
-
-
-def _layout(model: Any) -> str:
-    if parallel.is_spread(model):
-        return "the model's weights in pieces on all of them (FSDP2)"
-    return "the whole model on each (DDP)"
 
 
 def _tell_too_long(dropped: int, answer_cut: int, truncated: int, console: Console) -> None:

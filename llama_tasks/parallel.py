@@ -1,5 +1,5 @@
-"""Several processes: the launcher's settings made true, a model that is spread over them (FSDP2) in one piece and back, and
-what a lost process looks like to the others."""
+"""Several processes: the launcher's settings made true, a model that is spread over them (FSDP2, DeepSpeed) in one piece and
+back, and what a lost process looks like to the others."""
 
 from __future__ import annotations
 
@@ -8,44 +8,106 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 
+from llama_tasks import zero
 from llama_tasks.errors import RecipeError
+from llama_tasks.recipe import Recipe, TrainConfig
 
 # What gloo says when the process at the other end of a connection is gone; NCCL raises DistBackendError.
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
 
 
-def check_launch(accelerator: Accelerator) -> None:
-    """Take the launcher's settings for what they say, or refuse them.
+def make_accelerator(recipe: Recipe, **settings: Any) -> Accelerator:
+    """accelerate's `Accelerator`, with the launcher's settings taken for what they say, or refused.
 
-    accelerate shards on accelerators alone: with FSDP settings and CPU processes it would silently copy the model.
+    accelerate shards on accelerators alone: with FSDP's or DeepSpeed's settings and CPU processes it would silently copy the
+    model.
 
     Raises:
-        RecipeError: DeepSpeed or FSDP 1, which the loop was not made for.
+        RecipeError: FSDP 1; DeepSpeed where it is not installed, or with what it cannot do (`zero.check`).
     """
-    if accelerator.distributed_type is DistributedType.DEEPSPEED:
-        raise RecipeError(
-            "DeepSpeed steps by itself, which exact accumulation and resume do not bear. FSDP2 spreads the same: launch with "
-            "recipes/launch/fsdp2.yaml (ZeRO-3) or fsdp2_zero2.yaml."
-        )
+    uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if uses_deepspeed:
+        zero.check_installed()
+    accelerator = Accelerator(**settings)
     state = accelerator.state
-    if accelerator.distributed_type is DistributedType.MULTI_CPU and os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        state.fsdp_plugin = FullyShardedDataParallelPlugin()
-        PartialState().distributed_type = state.distributed_type = (
-            DistributedType.FSDP
-        )  # the one is made from the other anew
+    if accelerator.distributed_type is DistributedType.MULTI_CPU:
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+            state.fsdp_plugin = FullyShardedDataParallelPlugin()
+            _be(accelerator, DistributedType.FSDP)
+        elif uses_deepspeed:
+            state.deepspeed_plugins = DeepSpeedPlugin()
+            _be(accelerator, DistributedType.DEEPSPEED)
+            state.deepspeed_plugin.select(_from_accelerator_state=True)
+    if is_deepspeed(accelerator):
+        zero.check(recipe, state.deepspeed_plugin.deepspeed_config)
+        zero.begin(accelerator)
     if accelerator.distributed_type is DistributedType.FSDP and not accelerator.is_fsdp2:
         raise RecipeError(
             "FSDP 1 is not supported; set fsdp_version: 2 in the launcher's file (recipes/launch/fsdp2.yaml)."
         )
+    return accelerator
 
 
-def prepare(accelerator: Accelerator, model: Any, optimizer: Any) -> tuple[Any, Any]:
+def _be(accelerator: Accelerator, kind: DistributedType) -> None:
+    PartialState().distributed_type = accelerator.state.distributed_type = kind  # the one is made from the other anew
+
+
+def is_deepspeed(accelerator: Accelerator) -> bool:
+    """Whether DeepSpeed's engine drives the optimizer."""
+    return accelerator.distributed_type is DistributedType.DEEPSPEED
+
+
+def will_spread(accelerator: Accelerator) -> bool:
+    """Whether the model's weights will be in pieces (FSDP2, ZeRO-3), so that it is loaded on the CPU."""
+    return accelerator.is_fsdp2 or (is_deepspeed(accelerator) and accelerator.state.deepspeed_plugin.zero_stage == 3)
+
+
+def needs_others(accelerator: Accelerator) -> bool:
+    """Whether a forward or backward pass waits for the other processes, even without adding gradients up over them."""
+    return accelerator.is_fsdp2 or is_deepspeed(accelerator)
+
+
+def layout(accelerator: Accelerator) -> str:
+    """What each process holds, in words."""
+    if is_deepspeed(accelerator):
+        stage = accelerator.state.deepspeed_plugin.zero_stage
+        held = "the model's weights" if stage == 3 else "the whole model on each, gradients and optimizer"
+        return f"{held} in pieces on all of them (DeepSpeed, ZeRO-{stage})"
+    return (
+        "the model's weights in pieces on all of them (FSDP2)"
+        if accelerator.is_fsdp2
+        else "the whole model on each (DDP)"
+    )
+
+
+def prepare(accelerator: Accelerator, model: Any, optimizer: Any, config: TrainConfig) -> tuple[Any, Any]:
     """`accelerator.prepare`; a model that `spread` has cut already only needs its optimizer wrapped."""
+    if is_deepspeed(accelerator):
+        return zero.prepare(accelerator, model, optimizer, config)
     if accelerator.is_fsdp2:
         return model, accelerator.prepare_optimizer(optimizer)
     return accelerator.prepare(model, optimizer)
+
+
+def backward(accelerator: Accelerator, model: Any, loss: torch.Tensor, is_last: bool) -> None:
+    """Add the gradients of a loss, summed over processes; `is_last`: of an optimizer step."""
+    loss = (
+        loss * accelerator.num_processes
+    )  # all of them average gradients over processes; the mathematics wants their sum
+    if is_deepspeed(accelerator):
+        model.set_gradient_accumulation_boundary(is_last)
+        model.backward(loss)
+    else:
+        accelerator.backward(loss)
+
+
+def clip(accelerator: Accelerator, model: Any, optimizer: Any, config: TrainConfig, loss: float) -> float:
+    """Clip the gradients; returns their norm before. DeepSpeed clips as it steps, so there the step is taken with it."""
+    if isinstance(optimizer, zero.ZeroOptimizer):
+        return optimizer.step_clipped(loss)
+    return float(whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)))
 
 
 def spread(model: Any, accelerator: Accelerator) -> None:
@@ -77,18 +139,39 @@ def spread(model: Any, accelerator: Accelerator) -> None:
 
 def is_spread(model: Any) -> bool:
     """Whether the model's weights are in pieces on several processes."""
-    return any(hasattr(p, "full_tensor") for p in model.parameters())
+    return any(hasattr(p, "full_tensor") or zero.is_cut(p) for p in model.parameters())
 
 
 def whole(tensor: Any) -> torch.Tensor:
     """The tensor in one piece; where it is spread, every process must ask for it."""
+    if zero.is_cut(tensor):
+        return zero.whole(tensor)
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def whole_weights(model: torch.nn.Module, trained: bool) -> dict[str, torch.Tensor]:
     """Parameters by name (`trained`: those alone), whole and on the CPU; every process must ask."""
-    asked = {name: p for name, p in model.named_parameters() if p.requires_grad or not trained}
-    return {name: whole(p.detach()).cpu().contiguous() for name, p in asked.items()}
+    named = model.named_parameters(remove_duplicate=trained)  # a whole model is saved with its tied head too
+    asked = {name: p for name, p in named if p.requires_grad or not trained}
+    return {name: whole(p).detach().cpu().contiguous() for name, p in asked.items()}
+
+
+def put_weights(model: Any, unwrapped: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Give parameters whole values, by name, in a `model` as it was prepared; every process must call."""
+    parameters = dict(unwrapped.named_parameters())
+    if hasattr(model, "set_gradient_accumulation_boundary"):  # DeepSpeed's engine, which has copies of them
+        zero.put(model, parameters, weights)
+        return
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameters[name].copy_(spread_like(weight, parameters[name]))
+
+
+def parameters_of(optimizer: Any) -> list[Any]:
+    """The model's parameters that an optimizer steps, in the order of its groups."""
+    if isinstance(optimizer, zero.ZeroOptimizer):
+        return optimizer.parameters
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def spread_like(value: torch.Tensor, target: Any) -> torch.Tensor:

@@ -71,7 +71,7 @@ class Zygote:
             **inherited,
             **threads,
             "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             "CUDA_VISIBLE_DEVICES": "",
             # glibc else keeps large blocks once freed, and a limit of memory meets how it was cut, not how much is used.
             "MALLOC_MMAP_THRESHOLD_": str(1 << 20),

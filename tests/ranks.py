@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from faulty_runs import Run, Zygote
 from tiny import ROOT
 
@@ -17,9 +17,13 @@ LAUNCH = ROOT / "recipes/launch"
 
 def environment_of(file: str) -> dict[str, str]:
     """What `accelerate launch --config_file FILE` would tell its processes, but for their ranks."""
-    args = launch_command_parser().parse_args(["--config_file", str(LAUNCH / file), "recipes/finetune.py"])
-    args, _, _ = _validate_launch_command(args)
-    made = prepare_multi_gpu_env(args)
+    command = ["--config_file", str(LAUNCH / file), "--main_process_port", "0", "recipes/finetune.py"]
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(command))
+    if args.use_deepspeed:
+        args.deepspeed_fields_from_accelerate_config = ""  # the launcher sets it in between
+        made = prepare_deepspeed_cmd_env(args)[1]
+    else:
+        made = prepare_multi_gpu_env(args)
     return {name: value for name, value in made.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
 
 

@@ -141,7 +141,7 @@ def count_parameters(model: torch.nn.Module) -> Parameters:
     total = trainable = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
-        count = state.shape.numel() if state is not None else parameter.numel()
+        count = (state.shape if state is not None else getattr(parameter, "ds_shape", parameter.shape)).numel()
         total += count
         trainable += count if parameter.requires_grad else 0
     return Parameters(trainable, total)

@@ -46,7 +46,7 @@ def stream(
 ) -> Iterator[tuple[int, Output]]:
     """(index, output) of every prompt as it ends, by the engine and with the decoding that the suite names.
 
-    At most `suite.tokens_per_batch` tokens, new ones counted in, are held at a time.
+    At most `suite.tokens_per_batch` tokens, new ones counted in, are held at a time; `slots.HELD` times as many in slots.
     names: of the rows, from which their random numbers are made; left out: their indices.
 
     Raises:

@@ -18,6 +18,7 @@ from llama_tasks.tokens import Tokens
 
 # Steps between looks at what was decoded. A look makes a GPU wait for the CPU; a text that has ended goes on until the next.
 STEPS_PER_LOOK = {"cpu": 1, "other": 8}
+HELD = 4  # times `tokens_per_batch`: slots for so many tokens. Outputs end early, and products of few rows are slow.
 REFILL = 8  # prompts enter as soon as one in so many slots is free: entering costs about as much as a step
 
 
@@ -37,9 +38,8 @@ def decode_by_slots(
     names = names or [str(i) for i in range(len(prompts))]
     for queue in _octaves([len(ids) + suite.max_new_tokens for ids in prompts]):
         places = len(prompts[queue[0]]) + suite.max_new_tokens + steps
-        rows = min(len(queue), max(1, suite.tokens_per_batch // places))
-        with Decoder(model, rows, places) as decoder:
-            yield from _Stream(decoder, prompts, names, queue, ends, suite, steps).run()
+        rows = min(len(queue), max(1, HELD * suite.tokens_per_batch // places))
+        yield from _Stream(Decoder(model, rows, places), prompts, names, queue, ends, suite, steps).run()
 
 
 def _octaves(lengths: Sequence[int]) -> list[list[int]]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any
 
 from llama_tasks.metrics.text import unspaced
 
@@ -24,11 +25,12 @@ MLQA_LANGUAGES = ("ar", "de", "en", "es", "hi", "vi", "zh")
 
 _MLQA_HAN = re.compile("([\u4e00-\u9fa5])")
 _CMRC_DROPPED = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-# A period that nltk's sentence splitter cuts off: after a whole word of letters that is no abbreviation it knows.
-_CMRC_PERIOD = re.compile(r"(?<![\w.])([^\W\d_]{2,})\.(?=\s)")
-_CMRC_ABBREVIATIONS = {
-    "co", "col", "corp", "dr", "gen", "gov", "inc", "jr", "lt", "ltd", "mr", "mrs", "ms", "rep", "sen", "sgt", "st", "vs",
-}  # fmt: skip
+# Words whose period ends no sentence, for nltk's algorithm (Kiss and Strunk, 2006) where its own model is not installed.
+_ABBREVIATIONS = frozenset(
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun mr mrs ms messrs dr prof sr jr st "
+    "rev gen col maj capt lt sgt adm gov sen rep reps hon inc co corp ltd bros vs va ga fla calif tenn mass mich minn okla ill "
+    "ariz wash ore conn ave a.m p.m u.s u.k u.n d.c n.y l.a u.s.a u.s.s.r ph.d m.d".split()
+).union("cdefghklmnprstvw")
 
 
 def squad_tokens(text: str) -> list[str]:
@@ -58,25 +60,41 @@ def cmrc_text(text: str) -> str:
     return "".join(char for char in text.lower().strip() if char not in _CMRC_DROPPED)
 
 
+@lru_cache(maxsize=1024)
 def cmrc_tokens(text: str) -> list[str]:
     """CMRC's mixed segmentation: Han by character, what stands between them by nltk's word tokenizer.
 
-    "iPhone 4s售价5.2%" -> iphone 4s 售 价 5.2 %. nltk's sentence splitter needs a model of its own; here a period that ends
-    a word of letters before a space is cut off, which is what the splitter does but for some abbreviations.
+    "iPhone 4s售价5.2%" -> iphone 4s 售 价 5.2 %
     """
     from nltk.tokenize import NLTKWordTokenizer
 
+    splitter, words = sentence_splitter()[0], NLTKWordTokenizer()
     tokens: list[str] = []
     for part in _MLQA_HAN.split(cmrc_text(text)):
         if _MLQA_HAN.fullmatch(part):
             tokens.append(part)
         else:
-            tokens += NLTKWordTokenizer().tokenize(_CMRC_PERIOD.sub(_cut_period, part))
+            tokens += [word for sentence in splitter.tokenize(part) for word in words.tokenize(sentence)]
     return tokens
 
 
-def _cut_period(word: re.Match[str]) -> str:
-    return word[0] if word[1] in _CMRC_ABBREVIATIONS else f"{word[1]} ."
+@cache
+def sentence_splitter() -> tuple[Any, str]:
+    """What nltk's word tokenizer splits sentences with (the period of each is a token), and how a signature calls it.
+
+    It is `punkt`, nltk's English model, where that is installed (`nltk.download("punkt_tab")`). Else it is the same
+    algorithm with a list of common abbreviations: `punkt-untrained`.
+    """
+    from nltk.tokenize import PunktTokenizer
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    try:
+        return PunktTokenizer("english"), "punkt"
+    except LookupError:
+        splitter = PunktSentenceTokenizer()
+        splitter._params = PunktParameters()
+        splitter._params.abbrev_types.update(_ABBREVIATIONS)
+        return splitter, "punkt-untrained"
 
 
 @lru_cache(maxsize=1 << 16)

@@ -11,7 +11,15 @@ import numpy as np
 from llama_tasks.errors import MetricError
 from llama_tasks.metrics.base import check_rows, mean_aggregate, mean_statistics
 from llama_tasks.metrics.bootstrap import Array
-from llama_tasks.metrics.normalise import ARTICLES, MLQA_LANGUAGES, cmrc_text, cmrc_tokens, mlqa_tokens, squad_tokens
+from llama_tasks.metrics.normalise import (
+    ARTICLES,
+    MLQA_LANGUAGES,
+    cmrc_text,
+    cmrc_tokens,
+    mlqa_tokens,
+    sentence_splitter,
+    squad_tokens,
+)
 from llama_tasks.metrics.text import base_language, refuse_unspaced
 
 _Tokens = Callable[[str], list[str]]
@@ -87,7 +95,7 @@ class QuestionAnswering:
         articles = "en" if kind == "squad" else language if language in ARTICLES and kind == "mlqa" else "no"
         parts = [f"articles:{articles}", f"noanswer:{'squad2' if self._no_answers else 'no'}"]
         if self._cmrc:
-            parts += ["seg:han+nltk", *([] if self._exact else ["match:longest-run"])]
+            parts += [f"seg:han+nltk-{sentence_splitter()[1]}", *([] if self._exact else ["match:longest-run"])]
         return "|".join([*parts, *([] if self._rows == "all" else [f"rows:{self._rows}"])])
 
 

@@ -13,16 +13,15 @@ Shapes: T tokens of a packed row, N slots in use of B, S places of a slot, H que
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .products import turned_over
+from .alone import Alone
 
-TURN_AFTER = 16  # steps of a single text; turning the weights over takes the time of five
+ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
 
 # Types of rotary frequencies that stay as they are however long a text grows; of the others, texts cannot share a step.
 STEADY_ROPE = ("default", "linear", "llama3", "yarn")
@@ -86,8 +85,8 @@ class Slots:
 
 
 class Decoder:
-    """A model with its slots: `enter` prompts, `step` all, `leave`. Evaluation mode; call it under inference_mode, and as a
-    context (`with Decoder(...) as decoder`), whose end frees what it keeps beside the weights."""
+    """A model with its slots: `enter` prompts, `step` all, `leave`. Evaluation mode; call it under inference_mode. The weights
+    must not change meanwhile."""
 
     def __init__(self, model: Any, rows: int, places: int) -> None:
         self.model = model
@@ -98,14 +97,8 @@ class Decoder:
         self.rotary = model.model.rotary_emb(probe, torch.arange(places, device=self.device)[None])
         self.layers = list(model.model.layers[: model.config.num_hidden_layers])
         self.lengths: list[int] = []  # places taken of each slot in use
-        self._alone = 0  # steps of a single text, in all
-        self._kept = ExitStack()
-
-    def __enter__(self) -> Decoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._kept.close()
+        self._steps_alone = 0  # of a single text, in all
+        self._alone: Alone | None = None
 
     @property
     def free(self) -> int:
@@ -131,9 +124,12 @@ class Decoder:
 
     def step(self, ids_N: Tensor) -> Tensor:
         """Append a token to each slot in use; the logits [N, V] that follow."""
-        self._alone += len(self.lengths) == 1
-        if self._alone == TURN_AFTER and len(self.lengths) == 1:
-            self._kept.enter_context(turned_over(self.model))
+        if len(self.lengths) == 1:
+            self._steps_alone += 1
+            if self._steps_alone == ALONE_AFTER:
+                self._alone = Alone.of(self.model)
+            if self._alone:
+                return self._step_alone(self._alone, ids_N)
         places = torch.tensor(self.lengths, device=self.device)
         self.slots.expect_step(places, max(self.lengths))
         self.lengths = [length + 1 for length in self.lengths]
@@ -144,6 +140,12 @@ class Decoder:
             hidden = layer(hidden, position_embeddings=(cos, sin), slots=self.slots)
         logits: Tensor = self.model.project_to_vocabulary(body.norm(hidden))
         return logits[:, 0]
+
+    def _step_alone(self, alone: Alone, ids_1: Tensor) -> Tensor:
+        place = self.lengths[0]
+        self.lengths[0] += 1
+        cos, sin = (table[0, place] for table in self.rotary)
+        return alone.step(self.model.model.embed_tokens(ids_1), cos, sin, self.slots, place)
 
     def leave(self, slot: int) -> None:
         """Free a slot; the last one in use takes its place (and number)."""

@@ -74,6 +74,20 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
     return None if weight is None else _Part(weight, base.bias, a.weight, b.weight, layer.scaling[name])
 
 
+class NotOneProduct(Exception):
+    """A layer does more than multiply by a float32 matrix and add a bias."""
+
+
+def merged(layer: Any) -> tuple[Tensor, Tensor | None]:
+    """What a layer multiplies by, its LoRA added, W + s B A [F, D] in float32, and its bias [F]. NotOneProduct if it does more."""
+    if is_plain(layer) and layer.weight.dtype == torch.float32:
+        return layer.weight.detach(), layer.bias
+    part = _plain_lora(layer, torch.float32)
+    if part is None or type(layer.base_layer) is not nn.Linear or layer.base_layer.weight.dtype != torch.float32:
+        raise NotOneProduct
+    return torch.addmm(part.weight(), part.b.float(), part.a.float(), alpha=part.scale).detach(), part.bias
+
+
 def _frozen_weight(base: Any, dtype: torch.dtype) -> Callable[[], Tensor] | None:
     if type(base) is nn.Linear:
         trained = base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)

@@ -2,15 +2,13 @@
 
 torch takes MKL for float32 products on CPUs, and MKL leaves AVX-512 unused on processors that are not Intel's: on an AMD EPYC
 oneDNN was 2.1 to 2.3 times as fast (110 and 240 GFLOP/s on one core). Where an AMD processor has no AVX-512, MKL stays, but for
-two to sixteen rows (decoding) the product turned over, W x^T, took half the time of x W^T; for one row, a copy of W that is laid
-out the other way round, as MKL spends 0.12 microseconds on each row of W beside reading it. The order of sums differs, so results
-differ in the last bits. Which way is taken depends on the processor alone, never on a measurement, so runs repeat themselves.
+two to sixteen rows (decoding) the product turned over, W x^T, took half the time of x W^T (one row: `alone`). The order of sums
+differs, so results differ in the last bits. Which way is taken depends on the processor alone, never on a measurement, so runs
+repeat themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -19,7 +17,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 FEW_ROWS = 16
-SHORT = 1024  # numbers in a row of W; reading longer ones takes most of the time, however W is laid out
 
 
 def times_transposed(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
@@ -27,8 +24,8 @@ def times_transposed(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tens
     if _by_onednn(x):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return product
-    if _by_turning(x, weight):
-        product = x @ weight.turned if _rows(x) == 1 else (weight @ x.flatten(0, -2).T).T.view(*x.shape[:-1], -1)
+    if _by_turning(x):
+        product = (weight @ x.flatten(0, -2).T).T.view(*x.shape[:-1], -1)
         return product if bias is None else product + bias
     return nn.functional.linear(x, weight, bias)
 
@@ -50,9 +47,9 @@ def linear(x: Tensor, layer: Any) -> Tensor:
     """
     decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
     learns = layer.training and torch.is_grad_enabled()
-    if not (_by_onednn(x) and (learns or decodes)) and not (decodes and _by_turning(x, layer.weight)):
+    if not is_plain(layer) or torch.is_autocast_enabled("cpu"):  # a hooked layer may have no weight outside its call
         return layer(x)
-    if not is_plain(layer) or torch.is_autocast_enabled("cpu"):
+    if not (_by_onednn(x) and (learns or decodes)) and not (decodes and _by_turning(x)):
         return layer(x)
     return _Linear.apply(x, layer.weight, layer.bias) if learns else times_transposed(x, layer.weight, layer.bias)
 
@@ -62,23 +59,6 @@ def is_plain(layer: Any) -> bool:
     if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
         return False
     return not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
-
-
-@contextmanager
-def turned_over(model: nn.Module) -> Iterator[None]:
-    """Within it, products of one row with the weights of `model` may take a copy laid out the other way round, where that is
-    faster: float32 weights [F, D] with F >= D and short rows. Weights must not change meanwhile."""
-    layers = (layer for layer in model.modules() if is_plain(layer)) if _turning_is_faster() else ()
-    weights: list[Any] = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
-    weights = [weight for weight in weights if weight.shape[1] <= min(SHORT, weight.shape[0])]
-    weights = [weight for weight in weights if _is_float32_on_cpu(weight.data)]
-    for weight in weights:
-        weight.turned = weight.detach().T.contiguous()
-    try:
-        yield
-    finally:
-        for weight in weights:
-            del weight.turned
 
 
 class _Linear(torch.autograd.Function):
@@ -104,14 +84,8 @@ def _by_onednn(x: Tensor) -> bool:
     return _is_float32_on_cpu(x) and _onednn_is_faster()
 
 
-def _by_turning(x: Tensor, weight: Tensor) -> bool:
-    if not _is_float32_on_cpu(x) or not _turning_is_faster():
-        return False
-    return 2 <= _rows(x) <= FEW_ROWS or (_rows(x) == 1 and hasattr(weight, "turned"))
-
-
-def _rows(x: Tensor) -> int:
-    return x.numel() // x.shape[-1]
+def _by_turning(x: Tensor) -> bool:
+    return _is_float32_on_cpu(x) and turning_is_faster() and 2 <= x.numel() // x.shape[-1] <= FEW_ROWS
 
 
 def _is_float32_on_cpu(x: Tensor) -> bool:
@@ -131,7 +105,8 @@ def _onednn_is_faster() -> bool:
 
 
 @cache
-def _turning_is_faster() -> bool:
+def turning_is_faster() -> bool:
+    """Whether float32 products of few rows gain by another layout: AMD processors without AVX-512."""
     return _is_amd() and not _has_avx512() and torch.backends.mkl.is_available()
 
 

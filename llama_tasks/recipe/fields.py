@@ -288,7 +288,7 @@ class Suite:
     engine: Literal["auto", "native", "transformers", "continuous_batching", "vllm"] = "auto"
     """What decodes (docs/metrics.md); `auto`: the native slots where they can, else transformers' `generate`."""
     tokens_per_batch: int = 8192
-    """Most tokens (prompt and output) decoded together."""
+    """Most tokens (prompt and output) computed together; the native slots keep four times as many."""
     general_text: str | None = "embedded"
     """Plain texts whose loss is measured before and after: `embedded`, or a file of rows {text, lang}; `null`: none."""
     n_resamples: int = 1000

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
-from llama_tasks import checkpoint, evaluation, files
+from llama_tasks import checkpoint, evaluation, files, parallel
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.packing import Batch, Family, collate
 from llama_tasks.recipe import Recipe
 from llama_tasks.score import score_text
+from llama_tasks.slots import HELD
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
 
@@ -37,14 +39,21 @@ def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training
     """Try what the run will need, with `folder` for the save.
 
     Raises:
-        OutOfMemory: with the setting that fits. RunError: too little space on the disk.
+        OutOfMemory: with the setting that fits, on every process if one of them has too little. Where the passes of one wait for
+            the others, it comes on that one alone, which leaves; that ends the others.
+        RunError: too little space on the disk.
     """
     tokens, size = dataset.train.tokens, recipe.train.tokens_per_batch
     with _undisturbed(training):
-        if not _fits(lambda: training.rehearse(heaviest(tokens, size))):
-            raise OutOfMemory(_training_advice(recipe, tokens, training))
-        if not _fits(lambda: evaluate(recipe, dataset, training, recipe.eval.tokens_per_batch)):
-            raise OutOfMemory(_evaluation_advice(recipe, dataset, training))
+        starved = _starved(training, lambda: training.rehearse(heaviest(tokens, size)))
+        if starved:
+            began = f"The longest batch ({size:,} tokens) does not fit the memory{_of(starved, training)}"
+            raise OutOfMemory(began + _training_advice(recipe, tokens, training))
+        starved = _starved(training, lambda: evaluate(recipe, dataset, training, recipe.eval.tokens_per_batch))
+        if starved:
+            longest = f"One evaluation of the longest rows (eval.tokens_per_batch={recipe.eval.tokens_per_batch})"
+            began = f"{longest} does not fit the memory{_of(starved, training)}"
+            raise OutOfMemory(began + _evaluation_advice(recipe, dataset, training))
         _save(folder, training)
 
 
@@ -83,7 +92,7 @@ def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_ba
         return
     lengths = [len(ids) for ids in dataset.encoder.prompt_ids(prompts)]
     order = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-    count = max(1, tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
+    count = max(1, HELD * tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
     suite = replace(recipe.eval, tokens_per_batch=tokens_per_batch)
     evaluation.predict(model, dataset, [prompts[i] for i in order[:count]], suite)
 
@@ -115,35 +124,50 @@ def full(folder: Path, training: Training) -> str:
 
 @contextmanager
 def _undisturbed(training: Training) -> Iterator[None]:
-    """Put weights, optimizer, gradients and random state back as they were."""
+    """Put weights, optimizer, gradients and random state back as they were. Not after an error: it ends the run, and the other
+    processes may not be there to gather weights with."""
     states = checkpoint.random_states()
     # Not empty in every optimizer: Adagrad's sums, a counter of steps.
     tensors, scalars = checkpoint.optimizer_state(training.optimizer)
     tensors, scalars = {name: value.clone() for name, value in tensors.items()}, copy.deepcopy(scalars)
     weights = {name: weight.clone() for name, weight in checkpoint.trained_weights(training).items()}
-    try:
-        yield
-    finally:
-        checkpoint.load_trained_weights(training, weights)
-        training.optimizer.zero_grad(set_to_none=True)
-        checkpoint.load_optimizer_state(training.optimizer, tensors, scalars)
-        checkpoint.set_random_state(states)
-        training.model.train()
+    yield
+    checkpoint.load_trained_weights(training, weights)
+    training.optimizer.zero_grad(set_to_none=True)
+    checkpoint.load_optimizer_state(training.optimizer, tensors, scalars)
+    checkpoint.set_random_state(states)
+    training.model.train()
 
 
-def _fits(attempt: Callable[[], Any]) -> bool:
-    """Whether it runs without exhausting the memory, which is free again afterwards."""
+def _starved(training: Training, attempt: Callable[[], Any]) -> list[int]:
+    """The processes whose memory it exhausts, which is free again afterwards; the same on all of them.
+
+    Raises OutOfMemory, on this process alone, where the others cannot be asked: they wait in the middle of the attempt.
+    """
+    accelerator, full = training.accelerator, False
     try:
         attempt()
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return False
+        full = True
     finally:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return True
+    if full and parallel.needs_others(accelerator):
+        raise OutOfMemory(
+            f"The run does not fit the memory{_of([accelerator.process_index], training)}. Halve train.tokens_per_batch (or "
+            "eval.tokens_per_batch) and double train.gradient_accumulation_steps, or set train.gradient_checkpointing=true."
+        )
+    return [rank for rank, is_full in enumerate(gather_object([full])) if is_full]
+
+
+def _of(starved: Sequence[int], training: Training) -> str:
+    """Whose memory it is, where there are several processes."""
+    if training.accelerator.num_processes == 1:
+        return ""
+    return f" of process{'es' if len(starved) > 1 else ''} {', '.join(map(str, starved))}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -155,7 +179,6 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
     """Try smaller batches, then gradient checkpointing, and say the first that fits."""
     config = recipe.train
     longest = max(len(item.input_ids) for item in tokens)
-    began = f"The longest batch ({config.tokens_per_batch:,} tokens) does not fit the memory"
     for checkpointing in (config.gradient_checkpointing, True):
         if checkpointing:
             training.checkpoint_gradients()
@@ -163,22 +186,21 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
         while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
             size = config.tokens_per_batch >> halvings
             # A quarter to spare: memory is not laid out the same twice.
-            if _fits(lambda size=size: training.rehearse(heaviest(tokens, size + size // 4))):  # type: ignore[misc]
+            if not _starved(training, lambda size=size: training.rehearse(heaviest(tokens, size + size // 4))):  # type: ignore[misc]
                 keys = [f"train.tokens_per_batch={size}",
                         f"train.gradient_accumulation_steps={config.gradient_accumulation_steps << halvings}"]  # fmt: skip
                 keys = (keys if halvings else []) + (["train.gradient_checkpointing=true"] if checkpointing else [])
-                return f"{began}. Tried, and it fits: {' '.join(keys)}."
+                return f". Tried, and it fits: {' '.join(keys)}."
             halvings += 1
     return (
-        f"{began}, and the longest example alone ({longest:,} tokens, with gradient checkpointing) does not either. Lower "
+        f", and the longest example alone ({longest:,} tokens, with gradient checkpointing) does not either. Lower "
         "prompt.max_length, use base.quantization=nf4, or choose a smaller base."
     )
 
 
 def _evaluation_advice(recipe: Recipe, dataset: Dataset, training: Training) -> str:
     size = recipe.eval.tokens_per_batch
-    began = f"One evaluation of the longest rows (eval.tokens_per_batch={size}) does not fit the memory"
     while (size := size // 2) >= recipe.eval.max_new_tokens:
-        if _fits(lambda: evaluate(recipe, dataset, training, size)):
-            return f"{began}. Tried, and it fits: eval.tokens_per_batch={size}."
-    return f"{began}, nor does one row alone. Lower eval.max_new_tokens or prompt.max_length, or use base.quantization=nf4."
+        if not _starved(training, lambda: evaluate(recipe, dataset, training, size)):
+            return f". Tried, and it fits: eval.tokens_per_batch={size}."
+    return ", nor does one row alone. Lower eval.max_new_tokens or prompt.max_length, or use base.quantization=nf4."

@@ -19,7 +19,7 @@ from llama_tasks.errors import RunError
 from llama_tasks.recipe import Recipe
 from llama_tasks.score import score_text
 from llama_tasks.supervise.interrupt import Interrupted, Interrupts
-from llama_tasks.supervise.preflight import full
+from llama_tasks.supervise.preflight import OutOfMemory, full, is_out_of_memory
 from llama_tasks.supervise.progress import Meter
 from llama_tasks.supervise.resume import refuse_changes
 from llama_tasks.train import NonFiniteLoss, StepReport, Training
@@ -73,19 +73,35 @@ def train(
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
-        except RuntimeError as error:
-            if not parallel.is_lost(error):
-                raise
-            last = checkpoint.newest(run.checkpoints)
-            raise RunError(
-                f"Another process of this run is gone (its own message, or its machine's log, says why), so it stops after step "
-                f"{training.step}. Last good checkpoint: {last or 'none'}. Go on with --resume, on as many processes as you have."
-            ) from None
     if main:
         parameters = adapters.count_parameters(training.model)
         run.log({"event": "end", "step": training.step, "best_step": keeper.best_step or training.step,
                  "trainable_parameters": parameters.trainable, "total_parameters": parameters.total,
                  "seconds": round(keeper.seconds_before + time.perf_counter() - began, 1)})  # fmt: skip
+
+
+@contextmanager
+def speaking(run: rundir.RunDirectory, training: Training) -> Iterator[None]:
+    """Say in one sentence that the memory of this process is full, or that another one is gone, and what stands. Whichever
+    leaves, its connections close, and the others do not wait for it."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        last = checkpoint.newest(run.checkpoints)
+        if is_out_of_memory(error):
+            several = training.accelerator.num_processes > 1
+            raise OutOfMemory(
+                f"The memory{f' of process {training.accelerator.process_index}' if several else ''} is full, after step "
+                f"{training.step}. Last good checkpoint: {last or 'none'}. Go on with --resume and "
+                "train.gradient_checkpointing=true or a smaller eval.tokens_per_batch, or begin again with half the "
+                "train.tokens_per_batch and twice the train.gradient_accumulation_steps."
+            ) from None
+        if not parallel.is_lost(error):
+            raise
+        raise RunError(
+            f"Another process of this run is gone (its own message, or its machine's log, says why), so it stops after step "
+            f"{training.step}. Last good checkpoint: {last or 'none'}. Go on with --resume, on as many processes as you have."
+        ) from None
 
 
 def begin(
@@ -108,6 +124,7 @@ def begin(
     if resume:
         return _resume(run, recipe, dataset, training, contract, tell)
     if training.accelerator.is_main_process:
+        files.sweep(run.path)  # of a run that was killed before its recipe was written
         if overwrite:
             rundir.clear(run)
         environment = rundir.environment(dataset.fingerprints, recipe.train.seed)

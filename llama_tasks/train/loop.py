@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from llama_tasks import parallel
 from llama_tasks.adapters.rank_allocation import RankAllocation
 from llama_tasks.dataset.stream import Stream
 from llama_tasks.errors import LlamaTasksError, RecipeError
@@ -25,7 +26,6 @@ from llama_tasks.model.loss import sum_of_losses
 from llama_tasks.packing import Batch, collate
 from llama_tasks.packing.plan import Step
 from llama_tasks.packing.stream_plan import make_plan
-from llama_tasks.parallel import prepare, spread, whole
 from llama_tasks.recipe import TrainConfig
 from llama_tasks.tokens import Tokens
 from llama_tasks.train.distillation import Teacher
@@ -91,9 +91,9 @@ class Training:
             _checkpoint_gradients(model)
         self.teacher, self.perturbation = teacher, Perturbation(model, config)
         warmup = _warmup(config, self.total_steps)
-        spread(model, accelerator)
+        parallel.spread(model, accelerator)
         optimizer = make_optimizer(model, config, learning_rate, warmup)
-        self.model, self.optimizer = prepare(accelerator, model, optimizer)
+        self.model, self.optimizer = parallel.prepare(accelerator, model, optimizer, config)
         self.scheduler = make_scheduler(self.optimizer, config, warmup, self.total_steps)
         self.allocation = RankAllocation.of(model, self.total_steps)
         self.step = 0
@@ -113,9 +113,13 @@ class Training:
             yield self._optimizer_step(step)
 
     def rehearse(self, batch: Batch) -> None:
-        """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back."""
+        """One optimizer step on a batch, outside of the plan; the caller puts weights and optimizer back. Where the whole model is
+        on each process, none waits for another, whose memory may have ended."""
         self._to_train()
-        self.accumulate([batch] * self.accelerator.num_processes, batch.target_weight or 1.0, 0)
+        alone = not parallel.needs_others(self.accelerator)
+        model = self.accelerator.unwrap_model(self.model) if alone else self.model
+        batches = [batch] * self.accelerator.num_processes
+        self._clip(float(self._add_gradients(model, batches, batch.target_weight or 1.0, 0)))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -147,7 +151,7 @@ class Training:
         batches = [collate(families) for families in step.batches]
         targets, tokens = sum(b.num_targets for b in batches), sum(b.num_tokens for b in batches)
         loss = self.accumulate(batches, sum(b.target_weight for b in batches), int(step.epoch))
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)))
+        norm = self._clip(loss)
         skipped = self._skipped(loss, norm, batches)
         learning_rate = self.scheduler.get_last_lr()[0]
         if skipped:
@@ -174,6 +178,10 @@ class Training:
 
     def accumulate(self, batches: Sequence[Batch], weight: float, epoch: int) -> float:
         """Add the gradients of sum(weighted loss) / `weight` over a step's batches; returns that loss, summed over processes."""
+        return float(self.accelerator.reduce(self._add_gradients(self.model, batches, weight, epoch), reduction="sum"))
+
+    def _add_gradients(self, model: Any, batches: Sequence[Batch], weight: float, epoch: int) -> torch.Tensor:
+        """As `accumulate`, by the model or its wrapper; returns this process's part of the loss."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         rounds = -(-len(batches) // world)
         total = torch.zeros((), device=self.accelerator.device)
@@ -185,11 +193,14 @@ class Training:
                 batch = batches[index] if index < len(batches) else batches[0].without_targets()
                 for is_last in self.perturbation.passes(batch, epoch):
                     sync = is_last and i + 1 == rounds
-                    with nullcontext() if sync else self.accelerator.no_sync(self.model):
-                        total += self._pass(batch, weight)
-        return float(self.accelerator.reduce(total, reduction="sum"))
+                    with nullcontext() if sync else self.accelerator.no_sync(model):
+                        total += self._pass(model, batch, weight, sync)
+        return total
 
-    def _pass(self, batch: Batch, weight: float) -> torch.Tensor:
+    def _clip(self, loss: float) -> float:
+        return parallel.clip(self.accelerator, self.model, self.optimizer, self.config, loss)
+
+    def _pass(self, model: Any, batch: Batch, weight: float, is_last: bool) -> torch.Tensor:
         """Add the gradients of one batch's part of the loss; returns that part."""
         device, smoothing = self.accelerator.device, self.config.label_smoothing_factor
         labels = batch.labels.to(device)
@@ -198,11 +209,8 @@ class Training:
             options["objective"] = self.teacher.objective(batch, labels, smoothing)
         elif smoothing:
             options["objective"] = partial(sum_of_losses, smoothing=smoothing)
-        loss = self.model(
-            **batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True
-        ).loss
-        # Data-parallel wrappers average gradients over processes; the mathematics wants their sum.
-        self.accelerator.backward(loss * self.accelerator.num_processes)
+        loss = model(**batch.inputs(device), **options, labels=labels, num_items_in_batch=weight, skip_logits=True).loss
+        parallel.backward(self.accelerator, model, loss, is_last)
         return loss.detach()
 
     def _skipped(self, loss: float, norm: float, batches: Sequence[Batch]) -> tuple[str, ...]:
@@ -226,7 +234,8 @@ class Training:
         )
 
     def _weights_are_finite(self) -> bool:
-        return all(bool(whole(p).isfinite().all()) for p in self.model.parameters() if p.requires_grad)
+        weights = parallel.whole_weights(self.model, trained=True)
+        return all(bool(weight.isfinite().all()) for weight in weights.values())
 
 
 def _checkpoint_gradients(model: Any) -> None:

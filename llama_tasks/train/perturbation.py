@@ -34,6 +34,7 @@ class Perturbation:
         self._gradient: Tensor | None = None
         if self.noise_alpha or self.epsilon:
             self.embedding = model.get_input_embeddings()
+            self.width = self.embedding.weight.shape[1]  # later it may be cut over processes
             self.embedding.register_forward_hook(self._perturb)
 
     def passes(self, batch: Batch, epoch: int) -> Iterator[bool]:
@@ -65,13 +66,13 @@ class Perturbation:
 
     def _noise(self, batch: Batch, epoch: int) -> Tensor:
         """float32 [1, T, d]."""
-        weight = self.embedding.weight
+        device = next(self.embedding.parameters()).device
         parts = []
         for name, length in zip(batch.ids, batch.cu_seq_lens.diff().tolist(), strict=True):
             digest = hashlib.blake2b(f"{self.seed}/{epoch}/{name}".encode(), digest_size=7).digest()
-            generator = torch.Generator(weight.device).manual_seed(int.from_bytes(digest))
-            shape = (length, weight.shape[1])
-            uniform = 2 * torch.rand(shape, generator=generator, device=weight.device) - 1
+            generator = torch.Generator(device).manual_seed(int.from_bytes(digest))
+            shape = (length, self.width)
+            uniform = 2 * torch.rand(shape, generator=generator, device=device) - 1
             parts.append(uniform * (self.noise_alpha / (shape[0] * shape[1]) ** 0.5))
         return torch.cat(parts)[None]
 

@@ -111,24 +111,8 @@ def test_a_model_trains_alike(monkeypatch: pytest.MonkeyPatch, pair: Any) -> Non
 def test_few_rows_turned_over_are_the_same_product(monkeypatch: pytest.MonkeyPatch, rows: int, bias: bool) -> None:
     layer, x = nn.Linear(9, 7, bias=bias), torch.randn(rows, 1, 9)
     monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
-    monkeypatch.setattr(products, "_turning_is_faster", lambda: True)
+    monkeypatch.setattr(products, "turning_is_faster", lambda: True)
     with torch.no_grad():
-        assert products._by_turning(x, layer.weight) == (2 <= rows <= 16)
+        assert products._by_turning(x) == (2 <= rows <= 16)
         torch.testing.assert_close(products.linear(x, layer), layer(x), atol=1e-6, rtol=1e-5)
         assert torch.equal(products.linear(x.view(1, rows, 9), layer), layer(x.view(1, rows, 9)))
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_one_row_takes_the_copy_laid_out_the_other_way(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
-    wide, tall, x = nn.Linear(9, 7, bias=bias), nn.Linear(9, 12, bias=bias), torch.randn(1, 1, 9)
-    monkeypatch.setattr(products, "_onednn_is_faster", lambda: False)
-    monkeypatch.setattr(products, "_turning_is_faster", lambda: True)
-    with torch.no_grad(), products.turned_over(nn.ModuleList([wide, tall])):
-        assert not hasattr(wide.weight, "turned")  # its rows are no shorter than its columns
-        assert tall.weight.turned.is_contiguous() and torch.equal(tall.weight.turned, tall.weight.T)
-        torch.testing.assert_close(products.linear(x, tall), tall(x), atol=1e-6, rtol=1e-5)
-        tall.weight.turned.zero_()  # so this copy is what is read
-        assert torch.equal(
-            products.linear(x, tall), torch.zeros(1, 1, 12) if tall.bias is None else tall.bias[None, None]
-        )
-    assert not hasattr(tall.weight, "turned")

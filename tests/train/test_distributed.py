@@ -50,7 +50,7 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = text.replace("prompt:\n", f"{splits}{constants}prompt:\n  allow: [leak]\n")
         (folder / f"{task}.yaml").write_text(text + adapter, encoding="utf-8")
         if task == "summarize":
-            (folder / "full.yaml").write_text(text, encoding="utf-8")
+            (folder / "full.yaml").write_text(text + "adapter: null\n", encoding="utf-8")
     return folder
 
 

@@ -16,7 +16,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 FILES = sorted(path.name for path in ranks.LAUNCH.iterdir())
-ACCELERATE = [name for name in FILES if name in ("ddp.yaml", "fsdp2.yaml", "fsdp2_zero2.yaml")]
+ACCELERATE = [name for name in FILES if name.startswith(("ddp", "fsdp2", "deepspeed")) and name.endswith(".yaml")]
 PARSERS = {"accelerate launch": launch_command_parser, "torchrun": get_args_parser}
 
 
@@ -40,18 +40,21 @@ def scripts(name: str) -> list[str]:
 
 
 def test_there_is_one_for_every_kind_of_machine() -> None:
-    assert set(FILES) == {"ddp.yaml", "fsdp2.yaml", "fsdp2_zero2.yaml", "kubernetes.yaml", "multinode.sh",
-                          "multinode_fsdp2.sh", "skypilot.yaml", "slurm.sbatch"}  # fmt: skip
+    assert set(FILES) == {"ddp.yaml", "deepspeed_zero2.yaml", "deepspeed_zero3.yaml", "fsdp2.yaml", "fsdp2_zero2.yaml",
+                          "kubernetes.yaml", "multinode.sh", "multinode_fsdp2.sh", "skypilot.yaml", "slurm.sbatch"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ACCELERATE)
 def test_accelerate_knows_every_key(name: str) -> None:
     config = load_config_from_file(str(ranks.LAUNCH / name))  # raises for a key that it does not know
     options = {action.dest for action in launch_command_parser()._actions}
-    assert set(config.fsdp_config) <= options
+    assert set(config.fsdp_config) | set(config.deepspeed_config) <= options
+    if name.startswith("deepspeed"):
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     environment = ranks.environment_of(name)
     assert environment.get("FSDP_VERSION", "2") == "2"
     assert environment.get("ACCELERATE_USE_FSDP", "false") == str(name.startswith("fsdp2")).lower()
+    assert environment.get("ACCELERATE_USE_DEEPSPEED", "false") == str(name.startswith("deepspeed")).lower()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,0 +1,120 @@
+"""The step of one text alone gives the logits of the model's own step, adapters included, or leaves the text to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import LNTuningConfig, LoraConfig, get_peft_model
+
+from llama_tasks.model import NativeLlamaForCausalLM, alone
+from llama_tasks.model.alone import Alone
+from llama_tasks.model.decoding import ALONE_AFTER, Decoder
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped": {},
+    "every head its own": {"num_key_value_heads": 4},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "tied, wide heads, gelu": {"tie_word_embeddings": True, "head_dim": 16, "hidden_act": "gelu"},
+}
+
+
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "turning_is_faster", lambda: True)
+
+
+def logits_of_steps(model: NativeLlamaForCausalLM, count: int = ALONE_AFTER + 6) -> tuple[torch.Tensor, Decoder]:
+    """Of `count` single tokens, [count, V], and the decoder that has taken them in."""
+    ids = torch.randint(3, 97, (count, 1), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        decoder = Decoder(model, 2, count + 8)
+        prompt = {"input_ids": torch.tensor([[7, 8]]), "cu_seq_lens_q": torch.tensor([0, 2])}
+        decoder.enter(prompt, [[(0, 2)]], [1])
+        return torch.cat([decoder.step(token) for token in ids]), decoder
+
+
+def plain_steps(model: NativeLlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    with monkeypatch.context() as context:
+        context.setattr(alone, "turning_is_faster", lambda: False)
+        logits, decoder = logits_of_steps(model)
+    assert decoder._alone is None
+    return logits
+
+
+def with_lora(model: NativeLlamaForCausalLM, **fields: Any) -> NativeLlamaForCausalLM:
+    """Its layers carry a LoRA that does something; the native model inside peft's wrapper."""
+    torch.manual_seed(2)
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **fields))
+    native = wrapped.get_base_model().eval()
+    assert isinstance(native, NativeLlamaForCausalLM)
+    return native
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["base", "LoRA"])
+@pytest.mark.parametrize("fields", SHAPES.values(), ids=SHAPES)
+def test_logits_are_those_of_the_models_own_step(
+    make_pair: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], lora: bool
+) -> None:
+    _, model = make_pair(**fields)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    model = with_lora(model) if lora else model
+    expected = plain_steps(model, monkeypatch)
+    logits, decoder = logits_of_steps(model)
+    assert decoder._alone is not None
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_laid_out_is_what_is_read(pair: Any) -> None:
+    _, decoder = logits_of_steps(pair[1])
+    assert decoder._alone is not None
+    with torch.inference_mode():
+        decoder._alone.head[0].zero_()
+        assert not decoder.step(torch.tensor([5])).any()
+
+
+def test_a_second_text_is_decoded_by_the_models_own_step(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds what the step of one text wrote, and the other way round."""
+
+    def three_turns() -> torch.Tensor:
+        _, decoder = logits_of_steps(pair[1])
+        with torch.inference_mode():
+            decoder.enter({"input_ids": torch.tensor([[9]]), "cu_seq_lens_q": torch.tensor([0, 1])}, [[(0, 1)]], [0])
+            both = decoder.step(torch.tensor([5, 6]))
+            decoder.leave(1)
+            return torch.cat([both[:1], decoder.step(torch.tensor([4]))])
+
+    turns = three_turns()
+    monkeypatch.setattr(alone, "turning_is_faster", lambda: False)
+    torch.testing.assert_close(turns, three_turns(), atol=1e-5, rtol=1e-5)
+
+
+def _norms_tuned(model: NativeLlamaForCausalLM) -> Any:
+    return get_peft_model(model, LNTuningConfig(target_modules=["input_layernorm", "norm"])).get_base_model().eval()
+
+
+def _hooked(model: NativeLlamaForCausalLM) -> NativeLlamaForCausalLM:
+    model.model.layers[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+REFUSED: dict[str, Callable[[NativeLlamaForCausalLM], Any]] = {
+    "another dtype": lambda model: model.to(torch.bfloat16),
+    "a hook": _hooked,
+    "DoRA": lambda model: with_lora(model, use_dora=True),
+    "a copy of the head that is trained": lambda model: with_lora(model, modules_to_save=["lm_head"]),
+    "an adapter on the norms": _norms_tuned,
+}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Unsupported layer type"
+)  # peft's, of LNTuning on a norm that it does not know by name
+@pytest.mark.parametrize("change", REFUSED.values(), ids=REFUSED)
+def test_what_is_more_than_products_is_left_alone(pair: Any, change: Callable[[Any], Any]) -> None:
+    assert Alone.of(pair[1]) is not None
+    assert Alone.of(change(pair[1])) is None
