@@ -73,7 +73,7 @@ pretrain: setup
 	@$(llama-tasks) finetune recipes/pretrain_drills.yaml $(flags) $(ARGS)
 
 test: setup-dev
-	@$(bin)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	@$(bin)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup-dev
 	@$(bin)/ruff check .

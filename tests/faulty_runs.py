@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,14 +61,14 @@ class Run:
 
 
 class Zygote:
-    """Starts runs; see `zygote.py`."""
+    """Starts runs; see `zygote.py`. They have this process's environment, or another that is given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inherited: Mapping[str, str] = os.environ) -> None:
         self.folder = folder
         self.jobs = 0
         threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
         environment = {
-            **os.environ,
+            **inherited,
             **threads,
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

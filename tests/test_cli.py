@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from faulty_runs import Zygote, result
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks.cli import main
@@ -210,13 +211,14 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_resumes(workplace: Path, number: signal.Signals) -> None:
+def test_a_signal_saves_and_the_run_resumes(workplace: Path, zygote: Zygote, number: signal.Signals) -> None:
     """Stop after a few steps, resume, and get the adapter of an undisturbed run byte for byte."""
-    command = [sys.executable, "-m", "llama_tasks", "finetune", "mine.yaml", "train.num_train_epochs=12"]
+    arguments = ["finetune", "mine.yaml", "train.num_train_epochs=12"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(
-        [*command, "output=runs/broken"], env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+        [sys.executable, "-m", "llama_tasks", *arguments, "output=runs/broken"],
+        env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
     log = workplace / "runs/broken/log.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") > 3):
         time.sleep(0.02)
@@ -228,17 +230,10 @@ def test_a_signal_saves_and_the_run_resumes(workplace: Path, number: signal.Sign
     assert not (workplace / "runs/broken/adapter").exists()
     if number == signal.SIGTERM:
         return  # what was saved is the same; resuming it is shown once
-    resumed = subprocess.run(
-        [*command, "output=runs/broken", "--resume"], env=environment, capture_output=True, text=True
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    whole = subprocess.run([*command, "output=runs/whole"], env=environment, capture_output=True, text=True)
-    assert whole.returncode == 0, whole.stderr
-    names = ("adapter/adapter_model.safetensors", "eval/adapter/predictions.jsonl")
-    assert all(
-        (workplace / "runs/broken" / name).read_bytes() == (workplace / "runs/whole" / name).read_bytes()
-        for name in names
-    )
+    for output in (["output=runs/broken", "--resume"], ["output=runs/whole"]):
+        run = zygote.run(*arguments, *output, cwd=workplace)
+        assert run.wait() == 0, run.error
+    assert result(workplace / "runs/broken") == result(workplace / "runs/whole")
     steps = [entry["step"] for entry in read_jsonl(log) if entry["event"] == "step"]
     assert steps == sorted(set(steps))
 

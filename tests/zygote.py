@@ -22,12 +22,14 @@ from operations import Operations
 
 def main() -> None:
     """Fork for every line of stdin, with a process between that waits for the end."""
+    import peft  # noqa: F401 - with bitsandbytes, which imports torch's compiler
     import torch
+    from transformers import Trainer  # noqa: F401 - asked for the optimizer
 
     import llama_tasks.finetune  # noqa: F401 - what a run needs, once
     from llama_tasks import cli, metrics
 
-    metrics.create("rougeL", "en")  # its library alone takes longer to import than a run takes
+    metrics.create("rougeL", "en")  # every import here takes longer than a run
     torch.set_num_threads(1)
     gc.freeze()
     print("ready", flush=True)

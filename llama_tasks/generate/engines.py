@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llama_tasks.errors import ModelError
 from llama_tasks.generate.sampling import Chooser
@@ -104,12 +104,10 @@ def _batches(lengths: Sequence[int], suite: Suite) -> Iterator[list[int]]:
 
 
 def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
-    """By transformers' `generate_batch`: paged memory of its own, sized by the device.
+    """By transformers' `generate_batch`: paged memory of its own, sized by the GPU; on a CPU by the suite's batch.
 
     Sampling draws from one seed for all rows, so texts depend on what is decoded together.
     """
-    from transformers import ContinuousBatchingConfig
-
     suite = job.suite
     drawn = {"temperature": suite.temperature, "top_k": suite.top_k or None, "top_p": suite.top_p}
     config = GenerationConfig(
@@ -122,7 +120,10 @@ def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
             inputs=list(job.prompts),
             generation_config=config,
             continuous_batching_config=ContinuousBatchingConfig(
-                max_batch_tokens=suite.tokens_per_batch, seed=suite.seed, auto_switch_to_flash=False
+                max_batch_tokens=suite.tokens_per_batch,
+                seed=suite.seed,
+                auto_switch_to_flash=False,
+                num_blocks=_blocks(job) if job.model.device.type == "cpu" else None,
             ),
         )
     # Requests are numbered in the order of the prompts; those that failed are missing.
@@ -134,6 +135,13 @@ def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
         if output.error:
             raise ModelError(f"transformers' continuous batching failed: {output.error}")
         yield index, output.generated_tokens
+
+
+def _blocks(job: Job) -> int:
+    """Blocks of memory for a batch of the suite's tokens, or for the longest row. Left to itself transformers fills more than half
+    of a machine's memory with zeros."""
+    longest = max(map(len, job.prompts)) + job.suite.max_new_tokens
+    return -(-max(longest, job.suite.tokens_per_batch) // ContinuousBatchingConfig().page_size)
 
 
 def _number(request: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import GenerationConfig, StaticCache
+from transformers import ContinuousBatchingConfig, GenerationConfig, StaticCache
 
 IDS = torch.tensor([[0, 0, 0, 11, 12, 13, 14, 15, 11], [1, 21, 22, 23, 24, 21, 22, 23, 24]])
 MASK = (IDS != 0).long()
@@ -119,8 +119,12 @@ def test_speculation_gives_the_greedy_tokens(pair: Any, make_pair: Any, helper: 
 def test_continuous_batching(pair: Any) -> None:
     reference, native = pair
     settings = GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    few = ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=256)  # else it fills the memory of the machine
     prompts = [IDS[1].tolist(), IDS[0, 3:].tolist()]
-    found = [model.generate_batch(inputs=prompts, generation_config=settings) for model in (native, reference)]
+    found = [
+        model.generate_batch(inputs=prompts, generation_config=settings, continuous_batching_config=few)
+        for model in (native, reference)
+    ]
     tokens = [{key: request.generated_tokens for key, request in batch.items()} for batch in found]
     assert tokens[0] == tokens[1] and len(tokens[0]) == 2
     alone = generate(native, slice(1, 2), max_new_tokens=8)[0][9:]
