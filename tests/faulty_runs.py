@@ -108,7 +108,7 @@ class Zygote:
         self.process.wait()
 
 
-def wait_for(path: Path, seconds: float = 120) -> str:
+def wait_for(path: Path, seconds: float = 300) -> str:
     """What a file holds, once it is there."""
     end = time.monotonic() + seconds
     while not path.exists():

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from llama_tasks import adapters
+from llama_tasks import adapters, parallel
 from llama_tasks.adapters.freezing import freeze
 from llama_tasks.dataset import prepare
 from llama_tasks.errors import RecipeError
@@ -81,6 +81,10 @@ def verify_recipe(recipe: Recipe, count: int = EXAMPLES) -> Certificate:
 def _make(recipe: Recipe, count: int) -> tuple[Training, list[Tokens]]:
     """The recipe's own training, without what is random in a forward pass, and its first examples."""
     accelerator = make_accelerator(recipe)
+    if parallel.is_deepspeed(accelerator):
+        raise RecipeError(
+            "verify compares gradients, which DeepSpeed keeps in pieces; run it in one process, or with ddp.yaml."
+        )
     set_seed(recipe.train.seed)
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     base = adapters.load_base(recipe.base, accelerator.device)

@@ -28,6 +28,7 @@ PACKED = {"cu_seq_lens_q": torch.tensor([0, 4, 11, 18], dtype=torch.int32), "ski
 CONFIG: dict[str, Any] = {
     "zero_optimization": {"stage": 3},
     "train_micro_batch_size_per_gpu": 1,
+    "gradient_clipping": 1.0,  # as DeepSpeed does by itself, unless told otherwise
     "zero_allow_untested_optimizer": True,
     "zero_force_ds_cpu_optimizer": False,  # its own Adam is one more extension to compile
 }
