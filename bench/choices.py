@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=["15M"], choices=list(TOKENS))
     parser.add_argument("--dtypes", nargs="+", default=["fp32"], choices=DTYPES)
     parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 32])
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=results.FOLDER / "choices.json")

@@ -26,11 +26,13 @@ MLQA_LANGUAGES = ("ar", "de", "en", "es", "hi", "vi", "zh")
 _MLQA_HAN = re.compile("([\u4e00-\u9fa5])")
 _CMRC_DROPPED = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
 # Words whose period ends no sentence, for nltk's algorithm (Kiss and Strunk, 2006) where its own model is not installed.
-_ABBREVIATIONS = frozenset(
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri sat sun mr mrs ms messrs dr prof sr jr st "
-    "rev gen col maj capt lt sgt adm gov sen rep reps hon inc co corp ltd bros vs va ga fla calif tenn mass mich minn okla ill "
-    "ariz wash ore conn ave a.m p.m u.s u.k u.n d.c n.y l.a u.s.a u.s.s.r ph.d m.d".split()
-).union("cdefghklmnprstvw")
+_ABBREVIATIONS = {
+    "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "mon", "tue", "tues", "wed", "thu",
+    "thurs", "fri", "sat", "sun", "mr", "mrs", "ms", "messrs", "dr", "prof", "sr", "jr", "st", "rev", "gen", "col", "maj",
+    "capt", "lt", "sgt", "adm", "gov", "sen", "rep", "reps", "hon", "inc", "co", "corp", "ltd", "bros", "vs", "va", "ga", "fla",
+    "calif", "tenn", "mass", "mich", "minn", "okla", "ill", "ariz", "wash", "ore", "conn", "ave", "a.m", "p.m", "u.s", "u.k",
+    "u.n", "d.c", "n.y", "l.a", "u.s.a", "u.s.s.r", "ph.d", "m.d", *"cdefghklmnprstvw",
+}  # fmt: skip
 
 
 def squad_tokens(text: str) -> list[str]:

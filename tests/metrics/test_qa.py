@@ -359,8 +359,11 @@ def test_cmrc_cuts_sentences_and_words_as_nltk_does(text, tokens):
     assert normalise.cmrc_tokens(text) == tokens.split()
 
 
-HOSTILE = ["", " ", "\u3000", "\u00a0", "\u200b", "\x1c", "\n", "．", "？", "１２", "Ａｂ", "a", "é", "e\u0301", "🙂", "👩‍👩‍👧", "北", "京",
-           "龥", "龦", "〇", "𠀀", "カ", "의", "0.5", "1,000", "-3", "U.S", "don't", "“", "”", "…", "——", "%", "$", "İ", "ß", "ﬁ", "the", "a "]  # fmt: skip
+HOSTILE = [
+    "", " ", "\u3000", "\u00a0", "\u200b", "\x1c", "\n", "．", "？", "１２", "Ａｂ", "a", "é", "e\u0301", "🙂", "👩‍👩‍👧", "北",
+    "京", "龥", "龦", "〇", "𠀀", "カ", "의", "0.5", "1,000", "-3", "U.S", "don't", "“", "”", "…", "——", "%", "$", "İ", "ß", "ﬁ",
+    "the",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
