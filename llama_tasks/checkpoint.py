@@ -23,9 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from llama_tasks import files
 from llama_tasks.errors import RunError
-from llama_tasks.parallel import parameters_of, put_weights, spread_like, whole, whole_weights
+from llama_tasks.parallel import parameters_of, put_weights, shape_of, spread_like, whole, whole_weights
 from llama_tasks.train import Training
-from llama_tasks.zero import shape_of
 
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 ALLOCATION = "allocation."  # before the names of AdaLoRA's averages, which lie beside the optimizer's

@@ -13,7 +13,7 @@ import pytest
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
     ("errors",), ("files", "user_code"), ("recipe",), ("duplicates",), ("sources",), ("clean",), ("tasks",), ("prompts",),
-    ("contract",), ("tokens",), ("dataset",), ("packing",), ("model",), ("adapters",), ("zero",), ("parallel",), ("train",),
+    ("contract",), ("tokens",), ("dataset",), ("packing",), ("model",), ("adapters",), ("parallel",), ("train",),
     ("checkpoint",), ("generate", "score"), ("metrics",), ("significance",), ("report",), ("rundir",), ("hub",),
     ("export", "evaluation"), ("supervise",), ("estimate", "finetune", "inspection", "convert"),
     ("crossval", "explain", "verify"), ("cli",), ("__main__",),

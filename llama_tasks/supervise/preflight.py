@@ -20,10 +20,10 @@ from accelerate.utils import gather_object
 from llama_tasks import checkpoint, evaluation, files, parallel
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
+from llama_tasks.generate.slots import HELD
 from llama_tasks.packing import Batch, Family, collate
 from llama_tasks.recipe import Recipe
 from llama_tasks.score import score_text
-from llama_tasks.generate.slots import HELD
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
 

@@ -1,5 +1,5 @@
 """What a recipe leaves open is settled and written out before a run begins, so that a resumed run and a reader find it: commits
-of the Hub, precision, learning rate, whether the base must learn to end a text; and the prompt contract that follows from all of it."""
+of the Hub, precision, learning rate, whether the base must learn to end a text; and the prompt contract that follows from it."""
 
 from __future__ import annotations
 

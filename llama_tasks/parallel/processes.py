@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
 
-from llama_tasks import zero
 from llama_tasks.errors import RecipeError
+from llama_tasks.parallel import zero
 from llama_tasks.recipe import Recipe, TrainConfig
 
 # What gloo says when the process at the other end of a connection is gone; NCCL raises DistBackendError.
