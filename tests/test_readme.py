@@ -15,12 +15,8 @@ from tiny import make_base, make_rows
 from llama_tasks.rundir import read_jsonl
 
 TASKS = ("summarize", "translate", "qa", "classify")
-# The first command of the README runs as it stands; of the others' recipes less is enough to reach the goal.
-LESS = {
-    "translate": "train.max_steps=60 data.max_test_samples=150",
-    "qa": "train.num_train_epochs=3 data.max_test_samples=150",
-    "classify": "data.max_test_samples=150",
-}
+# Enough to reach the goal; the other commands run as they stand.
+LESS = {"translate": "train.num_train_epochs=1 data.max_test_samples=150"}
 GOALS = {"summarize": ("rougeL", 40), "translate": ("bleu", 25), "qa": ("f1", 50), "classify": ("accuracy", 80)}
 
 
@@ -75,7 +71,7 @@ def test_both_readmes_name_the_same_commands(root: Path) -> None:
 def test_the_main_job_learns(root: Path, runs: Path, task: str) -> None:
     """`make finetune TASK=...` reaches its goal on the test split, and beats the base in each language."""
     if task != "summarize":
-        run(root, f"make finetune TASK={task}", OUT=str(runs / task), ARGS=LESS[task])
+        run(root, f"make finetune TASK={task}", OUT=str(runs / task), ARGS=LESS.get(task, ""))
     report = json.loads((runs / task / "report.json").read_text(encoding="utf-8"))
     metric, goal = GOALS[task]
     scores = [score for score in report["scores"] if score["metric"] == metric and score["lang"] != "all"]
