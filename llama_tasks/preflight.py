@@ -7,7 +7,6 @@ Nothing of it stays: weights, optimizer and random state are put back, so that a
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,10 +16,11 @@ from typing import Any
 import torch
 
 from llama_tasks import checkpoint, evaluation, files
+from llama_tasks.allocator import give_back
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.packing import Batch, Family, collate
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.score import score_text
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
@@ -81,11 +81,16 @@ def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_ba
         longest = max(dataset.encoder.blocks(prompts).tokens, key=lambda item: len(item.input_ids))
         score_text(model, [longest], 1, tokens_per_batch)
         return
-    lengths = [len(ids) for ids in dataset.encoder.prompt_ids(prompts)]
-    order = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-    count = max(1, tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
     suite = replace(recipe.eval, tokens_per_batch=tokens_per_batch)
-    evaluation.predict(model, dataset, [prompts[i] for i in order[:count]], suite)
+    _, together = answered_together(dataset, suite, tokens_per_batch)
+    evaluation.predict(model, dataset, [prompts[i] for i in together], suite)
+
+
+def answered_together(dataset: Dataset, suite: Suite, tokens_per_batch: int) -> tuple[list[int], list[int]]:
+    """The lengths of the validation prompts, and the indices of the longest ones, as many as one batch answers."""
+    lengths = [len(ids) for ids in dataset.encoder.prompt_ids(dataset.prompts["validation"])]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return lengths, order[: max(1, tokens_per_batch // (lengths[order[0]] + suite.max_new_tokens))]
 
 
 def _save(folder: Path, training: Training) -> None:
@@ -140,9 +145,7 @@ def _fits(attempt: Callable[[], Any]) -> bool:
             raise
         return False
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()
     return True
 
 

@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, files, parallel, rundir
+from llama_tasks.allocator import give_back
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
@@ -215,11 +216,14 @@ class Watch:
             return
         model = self.training.accelerator.unwrap_model(self.training.model)
         with self.training.as_scored():
+            give_back()
             try:
                 with self.interrupts.at_once():
                     name, value = _measure(self.recipe, self.dataset, model)
             except Interrupted:
                 return
+            finally:
+                give_back()
             self.keeper.evaluated = step
             self._keep(name, value)
 

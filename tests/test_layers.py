@@ -11,7 +11,7 @@ import pytest
 
 # Left may be imported by right, never the other way; names in one tuple do not import each other's right neighbours.
 ORDER = [
-    ("errors",), ("files", "typed_yaml"), ("recipe", "user_code"),
+    ("errors",), ("files", "typed_yaml", "allocator"), ("recipe", "user_code"),
     ("decoding_fields",), ("suites",), ("duplicates",), ("overlap", "redact"), ("sources",), ("clean",),
     ("tasks",), ("prompts",), ("contract",),
     ("chat",), ("checks",), ("tokenizer",), ("integrity",), ("tokens",), ("audit",), ("stream", "token_cache"),
@@ -21,7 +21,7 @@ ORDER = [
     ("streaming",), ("dataset",), ("sampling",), ("slots", "engines"), ("generate", "score", "attribution"), ("choices",),
     ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
     ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
-    ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight", "devices"),
+    ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight", "devices", "model_shape"),
     ("estimate", "resume"), ("supervise",), ("finetune", "inspection", "verify", "convert", "planning", "runs"),
     ("crossval", "verify_recipe", "explain"), ("cli",), ("__main__",),
 ]  # fmt: skip
