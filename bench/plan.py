@@ -21,7 +21,7 @@ import results
 
 RESULT = results.FOLDER / "plan.json"
 STEPS = 8
-LONG = "prompt.on_too_long=truncate_prompt"
+SHORT = ["prompt.on_too_long=truncate_prompt", "prompt.max_length=256"]
 SHIPPED = ["recipes/summarize.yaml", "recipes/translate.yaml", "recipes/qa.yaml", "recipes/classify.yaml"]
 OTHERS = [
     ("recipes/qa.yaml", ["base.quantization=nf4"]),
@@ -30,7 +30,7 @@ OTHERS = [
     ("recipes/qa.yaml", ["distill.teacher=embedded"]),
     ("recipes/summarize.yaml", ["train.gradient_checkpointing=true"]),
     ("recipes/summarize.yaml", ["train.optim=adamw_8bit"]),
-    *(("recipes/classify.yaml", [f"base.model=../shared/models/{name}/hf", f"base.quantization={bits}", LONG])
+    *(("recipes/classify.yaml", [f"base.model=../shared/models/{name}/hf", f"base.quantization={bits}", *SHORT])
       for name in ("stories260K", "babyllama-tok105-1M") for bits in ("none", "nf4")),
 ]  # fmt: skip
 
@@ -92,9 +92,8 @@ def main() -> None:
         command = [sys.executable, __file__, "--child", "--recipes", recipe, "--overrides", *overrides]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         results.save(args.out, row, "recipe", "with_settings")
-        print(
-            f"{recipe} {' '.join(overrides)}: said {row['said'] / 2**20:.0f} MiB, measured {row['taken'] / 2**20:.0f} MiB ({row['ratio']})"
-        )
+        said, taken = (f"{row[key] / 2**20:.0f} MiB" for key in ("said", "taken"))
+        print(f"{recipe} {' '.join(overrides)}: said {said}, measured {taken} ({row['ratio']})")
 
 
 if __name__ == "__main__":

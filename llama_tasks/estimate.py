@@ -41,8 +41,10 @@ from llama_tasks.score import LOGITS
 from llama_tasks.tokens import Tokens
 
 #: Resident bytes for each live byte of activations: on a CPU 1.3 to 1.5 of them in blocks of 0.2 to 8 MiB, after some steps of
-#: batches that differ (docs/log.md); on a GPU torch's own allocator.
+#: batches that differ, and 1.8 to 2.0 in decoding, where keys and values grow with every step (bench/results/plan.json); on a
+#: GPU torch's own allocator.
 HELD = {"cpu": 1.4, "cuda": 1.05}
+HELD_DECODING = {"cpu": 1.8, "cuda": 1.05}
 MAPPED = 32 * 2**20  # glibc's largest M_MMAP_THRESHOLD: blocks from here on are mapped, and given back whole
 #: A process's own: threads' stacks, scratch memory of the products, modules that come with their first use; on a GPU the
 #: context and the collectives' buffers.
@@ -139,6 +141,7 @@ def memory(
     chunk = rows * config.vocab_size * (4 if size == 4 else 4 + size) * (TAUGHT if recipe.distill else 1)
     whole_head = 4 * shape.head if recipe.adapter is None else 0  # its gradient, summed over chunks
     trained = shape.trained * 4
+    loose = (HELD_DECODING if answers.places else HELD)[device]
     unpacked = config.hidden_size * config.intermediate_size * size if recipe.base.is_quantized else 0
     return Memory(
         weights=(frozen_bytes(shape, recipe.base, device) + (trained if recipe.adapter is None else 0)) // spread,
@@ -147,23 +150,21 @@ def memory(
         teacher=_teacher(recipe, batch, device),
         gradients=trained // spread,
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
-        activations=int(held(shape, batch.tokens, kept, device) * saved(recipe.train, shape, batch, kept)),
+        activations=int(held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)),
         logits=chunk + whole_head,
         backward=3 * kept * batch.tokens * config.intermediate_size + unpacked,
-        evaluation=int(held(shape, answers.tokens, size, device) * _answering(shape, answers, size)) + unpacked,
+        evaluation=int(held(shape, answers.tokens, size, loose) * _answering(shape, answers, size)) + unpacked,
         data=data,
         fixed=FIXED[device],
     )
 
 
-def held(shape: Shape, tokens: int, size: int, device: str) -> float:
-    """Resident bytes for each byte of activations of so many tokens: more than one for blocks that the heap keeps."""
-    if device != "cpu":
-        return HELD[device]
+def held(shape: Shape, tokens: int, size: int, of_heap: float) -> float:
+    """Resident bytes for each byte of activations of so many tokens, `of_heap` for those in blocks that the heap keeps."""
     hidden, wide = shape.config.hidden_size, shape.config.intermediate_size
     by_width = ((7 * hidden, hidden), (4 * wide, wide))
-    of_heap = sum(part for part, width in by_width if tokens * width * size < MAPPED)
-    return 1 + (HELD["cpu"] - 1) * of_heap / sum(part for part, _ in by_width)
+    kept = sum(part for part, width in by_width if tokens * width * size < MAPPED)
+    return 1 + (of_heap - 1) * kept / sum(part for part, _ in by_width)
 
 
 def state_bytes(config: TrainConfig) -> float:
