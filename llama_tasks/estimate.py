@@ -100,12 +100,18 @@ class Memory:
 
 
 def batch_of(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
+    """The heaviest batch of the training rows, with what attention lays out more of shared prefixes."""
+    made = heaviest_batch(tokens, config)
+    families, share = families_of(tokens, config)
+    more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if share else 0.0
+    return dataclasses.replace(made, laid_out=int(more * made.tokens))
+
+
+def heaviest_batch(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     """The heaviest batch of the training rows."""
     made = heaviest(tokens, config.tokens_per_batch)
-    families, saved = families_of(tokens, config)
-    more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if saved else 0.0
     read = made.num_targets if made.num_targets <= READS_AT_MOST * made.num_tokens else made.num_tokens
-    return Batch(made.num_tokens, read, made.num_targets, int(more * made.num_tokens))
+    return Batch(made.num_tokens, read, made.num_targets)
 
 
 def answers_of(dataset: Dataset, recipe: Recipe, vocabulary: int) -> Answers:

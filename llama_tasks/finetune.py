@@ -22,6 +22,7 @@ from llama_tasks import (
     checkpoint,
     evaluation,
     files,
+    forecast,
     integrity,
     parallel,
     preflight,
@@ -39,6 +40,7 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.freezing import freeze
 from llama_tasks.lock import locked
 from llama_tasks.model.attention_packed import SHARES_PREFIXES
+from llama_tasks.plan import Step
 from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe
 from llama_tasks.report import plain
 from llama_tasks.resume import check_contract
@@ -77,6 +79,8 @@ def finetune(
         check_contract(run, recipe, tokenizer)
     dataset = prepare(recipe, tokenizer)
     evaluation.rehearse(dataset, recipe.eval)
+    if recipe.train.preflight:
+        forecast.refuse_hopeless(recipe, dataset, accelerator)
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
@@ -120,9 +124,11 @@ def fit(
             rundir.claim(run.path, resume, overwrite, mine=True)  # another run may have ended in it since
             preflight.check_space(run.path, training)
         if recipe.train.preflight:
-            preflight.preflight(run.path, recipe, dataset, training)
+            guess = partial(forecast.largest_now, recipe, dataset, accelerator)
+            preflight.preflight(run.path, recipe, dataset, training, guess)
         keeper = supervise.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
-        supervise.train(run, recipe, dataset, training, keeper, console, began)
+        look = partial(_show_first_batch, dataset, console) if dataset.stream else None  # rows at hand are shown by now
+        supervise.train(run, recipe, dataset, training, keeper, console, began, look)
         if dataset.stream:
             _tell_of_stream(dataset.stream, console)
         expected = save_trained(run, recipe, dataset, training, keeper, contract)
@@ -341,13 +347,12 @@ def _introduce(
         )
     if not dataset.stream:
         _tell_too_long(len(train.dropped), len(train.answer_cut), len(train.truncated), console)
-        _show_first_batch(dataset, training, console)
+        _show_first_batch(dataset, console, next(iter(training.plan.read(0, {}))))
 
 
-def _show_first_batch(dataset: Dataset, training: Training, console: Console) -> None:
-    """The beginning of the first batch as the model gets it, decoded from its ids; what carries loss stands in ⟦ ⟧."""
-    families = next(iter(training.plan.read(0, {}))).batches[0]
-    members = [member for family in families for member in family.members]
+def _show_first_batch(dataset: Dataset, console: Console, step: Step) -> None:
+    """The beginning of a step's first batch as the model gets it, decoded from its ids; what carries loss stands in ⟦ ⟧."""
+    members = [member for family in step.batches[0] for member in family.members]
     console.print(f"first batch, {len(members)} examples; ⟦what carries loss⟧:", highlight=False)
     for item in members[:SHOWN]:
         labelled = itertools.groupby(zip(item.input_ids, item.labels, strict=True), key=lambda pair: pair[1] != IGNORE)

@@ -20,7 +20,7 @@ from llama_tasks.allocator import give_back
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.packing import Batch, Family, collate
-from llama_tasks.recipe import Recipe, Suite
+from llama_tasks.recipe import Recipe, Suite, TrainConfig
 from llama_tasks.score import score_text
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
@@ -33,8 +33,11 @@ class OutOfMemory(RunError):
     """The recipe does not fit the memory of the device."""
 
 
-def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training) -> None:
-    """Try what the run will need, with `folder` for the save.
+Guess = Callable[[TrainConfig], int | None]  # the largest batch that may fit, by estimate
+
+
+def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training, guess: Guess | None = None) -> None:
+    """Try what the run will need, with `folder` for the save. `guess` says where the search for a batch that fits begins.
 
     Raises:
         OutOfMemory: with the setting that fits. RunError: too little space on the disk.
@@ -42,7 +45,7 @@ def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training
     tokens, size = dataset.train.tokens, recipe.train.tokens_per_batch
     with _undisturbed(training):
         if not _fits(lambda: training.rehearse(heaviest(tokens, size))):
-            raise OutOfMemory(_training_advice(recipe, tokens, training))
+            raise OutOfMemory(_training_advice(recipe, tokens, training, guess))
         if not _fits(lambda: evaluate(recipe, dataset, training, recipe.eval.tokens_per_batch)):
             raise OutOfMemory(_evaluation_advice(recipe, dataset, training))
         _save(folder, training)
@@ -154,8 +157,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Training) -> str:
-    """Try smaller batches, then gradient checkpointing, and say the first that fits."""
+def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Training, guess: Guess | None) -> str:
+    """Try smaller batches, then gradient checkpointing, and say the first that fits; sizes above the estimate's are not tried."""
     config = recipe.train
     longest = max(len(item.input_ids) for item in tokens)
     began = f"The longest batch ({config.tokens_per_batch:,} tokens) does not fit the memory"
@@ -163,6 +166,9 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
         if checkpointing:
             training.checkpoint_gradients()
         halvings = 0 if checkpointing and not config.gradient_checkpointing else 1
+        most = guess(replace(config, gradient_checkpointing=checkpointing)) if guess else None
+        while most and config.tokens_per_batch >> halvings > max(most, longest):
+            halvings += 1
         while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
             size = config.tokens_per_batch >> halvings
             # A quarter to spare: memory is not laid out the same twice.

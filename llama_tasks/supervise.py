@@ -18,6 +18,7 @@ from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.interrupt import Interrupted, Interrupts
+from llama_tasks.plan import Step
 from llama_tasks.preflight import full
 from llama_tasks.progress import Meter
 from llama_tasks.recipe import Recipe
@@ -59,15 +60,17 @@ def train(
     keeper: Keeper,
     console: Console,
     began: float,
+    look: Callable[[Step], None] | None = None,
 ) -> None:
-    """Drive the loop: log, evaluate on the validation split, keep the best weights, save resumable checkpoints."""
+    """Drive the loop: log, evaluate on the validation split, keep the best weights, save resumable checkpoints. `look` gets the
+    first step before it is done."""
     main = training.accelerator.is_main_process
     training.accelerator.init_trackers("trackers")
     with Interrupts() as interrupts, Meter(console, training.total_steps, training.step) as meter:
         watch = Watch(run, recipe, dataset, training, keeper, meter, interrupts, began)
         try:
             watch.validate_if_due()  # a stop may have come between a step and its evaluation
-            for report in training.run() if not watch.is_over else ():
+            for report in training.run(look) if not watch.is_over else ():
                 watch.after(report)
                 if watch.is_over:
                     break

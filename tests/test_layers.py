@@ -22,7 +22,7 @@ ORDER = [
     ("metrics",), ("significance",), ("slices", "forgetting"), ("leaks",), ("report",), ("lock", "progress", "interrupt"),
     ("rundir",), ("journal",), ("prediction",), ("probe",), ("gate",), ("card",), ("hub_client",), ("export", "hub"),
     ("insight",), ("evaluation", "score_files"), ("compare", "harness", "lm_eval_tasks"), ("preflight", "devices", "model_shape"),
-    ("estimate", "resume"), ("supervise",), ("finetune", "inspection", "verify", "convert", "planning", "runs"),
+    ("estimate", "resume"), ("supervise", "forecast"), ("finetune", "inspection", "verify", "convert", "planning", "runs"),
     ("crossval", "verify_recipe", "explain"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
