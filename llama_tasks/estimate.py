@@ -175,7 +175,8 @@ def held(shape: Shape, tokens: int, size: int, of_heap: float) -> float:
 
 def state_bytes(config: TrainConfig) -> float:
     """Bytes that the recipe's optimizer keeps for each trained number, by asking it on a layer."""
-    layer = nn.Linear(512, 512, bias=False)
+    with torch.random.fork_rng(devices=[]):  # a run's own draws stay as they are
+        layer = nn.Linear(512, 512, bias=False)
     optimizer = make_optimizer(layer, dataclasses.replace(config, loraplus_lr_ratio=None), 1e-3, 0)
     layer.weight.grad = torch.zeros_like(layer.weight)
     optimizer.step()

@@ -46,7 +46,7 @@ class Shape:
 def shape_of(recipe: Recipe) -> Shape:
     """The recipe's model and adapter, made on the meta device. Raises ModelError or RecipeError as a run would."""
     base = recipe.base
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # a run's own draws stay as they are
         if base.config is not None:
             model = adapters.new_model(base.config)
         else:
