@@ -13,6 +13,7 @@ import argparse
 import copy
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -68,9 +69,10 @@ def measure(folder: str, shape: str, rounds: int, batch_tokens: int) -> dict[str
     for turn in range(rounds + 1):
         planned = training.plan.steps[turn * STEPS : (turn + 1) * STEPS]
         batches = [collate([training.plan.families[i] for i in step[1][0]]) for step in planned]
-        pair = {"ours": ours(training, STEPS), "bare": bare(other, optimizer, scheduler, batches)}
-        if turn:  # the first turn warms both up
-            for name, seconds in pair.items():
+        loops = {"ours": partial(ours, training, STEPS), "bare": partial(bare, other, optimizer, scheduler, batches)}
+        for name in sorted(loops, reverse=turn % 2 == 0):  # each goes first in every other turn
+            seconds = loops[name]()
+            if turn:  # the first turn warms both up
                 found[name].append(seconds)
     step, saving = median(found["ours"]), save_seconds(training)
     ratio = median(a / b for a, b in zip(found["ours"], found["bare"], strict=True))

@@ -167,7 +167,8 @@ def loop(rows: Rows) -> str:
 def plan(rows: Rows) -> str:
     """What `plan` says against what a process takes."""
     return table(("recipe", "plan says", "measured", "ratio"), rows, lambda row: (
-        f"`{row['recipe']}`", f"{row['said'] / 2**20:.0f} MiB", f"{row['taken'] / 2**20:.0f} MiB", f"{row['ratio']:.2f}",
+        f"`{' '.join([row['recipe'], *row['with_settings']])}`", f"{row['said'] / 2**20:.0f} MiB",
+        f"{row['taken'] / 2**20:.0f} MiB", f"{row['ratio']:.2f}",
     ))  # fmt: skip
 
 

@@ -20,10 +20,11 @@ from llama_tasks.adapters.freezing import freeze
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
+from llama_tasks.estimate import forecast
 from llama_tasks.recipe import Recipe
 from llama_tasks.rundir.lock import locked
 from llama_tasks.supervise import preflight, watch
-from llama_tasks.supervise.introduction import introduce, tell_of_stream
+from llama_tasks.supervise.introduction import introduce, show_first_batch, tell_of_stream
 from llama_tasks.supervise.resume import check_contract
 from llama_tasks.supervise.settling import make_contract, pin_all, settle
 from llama_tasks.train import Training
@@ -53,6 +54,8 @@ def finetune(
         check_contract(run, recipe, tokenizer)
     dataset = prepare(recipe, tokenizer)
     evaluation.rehearse(dataset, recipe.eval)
+    if recipe.train.preflight:
+        forecast.refuse_hopeless(recipe, dataset, accelerator)
     same = resume and run.recipe().base.model == recipe.base.model  # another base is refused later, by its name
     known = run.environment().get("base") if same else None
     weights = integrity.check_base(recipe.base, known) if accelerator.is_main_process else {}
@@ -97,9 +100,13 @@ def fit(
             preflight.check_space(run.path, training)
         with watch.speaking(run, training):
             if recipe.train.preflight:
-                preflight.preflight(run.path, recipe, dataset, training)
+                guess = partial(forecast.largest_now, recipe, dataset, accelerator)
+                preflight.preflight(run.path, recipe, dataset, training, guess)
             keeper = watch.begin(run, recipe, dataset, training, contract, resume, overwrite, say, weights)
-            watch.train(run, recipe, dataset, training, keeper, console, began)
+            look = (
+                partial(show_first_batch, dataset, console) if dataset.stream else None
+            )  # rows at hand are shown by now
+            watch.train(run, recipe, dataset, training, keeper, console, began, look)
             if dataset.stream:
                 tell_of_stream(dataset.stream, console)
             expected = save_trained(run, recipe, dataset, training, keeper, contract)

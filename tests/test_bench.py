@@ -227,7 +227,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
         "gpu.json": [{"gpu": "G", "shape": "8B", "what": "lora", "engine": "native", "attention": "sdpa", "rows": "packed",
                       "skipped": "the time was out", **about}],
         "loop.json": [{"shape": "15M", "batch_tokens": 2048, "loop_over_bare": 1.012, "checkpoint_share": 0.0031, **about}],
-        "plan.json": [{"recipe": "r.yaml", "said": 2**20, "taken": 2**21, "ratio": 0.5, **about}],
+        "plan.json": [{"recipe": "r.yaml", "with_settings": ["x=1"], "said": 2**20, "taken": 2**21, "ratio": 0.5, **about}],
     }  # fmt: skip
     empty = "".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in tables.TABLES)
     assert tables.render(empty, tmp_path).count("Not measured yet.") == len(tables.TABLES)
@@ -237,7 +237,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
     for shown in ("| 5q | 2.00x | 3.50x | 0.50x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |", "| 20% |", "| 1.31x |",
                   "| 4, 5, 9 | 27 | 10 (8) | 2.70x | 0.0%, 1.0% |", "| 41 | 10 (4) | 4.10x | 2e-06 |",
                   "| `llama-tasks report` | 0.4 |", "none: the time was out",
-                  "| +1.2% | 0.31% of the time |", "| `r.yaml` | 1 MiB | 2 MiB | 0.50 |"):  # fmt: skip
+                  "| +1.2% | 0.31% of the time |", "| `r.yaml x=1` | 1 MiB | 2 MiB | 0.50 |"):  # fmt: skip
         assert shown in page
     assert "Measured 2026-01-02 on P (avx2) with torch 2." in page
     assert tables.render(page, tmp_path) == page

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +12,14 @@ import torch
 from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 
-from llama_tasks import adapters, cli, estimate
+from llama_tasks import adapters, cli
 from llama_tasks.errors import RecipeError
-from llama_tasks.estimate import devices, planning
+from llama_tasks.estimate import devices, forecast, planning
+from llama_tasks.estimate import needs as estimate
+from llama_tasks.estimate.shape import frozen_bytes, shape_of
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.packing import Family, collate
-from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
+from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe, TrainConfig
 from llama_tasks.tokens import Tokens
 
 SMALL = {
@@ -54,20 +59,20 @@ def test_activations_are_what_autograd_saves(adapter: dict | None, responses: in
     asked = recipe(SMALL, adapter)
     model = adapters.attach(adapters.new_model(SMALL), adapter, BaseConfig()).train()
     read = 10 * responses if responses == 10 else 1000
-    needs = estimate.memory(asked, estimate.shape_of(asked), estimate.Batch(1000, read, 10 * responses), "cpu")
-    assert needs.activations / estimate.HELD["cpu"] == pytest.approx(saved_bytes(model, responses), rel=0.06)
+    formula = estimate.saved(asked.train, shape_of(asked), estimate.Batch(1000, read, 10 * responses), 4)
+    assert formula == pytest.approx(saved_bytes(model, responses), rel=0.06)
 
 
 def test_parameters_are_those_of_the_model() -> None:
     asked = recipe(SMALL, {"r": 8})
-    shape = estimate.shape_of(asked)
+    shape = shape_of(asked)
     counted = adapters.count_parameters(adapters.attach(adapters.new_model(SMALL), {"r": 8}, BaseConfig()))
     assert (shape.trained, shape.linear + shape.other + shape.trained) == (counted.trainable, counted.total)
 
 
 def test_eight_billion_on_paper() -> None:
     """16 GB of bf16 weights, a little over 5 GB in NF4; on 8 devices an eighth of all that is cut."""
-    shape = estimate.shape_of(recipe(EIGHT_B, {"r": 16}))
+    shape = shape_of(recipe(EIGHT_B, {"r": 16}))
     assert shape.linear + shape.other == 8_030_261_248
     batch = estimate.Batch(4096, 1000, 1000)
     asked = recipe(EIGHT_B, {"r": 16})
@@ -83,14 +88,58 @@ def test_eight_billion_on_paper() -> None:
     assert estimate.memory(lean, shape, batch, "cuda").activations < alone.activations / 8
 
 
-def test_the_optimizer_is_asked_for_its_state() -> None:
-    assert estimate.state_bytes(TrainConfig(learning_rate=1e-3)) == 8
-    assert estimate.state_bytes(TrainConfig(learning_rate=1e-3, optim="sgd")) == 0
+@pytest.mark.parametrize(
+    ("optim", "args", "held"),
+    [
+        ("adamw_torch_fused", {}, 8),
+        ("sgd", {}, 0),
+        ("sgd", {"momentum": 0.9}, 4),
+        ("adafactor", {}, 4 * 2 / 512),  # a row and a column of each matrix
+        ("torch.optim.Rprop", {}, 8),
+        ("bitsandbytes.optim.AdEMAMix", {}, 12),
+        ("adamw_8bit", {}, 2),
+    ],
+)
+def test_the_optimizer_is_asked_for_its_state(optim: str, args: dict, held: float) -> None:
+    config = TrainConfig(learning_rate=1e-3, optim=optim, optim_args=args, weight_decay=0.0)
+    assert estimate.state_bytes(config) == pytest.approx(held, rel=0.05)
+
+
+def test_a_step_or_an_evaluation_is_the_peak() -> None:
+    asked = recipe(SMALL, {"r": 8})
+    shape, batch = shape_of(asked), estimate.Batch(256, 256, 256)
+    step = estimate.memory(asked, shape, batch, "cpu")
+    assert (step.evaluation, step.teacher) == (0, 0)
+    heavy = estimate.memory(asked, shape, batch, "cpu", answers=estimate.Answers(8192, 9000, 30))
+    assert heavy.peak - step.peak == heavy.evaluation - step.gradients - step.activations - max(
+        step.logits, step.backward
+    )
+
+
+def test_a_teacher_is_counted(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    asked = recipe(SMALL, {"r": 8})
+    taught = replace(asked, distill=DistillConfig(teacher=str(base), dtype="float32"))
+    shape, batch = shape_of(asked), estimate.Batch(256, 256, 256)
+    weights = sum(p.numel() * 4 for p in adapters.load_base(BaseConfig(str(base), dtype="float32")).parameters())
+    plain, more = (estimate.memory(r, shape, batch, "cpu") for r in (asked, taught))
+    assert more.teacher > weights
+    assert more.teacher == pytest.approx(weights, rel=0.9)
+    assert more.logits == estimate.TAUGHT * plain.logits
+
+
+def test_packed_weights_by_their_settings() -> None:
+    shape = shape_of(recipe(EIGHT_B, {"r": 16}))
+    named = frozen_bytes(shape, BaseConfig(config=EIGHT_B, quantization="nf4"), "cuda")
+    doubly = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
+    assert frozen_bytes(shape, BaseConfig(config=EIGHT_B, quantization_config=doubly), "cuda") == named
+    plain = frozen_bytes(shape, BaseConfig(config=EIGHT_B, quantization_config={"load_in_4bit": True}), "cuda")
+    assert named < plain < frozen_bytes(shape, BaseConfig(config=EIGHT_B, quantization="int8"), "cuda")
 
 
 def test_time_is_work_by_rate() -> None:
     asked = recipe(EIGHT_B, {"r": 16})
-    shape = estimate.shape_of(asked)
+    shape = shape_of(asked)
     flops = estimate.flops_per_step(asked, shape, tokens=1e6, targets=1e6, mean_length=0)
     assert flops == pytest.approx(4e6 * 8.03e9, rel=0.1)  # 4 P a token
     assert estimate.seconds(flops, devices.GPUS["h100"], 8) == pytest.approx(flops / (8 * 0.4 * 989e12))
@@ -129,7 +178,7 @@ def test_the_command_tells_and_loads_nothing(
 
 def test_what_does_not_fit_is_said() -> None:
     asked = recipe(EIGHT_B, {"r": 16})
-    shape, batch = estimate.shape_of(asked), estimate.Batch(4096, 4096, 4096)
+    shape, batch = shape_of(asked), estimate.Batch(4096, 4096, 4096)
     needs = estimate.memory(asked, shape, batch, "cuda")
     largest = estimate.largest_batch(asked, shape, batch, "cuda", devices.GPUS["t4"].memory)
     assert largest is None
@@ -144,3 +193,42 @@ def test_what_does_not_fit_is_said() -> None:
 def test_an_adapter_without_a_formula_is_refused() -> None:
     with pytest.raises(RecipeError, match="IA3"):
         estimate.check(recipe(SMALL, {"peft_type": "IA3"}))
+
+
+def test_what_cannot_fit_is_refused_before_the_base_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"document": f"Anna has {n} apples and {n} pears.", "summary": f"{n} apples."} for n in range(60)]
+    text = recipe_text("summarize", make_base(tmp_path / "base"), make_rows(tmp_path / "rows.jsonl", rows)).replace(
+        "prompt:", "  constants: {lang: en}\nprompt:"
+    )
+    (tmp_path / "mine.yaml").write_text(text + "adapter: {r: 4}\n")
+    monkeypatch.setattr(devices, "available_memory", lambda device: 4 * 2**20)
+    assert cli.main(["finetune", str(tmp_path / "mine.yaml"), f"output={tmp_path / 'run'}"]) == 2
+    said = capsys.readouterr().err
+    assert "4.2 MB are free" in said and "train.preflight=false goes on" in said, said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_proposal_is_what_the_estimate_says_fits() -> None:
+    asked = recipe(EIGHT_B, {"r": 16}, tokens_per_batch=8192)
+    shape, batch = shape_of(asked), estimate.Batch(8192, 8192, 8192)
+    seen = forecast.Forecast(asked, shape, batch, "cpu", 1)
+    room = seen.memory().peak // 3
+    size = seen.largest(asked.train, room)
+    assert size is not None and size < 8192
+    smaller = estimate.Batch(size, size, size)
+    assert estimate.memory(asked, shape, smaller, "cpu").peak <= room
+    assert forecast.Forecast(asked, shape, batch, "cpu", 1).largest(asked.train, 2**30) is None
+
+
+def test_room_is_bounded_by_what_a_process_may_address() -> None:
+    """In a process of its own, whose limit is what it has and 64 MiB."""
+    script = (
+        "import resource\nfrom pathlib import Path\nfrom llama_tasks.estimate.devices import available_memory\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "free = available_memory('cpu')\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20,) * 2)\n"
+        "assert available_memory('cpu') <= 64 * 2**20 < free"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -15,7 +15,7 @@ ORDER = [
     ("errors",), ("files", "user_code"), ("recipe",), ("duplicates",), ("sources",), ("clean",), ("tasks",), ("prompts",),
     ("contract",), ("tokens",), ("dataset",), ("packing",), ("model",), ("adapters",), ("parallel",), ("train",),
     ("checkpoint",), ("generate", "score"), ("metrics",), ("significance",), ("report",), ("rundir",), ("hub",),
-    ("export", "evaluation"), ("supervise",), ("estimate", "finetune", "inspection", "convert"),
+    ("export", "evaluation"), ("supervise",), ("estimate",), ("finetune", "inspection", "convert"),
     ("crossval", "explain", "verify"), ("cli",), ("__main__",),
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

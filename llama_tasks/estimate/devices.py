@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -59,7 +61,7 @@ def find(name: str | None, rows: int, width: int, dtype: torch.dtype) -> Device:
         seen = torch.cuda.get_device_properties(0)
         flops = product_rate(rows, width, dtype, "cuda")
         return Device(seen.name, seen.total_memory, 0.0, flops, UTILISATION["gpu"])
-    return Device("this CPU", _free_memory(), 0.0, product_rate(rows, width, dtype, "cpu"), UTILISATION["cpu"])
+    return Device("this CPU", available_memory("cpu"), 0.0, product_rate(rows, width, dtype, "cpu"), UTILISATION["cpu"])
 
 
 def product_rate(rows: int, width: int, dtype: torch.dtype, device: str) -> float:
@@ -79,6 +81,21 @@ def product_rate(rows: int, width: int, dtype: torch.dtype, device: str) -> floa
     return 2.0 * rows * width * width / best
 
 
-def _free_memory() -> int:
-    """Bytes that a new program may use."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def available_memory(device: str) -> int:
+    """Bytes that this process can still take: of the GPU; of the machine (MemAvailable) as far as a container's limit and
+    `ulimit -v` allow."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    room = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+        room = [int(line.split()[1]) * 1024]
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.exists() and used.exists() and (allowed := limit.read_text().strip()).isdigit():
+        room.append(int(allowed) - int(used.read_text()))
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if space != resource.RLIM_INFINITY:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        room.append(space - pages * resource.getpagesize())
+    return max(0, min(room))

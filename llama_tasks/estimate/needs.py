@@ -7,8 +7,13 @@ H hidden, I intermediate and K key-value width, L layers, r the rank of LoRA, b 
                                                           up, silu(gate), their product; x A^T of the seven layers of LoRA
     saved in all        (L - 1) layers; the last one keeps K and V of T tokens, the rest of N; N H for the loss
     recomputed          with gradient checkpointing b T H a layer, and one layer in full
-    logits              a chunk of them (loss.rows_per_chunk), never all
+    logits              a chunk of them (loss.rows_per_chunk), never all; beside a teacher's, six times that
     backward            b T 3 I: the gradients of gate, up and their product, held at once
+    evaluation          b (T' (4 H + 4 I) + 2 K L S): a layer without gradients over the T' tokens of the longest prompts that
+                        are read together, and keys and values of S places; b V a position for plain text's logits
+
+Resident memory is more than live tensors: glibc takes blocks below 32 MiB from a heap and keeps them, and later ones of other
+sizes fit them badly (`HELD`). Larger blocks are mapped by themselves and leave no trace.
 
 Time: 4 P FLOP a token with frozen weights (forward, and backward to the inputs alone), 6 P where they are trained, 2 P more
 with gradient checkpointing; P without the embedding, and the head at targets alone; 12 L H x (mean length / 2) for attention.
@@ -22,45 +27,29 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from llama_tasks import adapters
+from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RecipeError
 from llama_tasks.estimate.devices import Device
-from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM
-from llama_tasks.model.loading import read_config
+from llama_tasks.estimate.shape import Shape, frozen_bytes, shape_of, size_of
 from llama_tasks.model.loss import rows_per_chunk
 from llama_tasks.model.modeling_native_llama import READS_AT_MOST
 from llama_tasks.packing.plan import families_of
-from llama_tasks.recipe import Recipe, TrainConfig
-from llama_tasks.supervise.preflight import heaviest
+from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
+from llama_tasks.score import LOGITS
+from llama_tasks.supervise.preflight import answered_together, heaviest
 from llama_tasks.tokens import Tokens
 from llama_tasks.train.optimizers import make_optimizer
 
-#: Bytes a weight of a linear layer takes; nf4 with its doubly quantised scales (a byte for 64 weights, four for 64 x 256).
-PACKED = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-#: On a CPU the allocator holds freed blocks of activations that later ones do not fit (bench/results/plan.json).
-HELD = {"cpu": 1.2, "cuda": 1.05}
-#: A process's own: threads' stacks, the libraries' scratch memory; on a GPU the context and the collectives' buffers.
-FIXED = {"cpu": 24 * 2**20, "cuda": 2**30}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """A model and its adapter without weights: numbers of each kind, and the configuration."""
-
-    config: NativeLlamaConfig
-    linear: int
-    """Frozen weights of linear layers, which quantisation packs; the head is not among them."""
-    other: int
-    """All other frozen weights."""
-    trained: int
-    rank: int
-    head: int
-    """Weights of the output layer, tied or not."""
-
-    @property
-    def multiplied(self) -> int:
-        """Weights that every token is multiplied by."""
-        return self.linear if self.linear else self.trained - self.config.vocab_size * self.config.hidden_size
+#: Resident bytes for each live byte of activations: on a CPU 1.3 to 1.5 of them in blocks of 0.2 to 8 MiB, after some steps of
+#: batches that differ, and 1.8 to 2.0 in decoding, where keys and values grow with every step (bench/results/plan.json); on a
+#: GPU torch's own allocator.
+HELD = {"cpu": 1.4, "cuda": 1.05}
+HELD_DECODING = {"cpu": 1.8, "cuda": 1.05}
+MAPPED = 32 * 2**20  # glibc's largest M_MMAP_THRESHOLD: blocks from here on are mapped, and given back whole
+#: A process's own: threads' stacks, scratch memory of the products, modules that come with their first use; on a GPU the
+#: context and the collectives' buffers.
+FIXED = {"cpu": 16 * 2**20, "cuda": 2**30}
+TAUGHT = 6  # tensors as large as a chunk of logits that distillation holds at once: of both models logits, log p, and their product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,89 +64,133 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Answers:
+    """What an evaluation holds at once: prompt tokens read together, places for keys and values, positions with logits."""
+
+    tokens: int = 0
+    places: int = 0
+    logits: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, part by part."""
+    """Bytes of one process above the imported libraries, part by part."""
 
     weights: int
     adapter: int
+    best: int
+    """A copy of the trained weights: the best ones so far, before them those that the pre-flight puts back."""
+    teacher: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
     backward: int
+    evaluation: int
     data: int
     fixed: int
 
     @property
     def peak(self) -> int:
-        """All of them at the worst moment: either a chunk of logits or a layer's own gradients stand on what is saved."""
-        return sum(dataclasses.astuple(self)) - min(self.logits, self.backward)
-
-
-def shape_of(recipe: Recipe) -> Shape:
-    """The recipe's model and adapter, made on the meta device. Raises ModelError or RecipeError as a run would."""
-    base = recipe.base
-    with torch.device("meta"):
-        if base.config is not None:
-            model = adapters.new_model(base.config)
-        else:
-            model = NativeLlamaForCausalLM(read_config(adapters.where_is(base.model), revision=base.revision))
-        quantised = dataclasses.replace(
-            base, quantization="none"
-        )  # the same names and numbers; how they are packed comes later
-        if recipe.adapter is not None:
-            model = adapters.attach(model, recipe.adapter, quantised)
-    frozen = {name: p.numel() for name, p in model.named_parameters() if not p.requires_grad}
-    linear = sum(count for name, count in frozen.items() if ".layers." in name and "norm" not in name)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    rank = 0 if recipe.adapter is None else adapters.adapter_config(recipe.adapter).r
-    config = model.config
-    return Shape(config, linear, sum(frozen.values()) - linear, trained, rank, config.vocab_size * config.hidden_size)
+        """At the worst moment: what stays, and either a training step (in it, a chunk of logits or a layer's own gradients on
+        what is saved) or an evaluation."""
+        step = self.gradients + self.activations + max(self.logits, self.backward)
+        passing = (self.gradients, self.activations, self.logits, self.backward, self.evaluation)
+        return sum(dataclasses.astuple(self)) - sum(passing) + max(step, self.evaluation)
 
 
 def batch_of(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
+    """The heaviest batch of the training rows, with what attention lays out more of shared prefixes."""
+    made = heaviest_batch(tokens, config)
+    families, share = families_of(tokens, config)
+    more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if share else 0.0
+    return dataclasses.replace(made, laid_out=int(more * made.tokens))
+
+
+def heaviest_batch(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     """The heaviest batch of the training rows."""
     made = heaviest(tokens, config.tokens_per_batch)
-    families, saved = families_of(tokens, config)
-    more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if saved else 0.0
     read = made.num_targets if made.num_targets <= READS_AT_MOST * made.num_tokens else made.num_tokens
-    return Batch(made.num_tokens, read, made.num_targets, int(more * made.num_tokens))
+    return Batch(made.num_tokens, read, made.num_targets)
 
 
-def memory(recipe: Recipe, shape: Shape, batch: Batch, device: str, spread: int = 1, data: int = 0) -> Memory:
+def answers_of(dataset: Dataset, recipe: Recipe, vocabulary: int) -> Answers:
+    """The heaviest part of an evaluation on the validation rows, as `preflight.evaluate` tries it."""
+    suite, prompts = recipe.eval, dataset.prompts.get("validation", [])
+    if not prompts:
+        return Answers()
+    if suite.scoring == "perplexity":
+        tokens = min(suite.tokens_per_batch, LOGITS // vocabulary)
+        return Answers(tokens, logits=tokens)
+    lengths, together = answered_together(dataset, suite, suite.tokens_per_batch)
+    if suite.scoring == "likelihood":
+        return Answers(min(sum(lengths), suite.tokens_per_batch))
+    # Prompts enter in passes of `tokens_per_batch`, however many the slots hold.
+    read = min(sum(lengths[i] for i in together), max(suite.tokens_per_batch, lengths[together[0]]))
+    return Answers(read, len(together) * (lengths[together[0]] + suite.max_new_tokens), len(together))
+
+
+def memory(
+    recipe: Recipe,
+    shape: Shape,
+    batch: Batch,
+    device: str,
+    spread: int = 1,
+    data: int = 0,
+    answers: Answers = Answers(),
+) -> Memory:
     """Bytes of one process on a `cpu` or `cuda` device, the model in `spread` pieces (1: whole on each)."""
-    size = adapters.resolve_dtype(recipe.base.dtype, "cpu").itemsize if device == "cpu" else _on_gpu(recipe)
+    size = size_of(recipe.base, device)
     kept = 4 if recipe.adapter is None else size
-    packed = PACKED.get(recipe.base.quantization, size)
-    head = nn.Linear(1, shape.config.vocab_size, bias=False, device="meta")
+    config = shape.config
+    head = nn.Linear(1, config.vocab_size, bias=False, device="meta")
     rows = min(rows_per_chunk(head, torch.device(device)), batch.targets)
-    chunk = rows * shape.config.vocab_size * (4 if size == 4 else 4 + size)
+    chunk = rows * config.vocab_size * (4 if size == 4 else 4 + size) * (TAUGHT if recipe.distill else 1)
     whole_head = 4 * shape.head if recipe.adapter is None else 0  # its gradient, summed over chunks
-    frozen = 0 if recipe.adapter is None else int(shape.linear * packed + shape.other * size)
     trained = shape.trained * 4
+    loose = (HELD_DECODING if answers.places else HELD)[device]
+    unpacked = config.hidden_size * config.intermediate_size * size if recipe.base.is_quantized else 0
     return Memory(
-        weights=(frozen if recipe.adapter is not None else trained) // spread,
+        weights=(frozen_bytes(shape, recipe.base, device) + (trained if recipe.adapter is None else 0)) // spread,
         adapter=(trained if recipe.adapter is not None else 0) // spread,
+        best=trained // spread,
+        teacher=_teacher(recipe, batch, device),
         gradients=trained // spread,
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
-        activations=int(HELD[device] * _saved(recipe.train, shape, batch, kept)),
+        activations=int(held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)),
         logits=chunk + whole_head,
-        backward=3 * kept * batch.tokens * shape.config.intermediate_size,
+        backward=3 * kept * batch.tokens * config.intermediate_size + unpacked,
+        evaluation=int(held(shape, answers.tokens, size, loose) * _answering(shape, answers, size)) + unpacked,
         data=data,
         fixed=FIXED[device],
     )
 
 
+def held(shape: Shape, tokens: int, size: int, of_heap: float) -> float:
+    """Resident bytes for each byte of activations of so many tokens, `of_heap` for those in blocks that the heap keeps."""
+    hidden, wide = shape.config.hidden_size, shape.config.intermediate_size
+    by_width = ((7 * hidden, hidden), (4 * wide, wide))
+    kept = sum(part for part, width in by_width if tokens * width * size < MAPPED)
+    return 1 + (of_heap - 1) * kept / sum(part for part, _ in by_width)
+
+
 def state_bytes(config: TrainConfig) -> float:
-    """Bytes that the recipe's optimizer keeps for each trained number, by asking it on a small layer."""
-    layer = nn.Linear(128, 128, bias=False)
+    """Bytes that the recipe's optimizer keeps for each trained number, by asking it on a layer."""
+    with torch.random.fork_rng(devices=[]):  # a run's own draws stay as they are
+        layer = nn.Linear(512, 512, bias=False)
     optimizer = make_optimizer(layer, dataclasses.replace(config, loraplus_lr_ratio=None), 1e-3, 0)
     layer.weight.grad = torch.zeros_like(layer.weight)
     optimizer.step()
-    held = [
-        v for slot in optimizer.state.values() for v in slot.values() if isinstance(v, torch.Tensor) and v.numel() > 1
-    ]
-    return sum(v.numel() * v.element_size() for v in held) / layer.weight.numel()
+    tensors = [v for v in _leaves(list(optimizer.state.values())) if v.numel() > 1]
+    return sum(v.numel() * v.element_size() for v in tensors) / layer.weight.numel()
+
+
+def _leaves(state: object) -> list[torch.Tensor]:
+    """All tensors of an optimizer's state; bitsandbytes nests some."""
+    if isinstance(state, torch.Tensor):
+        return [state]
+    inner = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return [leaf for part in inner for leaf in _leaves(part)]
 
 
 def flops_per_step(recipe: Recipe, shape: Shape, tokens: float, targets: float, mean_length: float) -> float:
@@ -172,12 +205,14 @@ def seconds(flops: float, device: Device, processes: int) -> float:
     return flops / (device.flops * device.utilisation * processes)
 
 
-def largest_batch(recipe: Recipe, shape: Shape, batch: Batch, device: str, room: int, spread: int = 1) -> int | None:
+def largest_batch(
+    recipe: Recipe, shape: Shape, batch: Batch, device: str, room: int, spread: int = 1, data: int = 0
+) -> int | None:
     """The largest power of two that `train.tokens_per_batch` may be within `room` bytes, or None where no batch fits."""
     part = {"read": batch.read / batch.tokens, "targets": batch.targets / batch.tokens}
     for size in (2**i for i in range(20, 6, -1)):
         tried = Batch(size, int(size * part["read"]), int(size * part["targets"]))
-        if memory(recipe, shape, tried, device, spread).peak <= room:
+        if memory(recipe, shape, tried, device, spread, data).peak <= room:
             return size
     return None
 
@@ -189,12 +224,10 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"adapter.peft_type: {kind}: plan knows what LORA and training all weights need.")
 
 
-def _saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
+def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
+    """Bytes that autograd saves of a batch, at `size` bytes a number."""
     model = shape.config
-    hidden, wide = model.hidden_size, model.intermediate_size
-    narrow = (model.num_key_value_heads or model.num_attention_heads) * (
-        model.head_dim or hidden // model.num_attention_heads
-    )
+    hidden, wide, narrow = model.hidden_size, model.intermediate_size, shape.narrow
     layer = 7 * hidden + 4 * wide + 2 * narrow + 7 * shape.rank
     layers = model.num_hidden_layers
     if config.gradient_checkpointing:
@@ -204,9 +237,23 @@ def _saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden + shared)
 
 
+def _answering(shape: Shape, answers: Answers, size: int) -> int:
+    model = shape.config
+    layer = answers.tokens * 4 * (model.hidden_size + model.intermediate_size)
+    past = answers.places * 2 * shape.narrow * model.num_hidden_layers
+    return size * (layer + past) + answers.logits * model.vocab_size * (size + 4)
+
+
+def _teacher(recipe: Recipe, batch: Batch, device: str) -> int:
+    """A distillation's teacher, whole on each process: its weights, and one of its layers on the batch."""
+    config = recipe.distill
+    if config is None:
+        return 0
+    base = BaseConfig(config.teacher, revision=config.revision, dtype=config.dtype, quantization=config.quantization)
+    train = dataclasses.replace(recipe.train, freeze=[])
+    shape = shape_of(dataclasses.replace(recipe, base=base, adapter={"r": 1}, train=train))
+    return frozen_bytes(shape, base, device) + _answering(shape, Answers(batch.tokens), size_of(base, device))
+
+
 def _low_rank(shape: Shape, recipe: Recipe) -> int:
     return shape.trained if recipe.adapter is not None else 0
-
-
-def _on_gpu(recipe: Recipe) -> int:
-    return 2 if recipe.base.dtype == "auto" else getattr(torch, recipe.base.dtype).itemsize

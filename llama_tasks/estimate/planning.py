@@ -1,4 +1,8 @@
-"""`llama-tasks plan`: a recipe's parameters, memory, steps, tokens and time, told before anything is loaded."""
+"""`llama-tasks plan`: a recipe's parameters, memory, steps, tokens and time, told before anything is loaded.
+
+The peak is that of one process above the libraries that it imports. On a CPU those are weighed too, in this very process, which
+imports the same, and what must fit is their sum.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +17,25 @@ from llama_tasks import adapters
 from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.estimate import devices
 from llama_tasks.estimate import needs as estimate
+from llama_tasks.estimate import shape as model_shape
 from llama_tasks.files import readable
 from llama_tasks.packing.stream_plan import make_plan
 from llama_tasks.recipe import Recipe
 from llama_tasks.supervise.progress import memory_in_use
 
 NAMES = {
-    "weights": "base weights", "adapter": "adapter", "gradients": "gradients", "optimizer": "optimizer",
-    "activations": "activations", "logits": "a chunk of logits", "backward": "a layer's gradients", "data": "rows and tokens",
+    "weights": "base weights", "adapter": "adapter", "best": "copy of the best adapter", "teacher": "teacher",
+    "gradients": "gradients", "optimizer": "optimizer", "activations": "activations", "logits": "or a chunk of logits",
+    "backward": "or a layer's gradients", "evaluation": "or an evaluation", "data": "rows and tokens",
     "fixed": "the process itself",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run will need; `memory` is that of one device."""
+    """What a run will need; `memory` is that of one device, `libraries` what is resident of imported ones (a CPU's alone)."""
 
-    shape: estimate.Shape
+    shape: model_shape.Shape
     batch: estimate.Batch
     memory: estimate.Memory
     device: devices.Device
@@ -38,6 +44,7 @@ class Outlook:
     tokens: int
     seconds: float
     largest: int | None
+    libraries: int = 0
 
 
 def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: bool = False) -> Outlook:
@@ -47,29 +54,30 @@ def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: boo
         RecipeError, DataError, ModelError: what a run would meet on its data path, an unknown GPU, an adapter without formula.
     """
     estimate.check(recipe)
-    before = memory_in_use()
+    libraries = import_all(recipe)
     if recipe.adapter is None and recipe.base.dtype == "auto":
         recipe = replace(recipe, base=replace(recipe.base, dtype="float32"))
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     kind = "cuda" if gpu or torch.cuda.is_available() else "cpu"
+    libraries, data = (libraries, memory_in_use() - libraries) if kind == "cpu" else (0, 0)
     pieces = processes if spread else 1
-    shape = estimate.shape_of(recipe)
+    shape = model_shape.shape_of(recipe)
     batch = estimate.batch_of(dataset.train.tokens, recipe.train)
-    needs = estimate.memory(recipe, shape, batch, kind, pieces, memory_in_use() - before if kind == "cpu" else 0)
+    answers = estimate.answers_of(dataset, recipe, shape.config.vocab_size)
+    needs = estimate.memory(recipe, shape, batch, kind, pieces, data, answers)
     dtype = torch.float32 if kind == "cpu" else torch.bfloat16
     device = devices.find(gpu, batch.tokens, shape.config.hidden_size, dtype)
     steps, tokens, flops = _work(recipe, dataset, shape, processes)
-    room = device.memory - needs.data
-    largest = estimate.largest_batch(recipe, shape, batch, kind, room, pieces)
-    return Outlook(
-        shape, batch, needs, device, processes, steps, tokens, estimate.seconds(flops, device, processes), largest
-    )
+    largest = estimate.largest_batch(recipe, shape, batch, kind, device.memory - libraries - data, pieces)
+    time = estimate.seconds(flops, device, processes)
+    return Outlook(shape, batch, needs, device, processes, steps, tokens, time, largest, libraries)
 
 
-def plan_memory(recipe: Recipe, dataset: Dataset, data: int) -> estimate.Memory:
-    """The memory of one CPU process whose data are read already and take `data` bytes."""
-    batch = estimate.batch_of(dataset.train.tokens, recipe.train)
-    return estimate.memory(recipe, estimate.shape_of(recipe), batch, "cpu", 1, data)
+def import_all(recipe: Recipe) -> int:
+    """Import what a run of the recipe imports; the bytes that this process then holds."""
+    adapters.adapter_config({})
+    estimate.state_bytes(recipe.train)
+    return memory_in_use()
 
 
 def tell(outlook: Outlook, console: Console) -> None:
@@ -84,8 +92,10 @@ def tell(outlook: Outlook, console: Console) -> None:
         if value := getattr(needs, part.name):
             table.add_row(NAMES[part.name], readable(value))
     table.add_row("peak", readable(needs.peak))
+    if outlook.libraries:
+        table.add_row("imported libraries, beside it", readable(outlook.libraries))
     console.print(table)
-    fits = "fits" if needs.peak <= device.memory else "DOES NOT FIT"
+    fits = "fits" if needs.peak + outlook.libraries <= device.memory else "DOES NOT FIT"
     say(f"{fits}: {outlook.processes} x {device.name} with {readable(device.memory)}")
     if outlook.largest is None:
         say("no batch fits: fsdp2.yaml with more devices, base.quantization=nf4, or a smaller base")
@@ -98,7 +108,7 @@ def tell(outlook: Outlook, console: Console) -> None:
     )
 
 
-def _work(recipe: Recipe, dataset: Dataset, shape: estimate.Shape, processes: int) -> tuple[int, int, float]:
+def _work(recipe: Recipe, dataset: Dataset, shape: model_shape.Shape, processes: int) -> tuple[int, int, float]:
     """Steps, tokens and FLOP of the whole run."""
     config, items = recipe.train, dataset.train.tokens
     made = make_plan(dataset.stream or items, config, config.gradient_accumulation_steps * processes)

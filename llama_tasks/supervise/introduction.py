@@ -13,6 +13,7 @@ from llama_tasks import adapters, parallel
 from llama_tasks.clean import told
 from llama_tasks.dataset import Dataset
 from llama_tasks.dataset.stream import Stream
+from llama_tasks.packing.plan import Step
 from llama_tasks.recipe import Recipe
 from llama_tasks.report import plain
 from llama_tasks.sources import notes
@@ -66,13 +67,12 @@ def introduce(
         )
     if not dataset.stream:
         _tell_too_long(len(train.dropped), len(train.answer_cut), len(train.truncated), console)
-        _show_first_batch(dataset, training, console)
+        show_first_batch(dataset, console, next(iter(training.plan.read(0, {}))))
 
 
-def _show_first_batch(dataset: Dataset, training: Training, console: Console) -> None:
-    """The beginning of the first batch as the model gets it, decoded from its ids; what carries loss stands in ⟦ ⟧."""
-    families = next(iter(training.plan.read(0, {}))).batches[0]
-    members = [member for family in families for member in family.members]
+def show_first_batch(dataset: Dataset, console: Console, step: Step) -> None:
+    """The beginning of a step's first batch as the model gets it, decoded from its ids; what carries loss stands in ⟦ ⟧."""
+    members = [member for family in step.batches[0] for member in family.members]
     console.print(f"first batch, {len(members)} examples; ⟦what carries loss⟧:", highlight=False)
     for item in members[:SHOWN]:
         labelled = itertools.groupby(zip(item.input_ids, item.labels, strict=True), key=lambda pair: pair[1] != IGNORE)

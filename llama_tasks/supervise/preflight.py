@@ -7,7 +7,6 @@ Nothing of it stays: weights, optimizer and random state are put back, so that a
 from __future__ import annotations
 
 import copy
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,8 +21,9 @@ from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.generate.slots import HELD
 from llama_tasks.packing import Batch, Family, collate
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import Recipe, Suite, TrainConfig
 from llama_tasks.score import score_text
+from llama_tasks.supervise.allocator import give_back
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import Training
 
@@ -35,8 +35,11 @@ class OutOfMemory(RunError):
     """The recipe does not fit the memory of the device."""
 
 
-def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training) -> None:
-    """Try what the run will need, with `folder` for the save.
+Guess = Callable[[TrainConfig], int | None]  # the largest batch that may fit, by estimate
+
+
+def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training, guess: Guess | None = None) -> None:
+    """Try what the run will need, with `folder` for the save. `guess` says where the search for a batch that fits begins.
 
     Raises:
         OutOfMemory: with the setting that fits, on every process if one of them has too little. Where the passes of one wait for
@@ -48,7 +51,7 @@ def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training
         starved = _starved(training, lambda: training.rehearse(heaviest(tokens, size)))
         if starved:
             began = f"The longest batch ({size:,} tokens) does not fit the memory{_of(starved, training)}"
-            raise OutOfMemory(began + _training_advice(recipe, tokens, training))
+            raise OutOfMemory(began + _training_advice(recipe, tokens, training, guess))
         starved = _starved(training, lambda: evaluate(recipe, dataset, training, recipe.eval.tokens_per_batch))
         if starved:
             longest = f"One evaluation of the longest rows (eval.tokens_per_batch={recipe.eval.tokens_per_batch})"
@@ -90,11 +93,16 @@ def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_ba
         longest = max(dataset.encoder.blocks(prompts).tokens, key=lambda item: len(item.input_ids))
         score_text(model, [longest], 1, tokens_per_batch)
         return
-    lengths = [len(ids) for ids in dataset.encoder.prompt_ids(prompts)]
-    order = sorted(range(len(prompts)), key=lambda i: -lengths[i])
-    count = max(1, HELD * tokens_per_batch // (lengths[order[0]] + recipe.eval.max_new_tokens))
     suite = replace(recipe.eval, tokens_per_batch=tokens_per_batch)
-    evaluation.predict(model, dataset, [prompts[i] for i in order[:count]], suite)
+    _, together = answered_together(dataset, suite, tokens_per_batch)
+    evaluation.predict(model, dataset, [prompts[i] for i in together], suite)
+
+
+def answered_together(dataset: Dataset, suite: Suite, tokens_per_batch: int) -> tuple[list[int], list[int]]:
+    """The lengths of the validation prompts, and the indices of the longest ones, as many as one batch answers."""
+    lengths = [len(ids) for ids in dataset.encoder.prompt_ids(dataset.prompts["validation"])]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return lengths, order[: max(1, HELD * tokens_per_batch // (lengths[order[0]] + suite.max_new_tokens))]
 
 
 def _save(folder: Path, training: Training) -> None:
@@ -152,9 +160,7 @@ def _starved(training: Training, attempt: Callable[[], Any]) -> list[int]:
             raise
         full = True
     finally:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back()
     if full and parallel.needs_others(accelerator):
         raise OutOfMemory(
             f"The run does not fit the memory{_of([accelerator.process_index], training)}. Halve train.tokens_per_batch (or "
@@ -175,14 +181,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Training) -> str:
-    """Try smaller batches, then gradient checkpointing, and say the first that fits."""
+def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Training, guess: Guess | None) -> str:
+    """Try smaller batches, then gradient checkpointing, and say the first that fits; sizes above the estimate's are not tried."""
     config = recipe.train
     longest = max(len(item.input_ids) for item in tokens)
     for checkpointing in (config.gradient_checkpointing, True):
         if checkpointing:
             training.checkpoint_gradients()
         halvings = 0 if checkpointing and not config.gradient_checkpointing else 1
+        most = guess(replace(config, gradient_checkpointing=checkpointing)) if guess else None
+        while most and config.tokens_per_batch >> halvings > max(most, longest):
+            halvings += 1
         while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
             size = config.tokens_per_batch >> halvings
             # A quarter to spare: memory is not laid out the same twice.

@@ -16,8 +16,10 @@ from llama_tasks import adapters, checkpoint, evaluation, files, parallel, rundi
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
+from llama_tasks.packing.plan import Step
 from llama_tasks.recipe import Recipe
 from llama_tasks.score import score_text
+from llama_tasks.supervise.allocator import give_back
 from llama_tasks.supervise.interrupt import Interrupted, Interrupts
 from llama_tasks.supervise.preflight import OutOfMemory, full, is_out_of_memory
 from llama_tasks.supervise.progress import Meter
@@ -58,15 +60,17 @@ def train(
     keeper: Keeper,
     console: Console,
     began: float,
+    look: Callable[[Step], None] | None = None,
 ) -> None:
-    """Drive the loop: log, evaluate on the validation split, keep the best weights, save resumable checkpoints."""
+    """Drive the loop: log, evaluate on the validation split, keep the best weights, save resumable checkpoints. `look` gets the
+    first step before it is done."""
     main = training.accelerator.is_main_process
     training.accelerator.init_trackers("trackers")
     with Interrupts() as interrupts, Meter(console, training.total_steps, training.step) as meter:
         watch = Watch(run, recipe, dataset, training, keeper, meter, interrupts, began)
         try:
             watch.validate_if_due()  # a stop may have come between a step and its evaluation
-            for report in training.run() if not watch.is_over else ():
+            for report in training.run(look) if not watch.is_over else ():
                 watch.after(report)
                 if watch.is_over:
                     break
@@ -232,11 +236,14 @@ class Watch:
             return
         model = self.training.accelerator.unwrap_model(self.training.model)
         with self.training.as_scored():
+            give_back()
             try:
                 with self.interrupts.at_once():
                     name, value = _measure(self.recipe, self.dataset, model)
             except Interrupted:
                 return
+            finally:
+                give_back()
             self.keeper.evaluated = step
             self._keep(name, value)
 

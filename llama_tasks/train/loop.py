@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -106,10 +106,14 @@ class Training:
         """Optimizer steps of the whole run."""
         return self.plan.total_steps
 
-    def run(self) -> Iterator[StepReport]:
-        """Train from the current step to the last, one report a step; stop iterating to stop training."""
+    def run(self, look: Callable[[Step], None] | None = None) -> Iterator[StepReport]:
+        """Train from the current step to the last, one report a step; stop iterating to stop training. `look` gets the first of
+        these steps before it is done."""
         self._to_train()
         for step in self.plan.read(self.step, self.position):
+            if look is not None:
+                look(step)
+                look = None
             yield self._optimizer_step(step)
 
     def rehearse(self, batch: Batch) -> None:

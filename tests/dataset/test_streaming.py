@@ -152,6 +152,8 @@ def test_a_run_tells_what_its_stream_set_aside(tmp_path: Path) -> None:
         file.write('{"article": "Anna has none."}\n')
     console = Console(file=io.StringIO(), width=400)
     finetune(told, console=console)
+    before, _, _ = console.file.getvalue().partition("step 1/")
+    assert "⟦what carries loss⟧" in before and "⟧\n" in before.split("loss⟧:", 1)[1]  # the first batch, before step 1
     start, _, end = console.file.getvalue().partition("train: rows set aside (data.on_bad_row: skip): ")
     assert "train: read as CNN/DailyMail" in start
     assert int(end.split(",")[0]) >= 1

@@ -9,18 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from faulty_runs import ROWS, Run, Zygote
+from faulty_runs import ROWS, Run, Zygote, result
 from tiny import ROOT, make_rows
 
 
-def kill_until_done(zygote: Zygote, place: Path, argv: list[str], log: Path, seed: int) -> int:
-    """Run a command, killed at random moments after it has kept a row, until it ends; returns the number of kills."""
+def kill_until_done(
+    zygote: Zygote, place: Path, argv: list[str], log: Path, seed: int, again: Sequence[str] = ()
+) -> int:
+    """Run a command, killed at random moments after it has kept a row, until it ends; returns the number of kills.
+    Every time but the first it is given what `again` says besides."""
     rng, kills = random.Random(seed), 0
     while True:
         before = log.stat().st_size if log.exists() else 0
-        run: Run = zygote.start(*argv, cwd=place, slow_rows=[0.03, str(log)])
+        run: Run = zygote.start(*argv, *(again if kills else ()), cwd=place, slow_rows=[0.03, str(log)])
         while not run.ended and (log.stat().st_size if log.exists() else 0) == before:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.25))
@@ -82,3 +86,16 @@ def test_two_processes_write_what_one_writes(place: Path, whole: tuple[bytes, by
     assert done.returncode == 0, done.stderr[-3000:]
     assert target.read_bytes() == whole[1]
     assert not list((place / "whole/eval").rglob(".*"))
+
+
+def test_a_kill_inside_the_evaluation_that_ends_a_finetune_goes_on_at_the_row(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    log, command = tmp_path / "log", ["finetune", "mine.yaml", "output=ended"]
+    assert kill_until_done(zygote, place, command, log, seed=3, again=["--resume"]) >= 2
+    assert result(place / "ended") == whole
+    made = log.read_text().split()
+    rows = [
+        (place / "ended/eval" / name / "predictions.jsonl").read_bytes().count(b"\n") for name in ("base", "adapter")
+    ]
+    assert len(made) == len(set(made)) == sum(rows)

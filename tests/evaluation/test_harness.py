@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import ROOT, logprob, make_rows
+from token_styles import LLAMA2_CHAT
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from llama_tasks.cli import main
@@ -139,6 +140,32 @@ def test_an_adapter_is_asked_by_its_contract(place: Path, tmp_path: Path) -> Non
     assert rows[1]["prompt_tokens"] < rows[0]["prompt_tokens"]
     with pytest.raises(ModelError, match="holds no adapter"):
         harness.Candidate.load(base, tmp_path / "nothing")
+
+
+def test_a_chat_model_is_asked_in_its_own_template(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "gpt2", tmp_path / "chat")
+    (tmp_path / "chat/chat_template.jinja").write_text(LLAMA2_CHAT)
+    candidate = harness.Candidate.load(BaseConfig(model=str(tmp_path / "chat")))
+    sets = {"short": load_sets("suite.yaml", ["prompt.template=chat"])["short"]}
+    result = harness.run(sets, candidate, tmp_path, say)["short"]
+    assert result["template"]["chat"] == LLAMA2_CHAT
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "chat").eval()
+    plain.generation_config.repetition_penalty = None
+    for row in read_jsonl(tmp_path / "short/predictions.jsonl"):
+        asked = "Answer the question from the text.\n\n{context}\n\nQuestion: {question}\nAnswer:".format(
+            **row["input"]
+        )
+        ids = candidate.tokenizer.apply_chat_template(
+            [{"role": "user", "content": asked}], add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
+        assert row["prompt_tokens"] == ids.shape[1]
+        made = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=3
+        )
+        assert row["raw"] == candidate.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    bare = harness.Candidate.load(BaseConfig(model=str(place / "gpt2")))
+    with pytest.raises(ModelError, match="no chat template"):
+        harness.run(sets, bare, tmp_path / "never", say)
 
 
 def test_few_shot_examples_come_from_other_rows(place: Path) -> None:

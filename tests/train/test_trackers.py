@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,18 @@ def test_tensorboard(zygote: Zygote, tmp_path: Path) -> None:
     for tag, values in wanted.items():
         assert [step for step, _ in found[tag]] == [step for step, _ in values]
         assert [value for _, value in found[tag]] == pytest.approx([value for _, value in values], rel=1e-6)
+
+
+def test_trackio(zygote: Zygote, tmp_path: Path) -> None:
+    """Its database is a local file, made without a network."""
+    pytest.importorskip("trackio", reason="pip install 'llama-tasks[track]' brings trackio")
+    place = make_workplace(tmp_path / "place")
+    wanted = expected(train(zygote, place, "trackio", TRACKIO_DIR=str(tmp_path / "kept"), HF_HUB_OFFLINE="1"))
+    with closing(sqlite3.connect(tmp_path / "kept/trackers.db")) as database:
+        rows = database.execute("SELECT step, metrics FROM metrics ORDER BY step").fetchall()
+    found: dict[str, list[tuple[int, float]]] = {}
+    for step, metrics in rows:
+        for tag, value in json.loads(metrics).items():
+            found.setdefault(tag, []).append((step, value))
+    assert {"learning_rate", "grad_norm", "tokens_per_second"} <= found.keys()
+    assert {tag: found[tag] for tag in wanted} == wanted
