@@ -18,8 +18,8 @@ from faulty_runs import ROWS, Zygote, refused, wait_for
 from safetensors.torch import load_file
 from tiny import make_base, make_rows, recipe_text
 
-from llama_tasks.parallel import zero
 from llama_tasks.errors import RecipeError
+from llama_tasks.parallel import zero
 from llama_tasks.recipe import load_recipe
 
 needs_deepspeed = pytest.mark.skipif(
