@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -118,9 +118,9 @@ def clean_piece(rows: Sequence[Row], config: CleanConfig, done: Cleaning) -> lis
     return _fitting(list(_changed(rows, config, done)), config, done)
 
 
-def clean_texts(rows: Sequence[Row], config: CleanConfig) -> list[Row]:
-    """Rows to predict: their texts as test rows are changed, where the test split is cleaned; none is left out."""
-    return list(_changed(rows, config, Cleaning())) if "test" in config.splits else list(rows)
+def clean_texts(rows: Iterable[Row], config: CleanConfig) -> Iterator[Row]:
+    """Rows to predict, as they come: their texts as test rows are changed, where the test split is cleaned; none is left out."""
+    return _changed(rows, config, Cleaning()) if "test" in config.splits else iter(rows)
 
 
 def asks(config: CleanConfig) -> bool:
@@ -143,7 +143,7 @@ def told(cleaning: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "no row changed, none left out"
 
 
-def _changed(rows: Sequence[Row], config: CleanConfig, done: Cleaning) -> Iterator[Row]:
+def _changed(rows: Iterable[Row], config: CleanConfig, done: Cleaning) -> Iterator[Row]:
     """The rows with their texts through every step that the recipe asks for."""
     steps = list(_steps(config))
     for row in rows:

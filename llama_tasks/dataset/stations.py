@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_tasks import tasks
 from llama_tasks.clean import clean_splits, clean_texts
 from llama_tasks.dataset import streaming, token_cache
+from llama_tasks.dataset.spool import Spool
 from llama_tasks.dataset.stream import CHUNK, Stream
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.prompts import Prompt, Renderer
@@ -227,8 +228,8 @@ def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tupl
     return task, rows, renderer
 
 
-def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, list[Prompt]]:
-    """The rows of a file as prompts, by a run's resolved recipe; rows need not have the column to predict.
+def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Spool]:
+    """The rows of a file as prompts, by a run's resolved recipe; rows need not have the column to predict. None stays in memory.
 
     Raises:
         DataError: the file is missing, broken, or lacks a column.
@@ -246,11 +247,12 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
         task.check_columns(row, to_predict=True)
         return [task.example(replace(row, values={task.target_column: blank, **row.values}))]
 
-    examples = [made[0] for _, made in tasks.examples_of(answerless, rows, bad)]
+    def rendered() -> Iterator[Prompt]:
+        for row, (example,) in tasks.examples_of(answerless, rows, bad):
+            prompt = renderer(example, row.where)
+            known = task.target_column in row.values
+            yield prompt if known else replace(prompt, example=replace(prompt.example, references=()))
+
+    prompts = Spool(rendered())
     bad.settle()
-    prompts = [renderer(example, row.where) for example, row in zip(examples, rows, strict=True)]
-    prompts = [
-        prompt if task.target_column in row.values else replace(prompt, example=replace(prompt.example, references=()))
-        for prompt, row in zip(prompts, rows, strict=True)
-    ]
     return Dataset(task, labels, renderer, Encoder(tokenizer, recipe.prompt), {}, Encoded(), {}), prompts

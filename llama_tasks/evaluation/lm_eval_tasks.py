@@ -110,7 +110,7 @@ def _module(title: str, task: str, names: Mapping[str, tuple[str, str]], labels:
     shown = {name: lang for name, (_, lang) in names.items()}
     parts = [
         '"""Written by `llama-tasks export-lm-eval`. The metrics are those of llama-tasks, which must be installed."""',
-        "from pathlib import Path\n\nfrom llama_tasks import lm_eval_tasks\n\n"
+        "from pathlib import Path\n\nfrom llama_tasks.evaluation import lm_eval_tasks\n\n"
         f"TASK, NAMES, LABELS = {task!r}, {shown!r}, {list(labels)!r}",
         "def dataset(**_):\n    return lm_eval_tasks.dataset(Path(__file__).with_suffix('.jsonl'))",
         "def process_results(doc, results):\n    return lm_eval_tasks.process_results(TASK, NAMES, LABELS, doc, results)",

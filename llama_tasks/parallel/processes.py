@@ -139,25 +139,38 @@ def spread(model: Any, accelerator: Accelerator) -> None:
 
 def is_spread(model: Any) -> bool:
     """Whether the model's weights are in pieces on several processes."""
+    _reshard(model)
     return any(hasattr(p, "full_tensor") or zero.is_cut(p) for p in model.parameters())
 
 
+def _reshard(model: Any) -> None:
+    """Cut weights again that FSDP2, as ZeRO-2, has left whole after a pass without a backward one: what is written into those is
+    lost when they are cut."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
 def whole(tensor: Any) -> torch.Tensor:
-    """The tensor in one piece; where it is spread, every process must ask for it."""
+    """The tensor in one piece, without its history; where it is spread, every process must ask for it."""
     if zero.is_cut(tensor):
         return zero.whole(tensor)
+    # What autograd follows comes as a promise, which has no memory of its own.
+    tensor = tensor.detach()
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def whole_weights(model: torch.nn.Module, trained: bool) -> dict[str, torch.Tensor]:
     """Parameters by name (`trained`: those alone), whole and on the CPU; every process must ask."""
+    _reshard(model)
     named = model.named_parameters(remove_duplicate=trained)  # a whole model is saved with its tied head too
     asked = {name: p for name, p in named if p.requires_grad or not trained}
-    return {name: whole(p).detach().cpu().contiguous() for name, p in asked.items()}
+    return {name: whole(p).cpu().contiguous() for name, p in asked.items()}
 
 
 def put_weights(model: Any, unwrapped: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Give parameters whole values, by name, in a `model` as it was prepared; every process must call."""
+    _reshard(unwrapped)
     parameters = dict(unwrapped.named_parameters())
     if hasattr(model, "set_gradient_accumulation_boundary"):  # DeepSpeed's engine, which has copies of them
         zero.put(model, parameters, weights)

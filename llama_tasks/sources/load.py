@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llama_tasks.errors import DataError
@@ -23,36 +23,40 @@ def pin(data: DataConfig) -> DataConfig:
 
 def read_file(path: str | Path, data: DataConfig | None = None) -> list[Row]:
     """The rows of one file as found, by its ending. Raises DataError with file and line of every row that cannot be read."""
-    bad = BadRows()
-    rows = list(rows_of(File(str(path), data or DataConfig()), bad))
+    return list(_each(path, data or DataConfig()))
+
+
+def _each(path: str | Path, data: DataConfig) -> Iterator[Row]:
+    bad, empty = BadRows(), True
+    for row in rows_of(File(str(path), data), bad):
+        empty = False
+        yield row
     bad.settle()
-    if not rows:
+    if empty:
         raise DataError(f"{path} has no rows.")
-    return rows
 
 
 def rename(rows: Sequence[Row], data: DataConfig, split: str) -> list[Row]:
     """Rows with their ids (`split:17`), the recipe's constants, and columns under the task's field names.
 
     Raises:
-        DataError: a mapped column is not there (rows of the split `predict` may lack one).
+        DataError: a mapped column is not there.
     """
-    bad = None if split == "predict" else BadRows()
-    found = identified(renamed(rows, data, bad), split)
-    if bad:
-        bad.settle()
+    bad = BadRows()
+    found = list(identified(renamed(rows, data, bad), split))
+    bad.settle()
     return found
 
 
-def read_to_predict(path: str | Path, data: DataConfig, task: str, fields: Sequence[str] = ()) -> list[Row]:
-    """The rows of a file to predict, in the task's `fields` as far as they have them; none is set aside.
+def read_to_predict(path: str | Path, data: DataConfig, task: str, fields: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a file to predict, in the task's `fields` as far as they have them, as they are read; none is set aside.
 
     Raises:
         DataError: the file cannot be read, or a row in it.
     """
     bad = BadRows()
-    rows = read_file(path, data)
+    rows = _each(path, data)
     if not data.columns:
-        rows = list(shapes.understood(rows, task, data.constants, bad, [], fields))
-        bad.settle()
-    return rename(rows, data, "predict")
+        rows = shapes.understood(rows, task, data.constants, bad, [], fields)
+    yield from identified(renamed(rows, data), "predict")
+    bad.settle()

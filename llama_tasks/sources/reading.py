@@ -115,6 +115,6 @@ def _no_mapped(name: str, column: str, row: Row) -> str:
     return f"data.columns maps {name!r} to the column {column!r}, which is not there; found: {listed(row.values)}"
 
 
-def identified(rows: Iterable[Row], split: str) -> list[Row]:
+def identified(rows: Iterable[Row], split: str) -> Iterator[Row]:
     """Rows with their ids (`test:17`)."""
-    return [Row(f"{split}:{i}", row.values, row.where) for i, row in enumerate(rows)]
+    return (Row(f"{split}:{i}", row.values, row.where) for i, row in enumerate(rows))

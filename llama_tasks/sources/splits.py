@@ -69,7 +69,7 @@ def _split(found: Found, name: str, data: DataConfig, seed: int) -> Split:
     mixed = name == "train" and data.weights is not None
     items = _mix(found.items, data, seed) if mixed else found.items
     rows = _sample([row for part in items.values() for row in part], limit_of(data, name), seed)
-    rows = identified(rows, name)
+    rows = list(identified(rows, name))
     mix = {item: len(part) for item, part in items.items()} if mixed else {}
     return Split(rows, source_of(data, name), sha256_of(rows), tuple(found.read_as), found.bad, mix)
 

@@ -244,7 +244,7 @@ def held_out(
     for name, sample in samples.items():
         if not sample.kept:
             raise DataError(f"The stream is too short to carve a {name} split from; name a file in data.{name}.")
-        rows = identified(sample.rows(), name)
+        rows = list(identified(sample.rows(), name))
         about = told.pop(name if name in told else "train", Found())  # the first of two carved splits tells for both
         splits[name] = Split(rows, source_of(data, name), sha256_of(rows), tuple(about.read_as), about.bad)
     return splits

@@ -156,7 +156,7 @@ def test_a_constant_that_a_row_contradicts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=told):
         load_splits(data, "translate", "source", 1, ("source", "target"))
     with pytest.raises(DataError, match=told):
-        read_to_predict(path, data, "translate", ("source", "target"))
+        list(read_to_predict(path, data, "translate", ("source", "target")))
     splits = load_splits(replace(data, on_bad_row="skip"), "translate", "source", 1, ("source", "target"))
     assert [row.values["target_lang"] for row in splits["train"].rows] == ["fr"]
 

@@ -83,7 +83,7 @@ def test_rows_become_examples_of_their_task(tmp_path: Path) -> None:
         if task == "mine":
             continue
         (tmp_path / "rows.json").write_text(json.dumps(content), encoding="utf-8")
-        rows = read_to_predict(tmp_path / "rows.json", DataConfig(constants=CASES[case][2]), task)
+        rows = list(read_to_predict(tmp_path / "rows.json", DataConfig(constants=CASES[case][2]), task))
         labels = [row.values["label"] for row in rows] if task == "classify" else []
         assert all(tasks.create(task, labels).example(row).target for row in rows)
 
@@ -113,7 +113,7 @@ def test_the_tasks_own_fields_come_before_any_shape(tmp_path: Path, task: str, r
     split = _read(tmp_path, task, [row, own])
     assert [found.values for found in split.rows] == [row, own]
     assert split.read_as == ()
-    predicted = read_to_predict(tmp_path / "rows.json", DataConfig(), task, fields)
+    predicted = list(read_to_predict(tmp_path / "rows.json", DataConfig(), task, fields))
     assert [found.values for found in predicted] == [row, own]
 
 

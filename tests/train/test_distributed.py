@@ -105,7 +105,7 @@ def test_accelerate_starts_what_the_file_says(heads: Path, alone: dict[str, Path
                "adapter.trainable_token_indices=[2]", "train.preflight=true"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=heads, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     assert "processes 2, the model's weights in pieces" in done.stdout
     assert steps(heads / "launched")[0][1] == pytest.approx(steps(alone["summarize"])[0][1], rel=1e-6)
     assert any("token_adapter" in name for name in weights(heads / "launched"))
