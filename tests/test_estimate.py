@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks import adapters, cli
+from llama_tasks.dataset import prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.estimate import devices, forecast, planning
 from llama_tasks.estimate import needs as estimate
 from llama_tasks.estimate.shape import frozen_bytes, shape_of
 from llama_tasks.model import NativeLlamaForCausalLM
 from llama_tasks.packing import Family, collate
-from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe, TrainConfig
+from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe, TrainConfig, load_recipe
 from llama_tasks.tokens import Tokens
 
 SMALL = {
@@ -208,6 +210,25 @@ def test_what_cannot_fit_is_refused_before_the_base_is_loaded(
     said = capsys.readouterr().err
     assert "4.2 MB are free" in said and "train.preflight=false goes on" in said, said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_asks_for_the_quantised_base_is_estimated_like_any_other() -> None:
+    base = BaseConfig(config=EIGHT_B, quantization="nf4")
+    asked = Recipe(task="text", base=base, adapter={"r": 16, "init_lora_weights": "loftq"}, train=TrainConfig())
+    assert shape_of(asked) == shape_of(replace(asked, adapter={"r": 16}))
+
+
+def test_what_is_wrong_with_a_recipe_is_not_said_by_the_forecast(tmp_path: Path) -> None:
+    rows = make_rows(tmp_path / "rows.jsonl", [{"document": f"{n} pears.", "summary": f"{n}."} for n in range(60)])
+    text = recipe_text("summarize", make_base(tmp_path / "base"), rows).replace(
+        "prompt:", "  constants: {lang: en}\nprompt:"
+    )
+    (tmp_path / "mine.yaml").write_text(text + "adapter: {r: 4}\n")
+    asked = load_recipe(str(tmp_path / "mine.yaml"))
+    dataset, accelerator = prepare(asked, adapters.load_tokenizer(asked.base)), Accelerator(cpu=True)
+    assert forecast.make_forecast(asked, dataset, accelerator) is not None
+    train = replace(asked.train, optim="adamw_of_nobody")
+    assert forecast.make_forecast(replace(asked, train=train), dataset, accelerator) is None
 
 
 def test_the_proposal_is_what_the_estimate_says_fits() -> None:

@@ -2,6 +2,7 @@
 
 stations.py   recipe -> rows -> Examples -> Prompts -> Tokens     streaming.py     the same, a row at a time
 stream.py     tokens in chunks, made by worker processes          token_cache.py   tokens kept for the next run
+spool.py      prompts on the disk
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import weakref
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, overload
 
 from llama_tasks.prompts import Prompt
@@ -16,10 +17,11 @@ from llama_tasks.tasks.base import Turn
 
 
 class Spool(Sequence[Prompt]):
-    """A sequence of prompts in an unnamed temporary file; memory holds eight bytes for each, and each text that all share once."""
+    """A sequence of prompts in an unnamed file of `folder` (or of the system's for temporary files); memory holds eight bytes for
+    each, and each text that all share once."""
 
-    def __init__(self, prompts: Iterable[Prompt]) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115  it lasts as long as the sequence
+    def __init__(self, prompts: Iterable[Prompt], folder: Path | None = None) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  it lasts as long as the sequence
         weakref.finalize(self, self._file.close)
         self._starts, end = array("Q"), 0
         self._shared: dict[tuple[str, str, str, str], int] = {}

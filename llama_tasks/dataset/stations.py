@@ -228,8 +228,11 @@ def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tupl
     return task, rows, renderer
 
 
-def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Spool]:
-    """The rows of a file as prompts, by a run's resolved recipe; rows need not have the column to predict. None stays in memory.
+def for_prediction(
+    recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerBase, folder: Path | None = None
+) -> tuple[Dataset, Spool]:
+    """The rows of a file as prompts, by a run's resolved recipe; rows need not have the column to predict. None stays in memory:
+    `folder` is where there is room for them.
 
     Raises:
         DataError: the file is missing, broken, or lacks a column.
@@ -253,6 +256,6 @@ def for_prediction(recipe: Recipe, source: Path, tokenizer: PreTrainedTokenizerB
             known = task.target_column in row.values
             yield prompt if known else replace(prompt, example=replace(prompt.example, references=()))
 
-    prompts = Spool(rendered())
+    prompts = Spool(rendered(), folder)
     bad.settle()
     return Dataset(task, labels, renderer, Encoder(tokenizer, recipe.prompt), {}, Encoded(), {}), prompts

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from llama_tasks.errors import RecipeError, did_you_mean
+from llama_tasks.supervise.progress import memory_in_use
 
 GIB = 2**30
 PROBE_SECONDS = 0.3
@@ -21,32 +22,31 @@ UTILISATION = {"gpu": 0.4, "cpu": 0.7}
 
 @dataclass(frozen=True)
 class Device:
-    """A processor: bytes of memory, bytes/s from it, dense matrix FLOP/s in the precision of the training."""
+    """A processor: bytes of memory, dense matrix FLOP/s in the precision of the training."""
 
     name: str
     memory: int
-    bandwidth: float
     flops: float
     utilisation: float
 
 
-def _gpu(name: str, gigabytes: int, gigabytes_per_second: float, teraflops: float) -> Device:
-    return Device(name, gigabytes * GIB, gigabytes_per_second * 1e9, teraflops * 1e12, UTILISATION["gpu"])
+def _gpu(name: str, gigabytes: int, teraflops: float) -> Device:
+    return Device(name, gigabytes * GIB, teraflops * 1e12, UTILISATION["gpu"])
 
 
-#: NVIDIA's data sheets: memory, memory bandwidth, dense bfloat16 tensor-core peak with float32 sums (T4: float16; it has no
+#: NVIDIA's data sheets: memory, dense bfloat16 tensor-core peak with float32 sums (T4: float16; it has no
 #: bfloat16). SXM where there are several forms.
 GPUS = {
-    "t4": _gpu("T4", 16, 320, 65),
-    "rtx3090": _gpu("RTX 3090", 24, 936, 71),
-    "rtx4090": _gpu("RTX 4090", 24, 1008, 165),
-    "l4": _gpu("L4", 24, 300, 121),
-    "a10": _gpu("A10", 24, 600, 125),
-    "a100-40": _gpu("A100 40GB", 40, 1555, 312),
-    "a100-80": _gpu("A100 80GB", 80, 2039, 312),
-    "h100": _gpu("H100", 80, 3350, 989),
-    "h200": _gpu("H200", 141, 4800, 989),
-    "b200": _gpu("B200", 180, 8000, 2250),
+    "t4": _gpu("T4", 16, 65),
+    "rtx3090": _gpu("RTX 3090", 24, 71),
+    "rtx4090": _gpu("RTX 4090", 24, 165),
+    "l4": _gpu("L4", 24, 121),
+    "a10": _gpu("A10", 24, 125),
+    "a100-40": _gpu("A100 40GB", 40, 312),
+    "a100-80": _gpu("A100 80GB", 80, 312),
+    "h100": _gpu("H100", 80, 989),
+    "h200": _gpu("H200", 141, 989),
+    "b200": _gpu("B200", 180, 2250),
 }
 
 
@@ -60,8 +60,9 @@ def find(name: str | None, rows: int, width: int, dtype: torch.dtype) -> Device:
     if torch.cuda.is_available():
         seen = torch.cuda.get_device_properties(0)
         flops = product_rate(rows, width, dtype, "cuda")
-        return Device(seen.name, seen.total_memory, 0.0, flops, UTILISATION["gpu"])
-    return Device("this CPU", available_memory("cpu"), 0.0, product_rate(rows, width, dtype, "cpu"), UTILISATION["cpu"])
+        return Device(seen.name, seen.total_memory, flops, UTILISATION["gpu"])
+    room = available_memory("cpu") + memory_in_use()  # what this process holds is in what it will need
+    return Device("this CPU", room, product_rate(rows, width, dtype, "cpu"), UTILISATION["cpu"])
 
 
 def product_rate(rows: int, width: int, dtype: torch.dtype, device: str) -> float:
@@ -81,6 +82,16 @@ def product_rate(rows: int, width: int, dtype: torch.dtype, device: str) -> floa
     return 2.0 * rows * width * width / best
 
 
+def _container_room() -> list[int]:
+    """What the limit of a container (cgroup v2) leaves; nothing where there is none. Files it has read can be forgotten."""
+    limit, used, parts = (Path("/sys/fs/cgroup", f"memory.{name}") for name in ("max", "current", "stat"))
+    if not (limit.exists() and used.exists() and parts.exists() and (allowed := limit.read_text().strip()).isdigit()):
+        return []
+    stat = dict(line.split() for line in parts.read_text().splitlines())
+    files = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+    return [int(allowed) - int(used.read_text()) + files]
+
+
 def available_memory(device: str) -> int:
     """Bytes that this process can still take: of the GPU; of the machine (MemAvailable) as far as a container's limit and
     `ulimit -v` allow."""
@@ -91,9 +102,7 @@ def available_memory(device: str) -> int:
     if meminfo.exists():
         line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
         room = [int(line.split()[1]) * 1024]
-    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
-    if limit.exists() and used.exists() and (allowed := limit.read_text().strip()).isdigit():
-        room.append(int(allowed) - int(used.read_text()))
+    room += _container_room()
     space, _ = resource.getrlimit(resource.RLIMIT_AS)
     if space != resource.RLIM_INFINITY:
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -31,8 +31,10 @@ from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RecipeError
 from llama_tasks.estimate.devices import Device
 from llama_tasks.estimate.shape import Shape, frozen_bytes, shape_of, size_of
+from llama_tasks.model.alone import SHORT
 from llama_tasks.model.loss import rows_per_chunk
 from llama_tasks.model.modeling_native_llama import READS_AT_MOST
+from llama_tasks.model.products import turning_is_faster
 from llama_tasks.packing.plan import families_of
 from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
 from llama_tasks.score import LOGITS
@@ -153,14 +155,14 @@ def memory(
     return Memory(
         weights=(frozen_bytes(shape, recipe.base, device) + (trained if recipe.adapter is None else 0)) // spread,
         adapter=(trained if recipe.adapter is not None else 0) // spread,
-        best=trained // spread,
+        best=trained if device == "cpu" else 0,  # whole, in the memory of the CPU
         teacher=_teacher(recipe, batch, device),
         gradients=trained // spread,
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
         activations=int(held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)),
         logits=chunk + whole_head,
         backward=3 * kept * batch.tokens * config.intermediate_size + unpacked,
-        evaluation=int(held(shape, answers.tokens, size, loose) * _answering(shape, answers, size)) + unpacked,
+        evaluation=_evaluation(shape, answers, size, loose, device) + unpacked,
         data=data,
         fixed=FIXED[device],
     )
@@ -205,14 +207,12 @@ def seconds(flops: float, device: Device, processes: int) -> float:
     return flops / (device.flops * device.utilisation * processes)
 
 
-def largest_batch(
-    recipe: Recipe, shape: Shape, batch: Batch, device: str, room: int, spread: int = 1, data: int = 0
-) -> int | None:
+def largest_batch(recipe: Recipe, shape: Shape, batch: Batch, device: str, room: int, spread: int = 1) -> int | None:
     """The largest power of two that `train.tokens_per_batch` may be within `room` bytes, or None where no batch fits."""
     part = {"read": batch.read / batch.tokens, "targets": batch.targets / batch.tokens}
     for size in (2**i for i in range(20, 6, -1)):
         tried = Batch(size, int(size * part["read"]), int(size * part["targets"]))
-        if memory(recipe, shape, tried, device, spread, data).peak <= room:
+        if memory(recipe, shape, tried, device, spread).peak <= room:
             return size
     return None
 
@@ -235,6 +235,15 @@ def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     last = batch.read * layer + (0 if batch.read == batch.tokens else batch.tokens * (hidden + 2 * narrow))
     shared = layers * batch.laid_out * 2 * narrow  # keys and values of a prefix, once for each that continues it
     return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden + shared)
+
+
+def _evaluation(shape: Shape, answers: Answers, size: int, loose: float, device: str) -> int:
+    """The larger of the pass in which prompts enter and the last text, which is decoded with weights of its own layout."""
+    past = size * answers.places * 2 * shape.narrow * shape.config.num_hidden_layers
+    entering = held(shape, answers.tokens, size, loose) * _answering(shape, answers, size)
+    fits = device == "cpu" and size == 4 and shape.config.hidden_size <= SHORT and turning_is_faster()
+    alone = loose * past + 4 * (shape.linear + shape.head) if answers.places and fits else 0
+    return int(max(entering, alone))
 
 
 def _answering(shape: Shape, answers: Answers, size: int) -> int:

@@ -53,8 +53,8 @@ def shape_of(recipe: Recipe) -> Shape:
             model = NativeLlamaForCausalLM(read_config(adapters.where_is(base.model), revision=base.revision))
         # The same names and numbers as the quantised base has; how they are packed comes later.
         plain = dataclasses.replace(base, quantization="none", quantization_config=None)
-        if recipe.adapter is not None:
-            model = adapters.attach(model, recipe.adapter, plain)
+        if recipe.adapter is not None:  # its start does not matter, and LoftQ's would ask for the quantised base
+            model = adapters.attach(model, {**recipe.adapter, "init_lora_weights": True}, plain)
         freeze(model, recipe.train.freeze)
     frozen = {name: p.numel() for name, p in model.named_parameters() if not p.requires_grad}
     linear = sum(count for name, count in frozen.items() if ".layers." in name and "norm" not in name)

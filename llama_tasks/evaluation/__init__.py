@@ -2,7 +2,7 @@
 
 path.py         run -> predictions -> scores -> report       prediction.py     prompts -> the rows of predictions.jsonl
 insight.py      what a report says beside scores, from       slices.py, forgetting.py, leaks.py
-comparison.py   two or more systems on the same rows         score_files.py    predictions that others made
+systems.py   two or more systems on the same rows         score_files.py    predictions that others made
 harness.py      any causal model, by the same suites         lm_eval_tasks.py  our tasks for lm-evaluation-harness
 """
 

@@ -224,7 +224,9 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
 
     if target.exists():
         raise RunError(f"{target} exists; name another output.")
-    dataset, prompts = for_prediction(recipe, source, check_contract(run, recipe))
+    tokenizer = check_contract(run, recipe)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    dataset, prompts = for_prediction(recipe, source, tokenizer, target.parent)
     model, ranks = load(run, recipe), all_ranks()
     weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
     made_by = prediction.fingerprint(recipe, prompts, weights)

@@ -64,6 +64,11 @@ def will_spread(accelerator: Accelerator) -> bool:
     return accelerator.is_fsdp2 or (is_deepspeed(accelerator) and accelerator.state.deepspeed_plugin.zero_stage == 3)
 
 
+def offloads(accelerator: Accelerator) -> bool:
+    """Whether FSDP2 keeps the pieces in the CPU's memory."""
+    return accelerator.is_fsdp2 and bool(accelerator.state.fsdp_plugin.cpu_offload)
+
+
 def needs_others(accelerator: Accelerator) -> bool:
     """Whether a forward or backward pass waits for the other processes, even without adding gradients up over them."""
     return accelerator.is_fsdp2 or is_deepspeed(accelerator)
@@ -139,11 +144,11 @@ def spread(model: Any, accelerator: Accelerator) -> None:
 
 def is_spread(model: Any) -> bool:
     """Whether the model's weights are in pieces on several processes."""
-    _reshard(model)
+    reshard(model)
     return any(hasattr(p, "full_tensor") or zero.is_cut(p) for p in model.parameters())
 
 
-def _reshard(model: Any) -> None:
+def reshard(model: Any) -> None:
     """Cut weights again that FSDP2, as ZeRO-2, has left whole after a pass without a backward one: what is written into those is
     lost when they are cut."""
     for module in model.modules():
@@ -162,7 +167,7 @@ def whole(tensor: Any) -> torch.Tensor:
 
 def whole_weights(model: torch.nn.Module, trained: bool) -> dict[str, torch.Tensor]:
     """Parameters by name (`trained`: those alone), whole and on the CPU; every process must ask."""
-    _reshard(model)
+    reshard(model)
     named = model.named_parameters(remove_duplicate=trained)  # a whole model is saved with its tied head too
     asked = {name: p for name, p in named if p.requires_grad or not trained}
     return {name: whole(p).cpu().contiguous() for name, p in asked.items()}
@@ -170,7 +175,7 @@ def whole_weights(model: torch.nn.Module, trained: bool) -> dict[str, torch.Tens
 
 def put_weights(model: Any, unwrapped: torch.nn.Module, weights: dict[str, torch.Tensor]) -> None:
     """Give parameters whole values, by name, in a `model` as it was prepared; every process must call."""
-    _reshard(unwrapped)
+    reshard(unwrapped)
     parameters = dict(unwrapped.named_parameters())
     if hasattr(model, "set_gradient_accumulation_boundary"):  # DeepSpeed's engine, which has copies of them
         zero.put(model, parameters, weights)

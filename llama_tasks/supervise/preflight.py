@@ -189,7 +189,8 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
         if checkpointing:
             training.checkpoint_gradients()
         halvings = 0 if checkpointing and not config.gradient_checkpointing else 1
-        most = guess(replace(config, gradient_checkpointing=checkpointing)) if guess else None
+        guessed = gather_object([guess(replace(config, gradient_checkpointing=checkpointing)) if guess else None])
+        most = min(guessed) if all(guessed) else None  # all processes try the same
         while most and config.tokens_per_batch >> halvings > max(most, longest):
             halvings += 1
         while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:

@@ -137,6 +137,7 @@ class Training:
         try:
             yield
         finally:
+            parallel.reshard(self.model)
             self._to_train()
             with torch.no_grad():
                 for weight, before in zip(trained, kept, strict=False):
