@@ -21,8 +21,8 @@ from llama_tasks.files import readable
 from llama_tasks.recipe import Recipe, TrainConfig
 from llama_tasks.supervise.preflight import OutOfMemory
 
-#: Times the free memory that the estimate must exceed before a run is refused: it is right within 15% where it was measured (but
-#: for one setting of fourteen), and what is free may grow.
+#: Times the free memory that the estimate must exceed before a run is refused: it is right within 15% where it was measured, and
+#: what is free may grow.
 HOPELESS = 2.0
 
 
