@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
         while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
             size = config.tokens_per_batch >> halvings
             # A quarter to spare: memory is not laid out the same twice.
-            if not _starved(training, lambda size=size: training.rehearse(heaviest(tokens, size + size // 4))):  # type: ignore[misc]
+            if not _starved(training, partial(training.rehearse, heaviest(tokens, size + size // 4))):
                 keys = [f"train.tokens_per_batch={size}",
                         f"train.gradient_accumulation_steps={config.gradient_accumulation_steps << halvings}"]  # fmt: skip
                 keys = (keys if halvings else []) + (["train.gradient_checkpointing=true"] if checkpointing else [])
