@@ -43,13 +43,13 @@ class Ranks:
         assert codes == [0] * len(codes), [run.error[-2000:] for run in self.runs]
 
 
-def start(zygote: Zygote, file: str, *argv: str, cwd: Path, size: int = 2, **fault: Any) -> Ranks:
-    """Start `llama-tasks ARGV` as `size` processes; a fault is that of the last one."""
+def start(zygote: Zygote, file: str | None, *argv: str, cwd: Path, size: int = 2, **fault: Any) -> Ranks:
+    """Start `llama-tasks ARGV` as `size` processes, without a file as plain `torchrun` does; a fault is that of the last one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {
-        **environment_of(file), "ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        **({**environment_of(file), "ACCELERATE_USE_CPU": "true"} if file else {}), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
     }  # fmt: skip
     runs = []

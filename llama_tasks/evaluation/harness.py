@@ -45,7 +45,7 @@ class Candidate:
         Raises:
             ModelError: either cannot be loaded, or the adapter's contract is about another tokenizer.
         """
-        from accelerate import PartialState
+        from llama_tasks.parallel import process
 
         base = adapters.pin(base)
         tokenizer = adapters.load_tokenizer(base)
@@ -58,7 +58,7 @@ class Candidate:
             if (adapter / CONTRACT_FILE).is_file():
                 contract = PromptContract.load(adapter)
                 contract.check(tokenizer, adapter)
-        model = adapters.load_any(base, PartialState().device)
+        model = adapters.load_any(base, process().device)
         weights: dict[str, Any] = {"base": integrity.check_base(base)}
         if adapter is not None:
             model = adapters.put_on(model, base, adapter)

@@ -141,9 +141,9 @@ def _answer(
 
 def all_ranks() -> Ranks:
     """The processes that accelerate or torchrun started, as they share an evaluation."""
-    from accelerate import PartialState
+    from llama_tasks.parallel import process
 
-    state = PartialState()
+    state = process()
     return Ranks(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
@@ -169,15 +169,14 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
     Raises:
         RunError: training has not ended. ModelError: weights are damaged, or the prompt contract differs from tokenizer or recipe.
     """
-    from accelerate import Accelerator
-
     from llama_tasks.adapters import load_trained
     from llama_tasks.adapters.integrity import check_base, check_trained
+    from llama_tasks.parallel import process
 
     check_contract(run, recipe)
     check_trained(run.path, run.adapter)
     check_base(recipe.base, run.environment().get("base"))
-    return load_trained(recipe.base, run.adapter, Accelerator().device)
+    return load_trained(recipe.base, run.adapter, process().device)
 
 
 def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:

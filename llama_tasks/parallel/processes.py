@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
-from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin, parse_flag_from_env
 
-from llama_tasks.errors import RecipeError
+from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.parallel import zero
 from llama_tasks.recipe import Recipe, TrainConfig
 
@@ -30,7 +30,8 @@ def make_accelerator(recipe: Recipe, **settings: Any) -> Accelerator:
     uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     if uses_deepspeed:
         zero.check_installed()
-    accelerator = Accelerator(**settings)
+    own = process()
+    accelerator = Accelerator(cpu=own.device.type == "cpu", **settings)
     state = accelerator.state
     if accelerator.distributed_type is DistributedType.MULTI_CPU:
         if os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -48,6 +49,35 @@ def make_accelerator(recipe: Recipe, **settings: Any) -> Accelerator:
             "FSDP 1 is not supported; set fsdp_version: 2 in the launcher's file (recipes/launch/fsdp2.yaml)."
         )
     return accelerator
+
+
+def process() -> PartialState:
+    """This process among those of its launcher: its index, their number, its device.
+
+    On a machine without an accelerator, accelerate takes processes for several only where it is told to use the CPU; without a
+    word of that each would work alone, in the same folder.
+
+    Raises:
+        RecipeError: they do not know of each other all the same.
+        RunError: they do not find each other at the address that they were given.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    unknown = device is None or device.type == "mps"  # of which accelerate makes no group
+    try:
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (started > 1 and unknown))
+    except torch.distributed.DistError as error:
+        address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise RunError(
+            f"The {started} processes did not find each other at {address} ({str(error).splitlines()[0]}). Is another job "
+            "using this port (--main_process_port, --master_port), or did a process end before it came there?"
+        ) from None
+    if state.num_processes < started:
+        raise RecipeError(
+            f"The launcher started {started} processes, but accelerate sees {state.num_processes}: they would not work "
+            "together. Start them with `accelerate launch` and a file of recipes/launch."
+        )
+    return state
 
 
 def _be(accelerator: Accelerator, kind: DistributedType) -> None:

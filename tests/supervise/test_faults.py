@@ -52,6 +52,8 @@ def test_killed_at_an_operation_of_a_whole_run(zygote: Zygote, place: Path, whol
         assert again.wait() == 0, again.error
         assert result(place / output) == whole
         assert not [path.name for path in (place / output).rglob(".*")]
+    else:
+        pytest.fail("the run has more operations than were tried")
     assert fatal > 37
 
 

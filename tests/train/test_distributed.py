@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,34 @@ def test_two_processes_equal_one(
     assert "processes 2" in two.runs[0].output and says in " ".join(two.runs[0].output.split())
     assert json.loads((heads / output / "environment.json").read_text())["processes"] == 2
     check_equal(alone[head], heads / output)
+
+
+def test_as_torchrun_starts_them_without_a_word_of_the_cpu(
+    zygote: Zygote, heads: Path, alone: dict[str, Path]
+) -> None:
+    """accelerate by itself would take each for the only one; training, evaluation and suites share their work."""
+    run = heads / "torchrun"
+    ranks.start(zygote, None, "finetune", "summarize.yaml", f"output={run}", cwd=heads).succeed()
+    check_equal(alone["summarize"], run)
+    rows = (run / "eval/adapter/predictions.jsonl").read_bytes()
+    ranks.start(zygote, None, "evaluate", str(run), "eval.no_repeat_ngram_size=3", cwd=heads).succeed()
+    assert len((run / "eval/adapter/predictions.jsonl").read_text().splitlines()) == len(rows.splitlines())
+    data = "{test: summarize-test.jsonl, constants: {lang: en}}"
+    (heads / "suite.yaml").write_text(f"sets:\n  mine: {{task: summarize, data: {data}, eval: {{metrics: [rougeL]}}}}\n")
+    suite = ("evaluate", "--suite", "suite.yaml", "--model", str(heads / "base"), "--adapter", str(run / "adapter"))
+    ranks.start(zygote, None, *suite, "--output", "two", cwd=heads).succeed()
+    assert zygote.start(*suite, "--output", "one", cwd=heads).wait() == 0
+    assert (heads / "two/mine/predictions.jsonl").read_bytes() == (heads / "one/mine/predictions.jsonl").read_bytes()
+
+
+def test_a_port_that_another_job_uses(zygote: Zygote, heads: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        told = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(taken.getsockname()[1])}  # fmt: skip
+        run = zygote.start("finetune", "summarize.yaml", "output=taken", cwd=heads, environment=told)
+        refused(run, "did not find each other at 127.0.0.1", "another job")
 
 
 def test_accelerate_starts_what_the_file_says(heads: Path, alone: dict[str, Path]) -> None:
