@@ -49,8 +49,8 @@ def start(zygote: Zygote, file: str | None, *argv: str, cwd: Path, size: int = 2
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {
-        **({**environment_of(file), "ACCELERATE_USE_CPU": "true"} if file else {}), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
+        **({**environment_of(file), "ACCELERATE_USE_CPU": "true"} if file else {}),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
     }  # fmt: skip
     runs = []
     for rank in range(size):

@@ -99,9 +99,7 @@ def test_two_processes_equal_one(
     check_equal(alone[head], heads / output)
 
 
-def test_as_torchrun_starts_them_without_a_word_of_the_cpu(
-    zygote: Zygote, heads: Path, alone: dict[str, Path]
-) -> None:
+def test_as_torchrun_starts_them_without_a_word_of_the_cpu(zygote: Zygote, heads: Path, alone: dict[str, Path]) -> None:
     """accelerate by itself would take each for the only one; training, evaluation and suites share their work."""
     run = heads / "torchrun"
     ranks.start(zygote, None, "finetune", "summarize.yaml", f"output={run}", cwd=heads).succeed()
@@ -110,7 +108,9 @@ def test_as_torchrun_starts_them_without_a_word_of_the_cpu(
     ranks.start(zygote, None, "evaluate", str(run), "eval.no_repeat_ngram_size=3", cwd=heads).succeed()
     assert len((run / "eval/adapter/predictions.jsonl").read_text().splitlines()) == len(rows.splitlines())
     data = "{test: summarize-test.jsonl, constants: {lang: en}}"
-    (heads / "suite.yaml").write_text(f"sets:\n  mine: {{task: summarize, data: {data}, eval: {{metrics: [rougeL]}}}}\n")
+    (heads / "suite.yaml").write_text(
+        f"sets:\n  mine: {{task: summarize, data: {data}, eval: {{metrics: [rougeL]}}}}\n"
+    )
     suite = ("evaluate", "--suite", "suite.yaml", "--model", str(heads / "base"), "--adapter", str(run / "adapter"))
     ranks.start(zygote, None, *suite, "--output", "two", cwd=heads).succeed()
     assert zygote.start(*suite, "--output", "one", cwd=heads).wait() == 0
