@@ -16,8 +16,8 @@ from llama_tasks.adapters import integrity
 from llama_tasks.contract import CONTRACT_FILE, PromptContract
 from llama_tasks.dataset import Dataset, for_scoring
 from llama_tasks.errors import ModelError
-from llama_tasks.evaluation import path as evaluation
-from llama_tasks.evaluation import prediction
+from llama_tasks.evaluation import prediction, scoring
+from llama_tasks.evaluation.rehearsal import check_suite, rehearse
 from llama_tasks.files import write_text
 from llama_tasks.recipe import BaseConfig, Recipe
 from llama_tasks.recipe.suites import ScoredSet
@@ -92,9 +92,9 @@ def run(
     prepared = {}
     for name, asked in sets.items():
         recipe = candidate.recipe(asked)
-        evaluation.check_suite(recipe)
+        check_suite(recipe)
         dataset = for_scoring(recipe, asked.split, candidate.tokenizer)
-        evaluation.rehearse(dataset, recipe.eval, ("test",))
+        rehearse(dataset, recipe.eval, ("test",))
         prepared[name] = recipe, dataset
     results = {}
     for name, (recipe, dataset) in prepared.items():
@@ -122,7 +122,7 @@ def _score(
     rows = list(read_jsonl(target))
     result = {
         "set": name, **about(recipe, dataset, candidate), "fingerprint": made_by, "decoding": decoding,
-        "scores": evaluation.score(rows, recipe.eval, dataset.task), "counts": metrics.count(rows, dataset.labels or None),
+        "scores": scoring.score(rows, recipe.eval, dataset.task), "counts": metrics.count(rows, dataset.labels or None),
     }  # fmt: skip
     write_json(scores, result)
     forget(target)

@@ -6,88 +6,28 @@ Suites name task and metrics; this file joins them. `predictions.jsonl` is the s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import files, metrics, report, significance, tasks
-from llama_tasks.errors import RecipeError, RunError
-from llama_tasks.evaluation import forgetting, insight, prediction
-from llama_tasks.evaluation.prediction import blank_row
+from llama_tasks import files, metrics, report, tasks
+from llama_tasks.errors import RunError
+from llama_tasks.evaluation import insight, prediction
 from llama_tasks.evaluation.prediction import predict as predict
-from llama_tasks.metrics import Metric
-from llama_tasks.metrics.names import CALIBRATION, LABELS
+from llama_tasks.evaluation.scoring import compare, row_values, score
 from llama_tasks.recipe import Recipe, Suite
-from llama_tasks.recipe.decoding_fields import check_decoding
 from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json
 from llama_tasks.rundir.journal import ALONE, Ranks, forget
-from llama_tasks.tasks import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from llama_tasks.dataset import Dataset
 
-Rows = Sequence[Mapping[str, Any]]
 Say = Callable[[str], None]
 UNFINISHED = ".unfinished.json"  # in a run's eval/: the systems that a killed evaluation had answered
 DECODING = "decoding.json"  # beside predictions.jsonl: how they were made
-EVERY = "all"  # the "language" of a score over rows of all languages
-_LANGUAGE_FREE = (*LABELS, *CALIBRATION)  # compare labels, not text
-# Corpus metrics say little of one row; these speak for them.
-_ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
-
-
-def check_suite(recipe: Recipe) -> None:
-    """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
-    suite, lead = recipe.eval, recipe.train.metric_for_best_model
-    check_decoding(suite)
-    task = tasks.create(recipe.task, config=recipe.prompt)
-    if (suite.scoring == "perplexity") != (recipe.task == "text"):
-        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
-    if suite.scoring == "perplexity":
-        return
-    if not suite.metrics:
-        known = [*task.metrics, *metrics.names()]
-        raise RecipeError(f"eval.metrics is empty; name at least one of {', '.join(known)}.")
-    if suite.scoring == "likelihood" and not task.chooses:
-        raise RecipeError(
-            f"eval.scoring: likelihood ranks choices, which the task {task.name!r} does not have; use generate."
-        )
-    for name in [*suite.metrics, *([lead] if lead else [])]:
-        if name in task.metrics:
-            metrics.create(name, "en", own=task.metrics)
-            continue
-        if name in _LANGUAGE_FREE and not task.labelled:
-            raise RecipeError(f"eval.metrics: {name} compares labels, which the task {task.name!r} does not have.")
-        if metrics.parse(name, task.metrics)[0] in CALIBRATION and suite.scoring != "likelihood":
-            raise RecipeError(f"eval.metrics: {name} reads log-likelihoods; it needs `eval.scoring: likelihood`.")
-    first = lead or suite.metrics[0]
-    if first not in task.metrics and not metrics.may_lead(first):
-        raise RecipeError(
-            f"{first} does not grow as outputs get better, or is not about every row, so it cannot choose the best checkpoint; "
-            "name another metric first in eval.metrics, or as train.metric_for_best_model."
-        )
-
-
-def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validation", "test")) -> None:
-    """Take every step of the evaluation but the model, before anything is trained.
-
-    Raises:
-        MetricError: a metric does not fit the references (a language code, a script, a label set).
-        DataError: a prompt too long to be answered, or no file of general texts.
-    """
-    if suite.scoring == "perplexity":
-        return
-    if suite.general_text is not None:
-        forgetting.read(suite.general_text)
-    for name in splits:
-        prompts = dataset.prompts[name]
-        dataset.encoder.fit(prompts, suite.max_new_tokens)
-        for _, metric, part in _measures([blank_row(prompt, 0) for prompt in prompts], suite, dataset.task):
-            if getattr(metric, "needs", None) != "choices":  # those come with the predictions
-                metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
 
 
 def evaluate(
@@ -235,55 +175,6 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     return len(prompts)
 
 
-def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
-    """Every metric of the suite, by language, as Score dicts."""
-    scores = []
-    for lang, metric, part in _measures(rows, suite, task):
-        result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
-        scores.append({**result.to_dict(), "lang": lang})
-    return scores
-
-
-def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
-    """Paired significance of adapter against base, for every metric and language."""
-    pairs = []
-    for (lang, metric, before), (_, _, after) in zip(
-        _measures(base, suite, task), _measures(adapter, suite, task), strict=True
-    ):
-        stats = [metrics.row_statistics(metric, part) for part in (before, after)]
-        n, seed = suite.n_resamples, suite.seed
-        if metric.name not in task.metrics and metrics.right_or_wrong(metric.name):
-            right = [list(part[:, 0] > 0) for part in stats]
-            test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
-        else:
-            test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
-        better = getattr(metric, "higher_is_better", True)
-        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
-    return pairs
-
-
-def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None) -> float:
-    """The value that decides between checkpoints: the metric `name` (the suite's first one), averaged over languages."""
-    lead = dataclasses.replace(suite, metrics=[name or suite.metrics[0]])
-    values = [
-        metrics.value_of(metric, metrics.row_statistics(metric, part))
-        for lang, metric, part in _measures(rows, lead, task)
-        if lang != EVERY
-    ]
-    return sum(values) / len(values)
-
-
-def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, float]]:
-    """The leading metric (or its row-level companion) and its value on each row by itself, to find rows that got worse."""
-    name = _ROW_METRIC.get(suite.metrics[0].partition(":")[0], suite.metrics[0])
-    lead = dataclasses.replace(suite, metrics=[name])
-    values = {}
-    for _, metric, part in _measures(rows, lead, task):
-        stats = metrics.row_statistics(metric, part)
-        values.update({row["id"]: float(metric.aggregate(stats[i])) for i, row in enumerate(part)})
-    return name, values
-
-
 def training_summary(run: RunDirectory) -> dict[str, Any] | None:
     """log.jsonl as the report's `training`, or None where nothing was trained."""
     log = run.read_log()
@@ -314,18 +205,6 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         "base_revision": recipe.base.revision,
         "recipe": {**dataclasses.asdict(recipe), "task": Path(recipe.task).name},
     }
-
-
-def _measures(rows: Rows, suite: Suite, task: Task) -> Iterator[tuple[str, Metric, Rows]]:
-    """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together."""
-    by_lang: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_lang.setdefault(row["lang"], []).append(row)
-    for name in suite.metrics:
-        for lang, part in sorted(by_lang.items()):
-            yield lang, metrics.create(name, lang, task.labels or None, task.metrics), part
-        if len(by_lang) > 1 and name in (*_LANGUAGE_FREE, *task.metrics):
-            yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
 
 
 def _decoding_of(predictions: Path) -> dict[str, Any]:

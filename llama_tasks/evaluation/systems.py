@@ -17,8 +17,7 @@ from typing import Any
 
 from llama_tasks import metrics
 from llama_tasks.errors import DataError, MetricError, RunError
-from llama_tasks.evaluation import path as evaluation
-from llama_tasks.evaluation import slices
+from llama_tasks.evaluation import scoring, slices
 from llama_tasks.evaluation.score_files import read_rows
 from llama_tasks.recipe import Suite
 from llama_tasks.report import System
@@ -183,9 +182,9 @@ def _measures(
 def _scored(name: str, rows: Rows, suite: Suite, task: Task) -> System:
     # Of one row alone a metric must say which way is better; chrF does of any text.
     names = [one for one in suite.metrics if one in task.metrics or metrics.may_lead(one)]
-    lead, values = evaluation.row_values(rows, replace(suite, metrics=names or ["chrf"]), task)
+    lead, values = scoring.row_values(rows, replace(suite, metrics=names or ["chrf"]), task)
     counts = metrics.count(rows, task.labels or None)
-    return System(name, evaluation.score(rows, suite, task), counts, rows, values, lead)
+    return System(name, scoring.score(rows, suite, task), counts, rows, values, lead)
 
 
 def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -197,7 +196,7 @@ def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _pairs(systems: Sequence[System], suite: Suite, task: Task) -> Iterator[dict[str, Any]]:
     """Every pair of systems on every metric and language, p-values corrected over the pairs."""
     pairs = list(itertools.combinations(systems, 2))
-    tests = [evaluation.compare(a.predictions, b.predictions, suite, task) for a, b in pairs]
+    tests = [scoring.compare(a.predictions, b.predictions, suite, task) for a, b in pairs]
     for measured in zip(*tests, strict=True):
         corrected = holm([test["p_value"] for test in measured])
         for (a, b), test, p in zip(pairs, measured, corrected, strict=True):

@@ -29,6 +29,8 @@ LABELS = (
     "mcc",
 )
 CALIBRATION = ("calibration_error",)
+LANGUAGE_FREE = (*LABELS, *CALIBRATION)
+"""They compare labels, not text."""
 ALL = (*TRANSLATION, *ROUGE, *SUMMARY, *ANSWERS, *LABELS, *CALIBRATION)
 
 OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
