@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from llama_tasks.adapters import inits, rank_allocation
+from llama_tasks.adapters import effect, inits, rank_allocation
 from llama_tasks.adapters.base import load_base
 from llama_tasks.adapters.config_file import normalise_adapter_config
 from llama_tasks.errors import ModelError, RecipeError, did_you_mean
@@ -32,6 +32,14 @@ UNFIT = {
     "XLORA": "mixes adapters that were trained before",
 }
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# Methods that are not for all linear layers: what peft gives them on a LLaMA, and the embedding where it names none.
+OWN_LAYERS: dict[str, dict[str, Any]] = {
+    "IA3": {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    "LN_TUNING": {"target_modules": ["input_layernorm", "post_attention_layernorm", "norm"]},
+    "TRAINABLE_TOKENS": {},
+}
+# How peft says no, be it to a value, a name or a kind of layer.
+REFUSALS = (ValueError, TypeError, NotImplementedError, LookupError, AttributeError, ImportError, re.error)
 
 
 def adapter_config(fields: dict[str, Any]) -> Any:
@@ -39,10 +47,9 @@ def adapter_config(fields: dict[str, Any]) -> Any:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PromptLearningConfig
 
     kinds = {kind.value: config for kind, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    fields = (
-        {"target_modules": LINEAR_LAYERS, **fields} if "target_modules" in _names(kinds.get("LORA")) else dict(fields)
-    )
-    kind = str(fields.pop("peft_type", "LORA")).upper()
+    kind = str(fields.get("peft_type", "LORA")).upper()
+    default = {} if "target_modules" in fields else OWN_LAYERS.get(kind, {"target_modules": LINEAR_LAYERS})
+    fields = {**default, **{name: value for name, value in fields.items() if name != "peft_type"}}
     if kind not in kinds:
         raise RecipeError(f"adapter.peft_type is {kind!r}.{did_you_mean(kind, sorted(kinds))}")
     if issubclass(kinds[kind], PromptLearningConfig):
@@ -57,18 +64,19 @@ def adapter_config(fields: dict[str, Any]) -> Any:
         if "total_step" in fields:
             raise RecipeError("adapter.total_step is the run's own number of steps; leave it out.")
         fields["total_step"] = rank_allocation.NO_STEPS_YET
-    if "target_modules" not in known:
-        fields.pop("target_modules")
     for name in fields:
         if name not in known:
             raise RecipeError(f"unknown key 'adapter.{name}'.{did_you_mean(name, sorted(known))}")
+    effect.check_fields(kind, fields)
     init = fields.get("init_lora_weights")
     inits.check_fields(fields)
     if init == "loftq":  # of a base that is in 4 bits already; peft's own setting would quantise it
         fields["init_lora_weights"] = True
     try:
+        if isinstance(layers := fields.get("target_modules"), str):
+            re.compile(layers)
         config = kinds[kind](task_type="CAUSAL_LM", **fields)
-    except (ValueError, TypeError) as error:
+    except REFUSALS as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
     if init == "loftq":
         config.init_lora_weights = init
@@ -114,11 +122,14 @@ def attach(model: NativeLlamaForCausalLM, fields: dict[str, Any] | None, base: B
     try:
         with warnings.catch_warnings():
             # LN tuning copies the layer as it is; peft does not know our norm by its name.
-            warnings.filterwarnings("ignore", "Unsupported layer type")
+            warnings.filterwarnings("ignore", "(Unsupported layer type|The following (rank|alpha)_pattern keys)")
             adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
-    except (ValueError, TypeError) as error:
+    except REFUSALS as error:
         raise RecipeError(f"adapter: peft refuses this configuration: {error}") from None
+    effect.check_names(adapted, fields)
     inits.initialise(adapted, base, init)
+    if base.is_quantized:
+        effect.check_product(adapted)
     return adapted
 
 
@@ -214,6 +225,11 @@ def sample_logits(model: Any, input_ids: list[int]) -> torch.Tensor:
 
 def check_reload(expected: torch.Tensor, model: Any, input_ids: list[int]) -> None:
     """Raise ModelError unless the model, loaded afresh from what was saved, gives the logits of the one trained."""
+    if not bool(expected.isfinite().all()):
+        raise ModelError(
+            "The trained model answers with NaN or infinite numbers, so nothing is scored; begin again with --overwrite and a lower "
+            "train.learning_rate."
+        )
     difference = float((expected - sample_logits(model, input_ids)).abs().max())
     if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):
         raise ModelError(

@@ -52,7 +52,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu", spread: bool
     if base.config is not None:
         if base.is_quantized:
             raise RecipeError("base.config makes a new model; it cannot be quantised, leave base.quantization out.")
-        return new_model(base.config)
+        return _in_dtype(new_model(base.config, base.attn_implementation), resolve_dtype(base.dtype, device))
     dtype = resolve_dtype(base.dtype, device)
     quantization = quantizer(base, dtype)
     try:
@@ -117,16 +117,23 @@ def native_of(model: Any) -> NativeLlamaForCausalLM | None:
     return inner if isinstance(inner, NativeLlamaForCausalLM) else None
 
 
-def new_model(fields: dict[str, Any]) -> NativeLlamaForCausalLM:
-    """A model with random weights from LLaMA configuration fields. Raises RecipeError for an unknown one."""
+def new_model(fields: dict[str, Any], attn_implementation: str = "sdpa") -> NativeLlamaForCausalLM:
+    """A float32 model with random weights from LLaMA configuration fields. Raises RecipeError for an unknown one."""
     known = [f.name for f in dataclasses.fields(NativeLlamaConfig)]
     for name in fields:
         if name not in known and name != "rope_theta":
             raise RecipeError(f"base.config: unknown field {name!r}.{did_you_mean(name, known)}")
     try:
-        return NativeLlamaForCausalLM(NativeLlamaConfig(**fields))
+        return NativeLlamaForCausalLM(NativeLlamaConfig(**fields, attn_implementation=attn_implementation))
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise RecipeError(f"base.config: {' '.join(str(error.__cause__ or error).split())}") from None
+
+
+def _in_dtype(model: NativeLlamaForCausalLM, dtype: torch.dtype) -> NativeLlamaForCausalLM:
+    """The model with parameters in that precision; the frequencies of its positions stay in float32."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:

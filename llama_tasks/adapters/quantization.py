@@ -12,6 +12,9 @@ from transformers import BitsAndBytesConfig
 from llama_tasks.errors import RecipeError, did_you_mean
 from llama_tasks.recipe import BaseConfig
 
+OF_4_BITS = ("bnb_4bit_",)
+OF_8_BITS = ("llm_int8_threshold", "llm_int8_has_fp16_weight")
+
 
 def quantizer(base: BaseConfig, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
     """bitsandbytes' settings for `base.quantization` or `base.quantization_config`; None where the base is not quantised.
@@ -63,7 +66,18 @@ def _fields(base: BaseConfig) -> dict[str, Any] | None:
             raise RecipeError(f"unknown key 'base.quantization_config.{name}'.{did_you_mean(name, sorted(known))}")
     if not (base.quantization_config.get("load_in_4bit") or base.quantization_config.get("load_in_8bit")):
         raise RecipeError("base.quantization_config needs load_in_4bit: true or load_in_8bit: true.")
-    return dict(base.quantization_config)
+    bits, unread = (4, OF_8_BITS) if base.quantization_config.get("load_in_4bit") else (8, OF_4_BITS)
+    for name in base.quantization_config:
+        if name.startswith(unread):
+            raise RecipeError(f"base.quantization_config.{name} has no effect in {bits} bits; leave it out.")
+    kind = base.quantization_config.get("bnb_4bit_quant_type", "nf4")
+    if kind not in ("nf4", "fp4"):
+        raise RecipeError(
+            f"base.quantization_config.bnb_4bit_quant_type is {kind!r}.{did_you_mean(str(kind), ['nf4', 'fp4'])}"
+        )
+    # A list of modules that stay replaces transformers' own, which is the head: tied to the embedding, it cannot be packed.
+    kept = base.quantization_config.get("llm_int8_skip_modules")
+    return {**base.quantization_config, **({"llm_int8_skip_modules": [*kept, "lm_head"]} if kept else {})}
 
 
 def compute_4bit_as_trained(model: Any) -> None:

@@ -85,13 +85,16 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from llama_tasks.errors import RecipeError
     from llama_tasks.recipe import load_recipe
 
+    if args.num < 1:
+        raise RecipeError(f"--num is {args.num}; a run needs one device at least.")
     recipe = load_recipe(args.recipe, args.overrides)
     console = open_console()
     from llama_tasks.estimate import planning
 
-    planning.tell(planning.plan(recipe, args.gpu, max(1, args.num), args.fsdp), console)
+    planning.tell(planning.plan(recipe, args.gpu, args.num, args.fsdp), console)
 
 
 def _runs(args: argparse.Namespace) -> None:

@@ -26,6 +26,11 @@ def check_suite(recipe: Recipe) -> None:
     if (suite.scoring == "perplexity") != (recipe.task == "text"):
         raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
     if suite.scoring == "perplexity":
+        if lead or suite.metrics:
+            key = "train.metric_for_best_model" if lead else "eval.metrics"
+            raise RecipeError(
+                f"{key} is not read: eval.scoring=perplexity measures the loss, and goes by it; leave it out."
+            )
         return
     if not suite.metrics:
         known = [*task.metrics, *metrics.names()]

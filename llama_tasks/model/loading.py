@@ -123,7 +123,8 @@ def _check_weights(model: NativeLlamaForCausalLM, info: dict[str, Any], name: st
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             raise ModelError(f"The weights of {name} do not fit its config.json: {kind} {shown}.")
     for key, weight in model.named_parameters():
-        if weight.is_floating_point() and not weight.is_meta and not _is_finite(weight):
+        packed = hasattr(weight, "quant_state")  # its bits may be kept as floats, which they are not
+        if weight.is_floating_point() and not (weight.is_meta or packed or _is_finite(weight)):
             raise ModelError(f"The weights of {name} are damaged: {key} holds values that are not finite numbers.")
 
 

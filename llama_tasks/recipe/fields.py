@@ -328,31 +328,47 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_yaml(path, "recipe")
     for text in overrides:
         override(tree, text)
-    resolve_suite(tree, path.parent)
+    resolve_suite(tree, path)
     tree.setdefault("output", f"runs/{path.stem}")
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
-    _check_shares(recipe, path)
+    _check_together(recipe, path)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
     return dataclasses.replace(recipe, task=find_task(recipe.task, path), clean=clean)
 
 
-def _check_shares(recipe: Recipe, path: Path) -> None:
+def _check_together(recipe: Recipe, path: Path) -> None:
+    """What no type says: values that mean nothing, and keys that exclude each other. Raises RecipeError."""
     shares = {"train.label_smoothing_factor": recipe.train.label_smoothing_factor}
     if recipe.distill is not None:
         shares["distill.alpha"] = recipe.distill.alpha
+    if recipe.base.config is not None and recipe.adapter is not None:
+        raise RecipeError(
+            f"{path}: base.config makes a new model of random weights, which an adapter would not keep; write `adapter: null`."
+        )
+    if recipe.train.max_steps < 1 and recipe.train.max_steps != -1:
+        raise RecipeError(f"{path}: train.max_steps must be at least 1, or -1 for none, not {recipe.train.max_steps}.")
     for key, share in shares.items():
         if share > 1:
             raise RecipeError(f"{path}: {key} is a share of the loss and must be at most 1, not {share}.")
 
 
-def resolve_suite(tree: dict[str, Any], folder: Path) -> None:
-    """Put the content of a suite file where `eval` names one, with the changes that stand beside it ({suite: FILE, ...})."""
+def resolve_suite(tree: dict[str, Any], recipe: Path) -> None:
+    """Put the content of a suite file where `eval` names one, with the changes that stand beside it ({suite: FILE, ...}). A file
+    is looked for beside the recipe, which a sentence on its absence names."""
     given = tree.get("eval")
-    if isinstance(given, str):
-        tree["eval"] = read_yaml(folder / given, "suite")
-    elif isinstance(given, dict) and "suite" in given:
-        changes = dict(given)
-        tree["eval"] = {**read_yaml(folder / changes.pop("suite"), "suite"), **changes}
+    changes = {"suite": given} if isinstance(given, str) else dict(given) if isinstance(given, dict) else {}
+    if "suite" not in changes:
+        return
+    name = str(changes.pop("suite"))
+    try:
+        tree["eval"] = {**read_yaml(recipe.parent / name, "suite"), **changes}
+    except RecipeError as error:
+        if (recipe.parent / name).is_file():
+            raise
+        raise RecipeError(
+            f"{recipe}: eval is {name!r}, a path from the recipe's own folder. {error} Give the path from there, or write the "
+            "suite's keys under eval."
+        ) from None
 
 
 def find_task(name: str, recipe: Path) -> str:

@@ -73,7 +73,7 @@ def _load(path: Path, name: str, given: object, overrides: Sequence[str]) -> Sco
     tree = copy.deepcopy(given)
     for text in overrides:
         override(tree, text)
-    resolve_suite(tree, path.parent)
+    resolve_suite(tree, path)
     data = tree.setdefault("data", {})
     if isinstance(data, dict) and "test" in data:
         data.setdefault("train", data["test"])  # rows to score alone; nothing is trained

@@ -56,6 +56,8 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
         raise RecipeError(
             f"prompt.max_length is {recipe.prompt.max_length}, but the base {recipe.base.model!r} was made for {limit} tokens."
         )
+    if recipe.base.config is not None:
+        _same_ends(config, dataset.encoder.tokenizer)
     if len(dataset.encoder.tokenizer) > base.get_input_embeddings().num_embeddings:
         raise RecipeError(
             f"The tokenizer has {len(dataset.encoder.tokenizer)} tokens, more than the base's embedding "
@@ -94,6 +96,14 @@ def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) ->
         adapter=recipe.adapter if resume else learn_to_stop(recipe, base, dataset),
         train=replace(recipe.train, learning_rate=rate, share_prefixes=share),
     )
+
+
+def _same_ends(config: Any, tokenizer: Any) -> None:
+    """Raise RecipeError where a new model would begin or end texts by another token than it is trained with."""
+    for name in ("bos_token_id", "eos_token_id"):
+        wanted, given = getattr(tokenizer, name), getattr(config, name)
+        if wanted is not None and wanted not in (given if isinstance(given, list) else [given]):
+            raise RecipeError(f"base.config.{name} is {given}, and the tokenizer's is {wanted}; write that.")
 
 
 def learn_to_stop(recipe: Recipe, base: Any, dataset: Dataset) -> dict[str, Any] | None:

@@ -39,7 +39,13 @@ def make_optimizer(model: Any, config: TrainConfig, learning_rate: float, warmup
         settings["weight_decay"] = config.weight_decay
     elif config.weight_decay:
         raise RecipeError(f"train.weight_decay: {config.optim} has none; leave it out.")
+    if config.adam_beta2 != TrainConfig.adam_beta2 and ("betas" not in settings or "betas" in config.optim_args):
+        raise RecipeError(
+            f"train.adam_beta2 does not reach {config.optim} here; leave it out and write what its class has "
+            "(betas: [0.9, 0.95]) in train.optim_args."
+        )
     try:
+        _try(cls, settings, next(model.parameters()).device)
         if config.loraplus_lr_ratio is not None:
             return _with_ratio(model, cls, config, settings)
         return cls([p for p in model.parameters() if p.requires_grad], **settings)
@@ -121,6 +127,16 @@ def _from_module(path: str) -> Any:
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise RecipeError(f"train.optim: {path} computes the loss several times a step, which this loop does not do.")
     return cls
+
+
+def _try(cls: Any, settings: dict[str, Any], device: torch.device) -> None:
+    """One step on four numbers, where a setting that the class has not looked at, or a kind of gradient, is refused."""
+    weight = torch.nn.Parameter(torch.zeros(2, 2, device=device))
+    weight.grad = torch.ones_like(weight)
+    optimizer = cls([weight], **settings)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    optimizer.step()
 
 
 def _with_ratio(model: Any, cls: Any, config: TrainConfig, settings: dict[str, Any]) -> torch.optim.Optimizer:
