@@ -36,7 +36,8 @@ def check_fields(kind: str, fields: Mapping[str, Any]) -> None:
 
 
 def check_names(model: Any, fields: Mapping[str, Any]) -> None:
-    """Raise RecipeError where a name or layer number of the configuration fits nothing in the adapted model, or nothing is trained."""
+    """Raise RecipeError where a name or layer number of the configuration fits nothing in the adapted model, or no number
+    is trained."""
     targeted = model.base_model.targeted_module_names
     every = [name for name, _ in model.base_model.model.named_modules()]
     parts = sorted({name.rpartition(".")[2] for name in every if "_" in name.rpartition(".")[2]} | {"norm"})
@@ -52,7 +53,9 @@ def check_names(model: Any, fields: Mapping[str, Any]) -> None:
     numbers, count = fields.get("layers_to_transform"), model.config.num_hidden_layers
     for number in numbers if isinstance(numbers, list) else [] if numbers is None else [numbers]:
         if not 0 <= number < count:
-            raise RecipeError(f"adapter.layers_to_transform: there is no layer {number}; the base has 0 to {count - 1}.")
+            raise RecipeError(
+                f"adapter.layers_to_transform: there is no layer {number}; the base has 0 to {count - 1}."
+            )
     if not any(parameter.requires_grad and parameter.numel() for parameter in model.parameters()):
         raise RecipeError("The adapter has no number to train; name its layers or tokens.")
 

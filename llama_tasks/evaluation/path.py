@@ -49,7 +49,9 @@ def check_suite(recipe: Recipe) -> None:
     if suite.scoring == "perplexity":
         if lead or suite.metrics:
             key = "train.metric_for_best_model" if lead else "eval.metrics"
-            raise RecipeError(f"{key} is not read: eval.scoring=perplexity measures the loss, and goes by it; leave it out.")
+            raise RecipeError(
+                f"{key} is not read: eval.scoring=perplexity measures the loss, and goes by it; leave it out."
+            )
         return
     if not suite.metrics:
         known = [*task.metrics, *metrics.names()]
