@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import set_seed
+from accelerate.utils import LoggerType, set_seed
 from rich.console import Console
 
 from llama_tasks import adapters, checkpoint, evaluation, files, parallel, rundir
@@ -19,7 +19,7 @@ from llama_tasks.adapters import integrity
 from llama_tasks.adapters.freezing import freeze
 from llama_tasks.contract import PromptContract
 from llama_tasks.dataset import Dataset, prepare
-from llama_tasks.errors import RecipeError
+from llama_tasks.errors import RecipeError, did_you_mean
 from llama_tasks.estimate import forecast
 from llama_tasks.recipe import Recipe
 from llama_tasks.rundir.lock import locked
@@ -126,10 +126,13 @@ def fit(
 def make_accelerator(recipe: Recipe) -> Accelerator:
     """accelerate with the recipe's trackers. Raises RecipeError for one that is unknown or not installed."""
     available = [tracker.value for tracker in get_available_trackers()]
+    known = [tracker.value for tracker in LoggerType if tracker is not LoggerType.ALL]
     for name in recipe.train.report_to:
+        if name not in known:  # a misspelt name is nothing to install
+            raise RecipeError(f"train.report_to: accelerate knows no tracker {name!r}.{did_you_mean(name, known)}")
         if name not in available:
             raise RecipeError(
-                f"train.report_to: {name!r} is not installed (pip install {name}) or not known to accelerate."
+                f"train.report_to: {name} is not installed; install it (`pip install {name}`), or leave it out."
             )
     # Precision belongs to base.dtype and accumulation to train.*; what a launcher's settings say of them is not used.
     accelerator = parallel.make_accelerator(

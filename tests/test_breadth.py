@@ -11,7 +11,9 @@ from faulty_runs import ROWS
 from safetensors.torch import load_file
 from tiny import make_base, make_rows, recipe_text
 
-from llama_tasks import cli
+from llama_tasks import cli, evaluation
+from llama_tasks.errors import RecipeError
+from llama_tasks.recipe import Recipe, Suite, TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,22 @@ def test_sharing_beside_noise_is_refused(place: Path, capsys: pytest.CaptureFixt
 def test_mistakes(place: Path, override: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["finetune", str(place / "mine.yaml"), f"output={place / 'no'}", override]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_new_model_ends_as_its_tokenizer_does(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = "{hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2, eos_token_id: 5}"
+    command = [
+        "finetune",
+        str(place / "mine.yaml"),
+        f"output={place / 'no'}",
+        "adapter=null",
+        "train.learning_rate=1e-3",
+    ]
+    assert cli.main([*command, f"base.config={config}"]) == 2
+    assert "base.config.eos_token_id is 5, and the tokenizer's is 2" in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_perplexity_does_not_read_is_refused() -> None:
+    recipe = Recipe(task="text", eval=Suite(scoring="perplexity"), train=TrainConfig(metric_for_best_model="accuracy"))
+    with pytest.raises(RecipeError, match="train.metric_for_best_model is not read"):
+        evaluation.check_suite(recipe)

@@ -94,7 +94,10 @@ def test_an_unknown_recipe_is_said_at_once(tmp_path: Path) -> None:
             ["finetune", "mine.yaml", "eval.scoring=likelihood"],
             "ranks choices, which the task 'summarize' does not have",
         ),
-        (["finetune", "mine.yaml", "train.report_to=[nosuchtracker]"], "pip install nosuchtracker"),
+        (
+            ["finetune", "mine.yaml", "train.report_to=[tensorbord]"],
+            "no tracker 'tensorbord'. Did you mean 'tensorboard'",
+        ),
         (["finetune", "mine.yaml", "train.metric_for_best_model=rouge_l"], "rougeL"),
         (
             ["finetune", "mine.yaml", "adapter=null", "train.learning_rate=1e-3", "base.quantization=nf4"],

@@ -175,6 +175,8 @@ def test_the_command_tells_and_loads_nothing(
     assert "8 x H200 with" in capsys.readouterr().out
     assert cli.main(["plan", str(tmp_path / "mine.yaml"), "--gpu", "h20"]) == 2
     assert "Did you mean" in capsys.readouterr().err
+    assert cli.main(["plan", str(tmp_path / "mine.yaml"), "--num", "0"]) == 2
+    assert "--num is 0" in capsys.readouterr().err
     assert cli.main(["plan", str(tmp_path / "mine.yaml"), "adapter={peft_type: IA3}"]) == 2
 
 

@@ -80,13 +80,25 @@ def test_a_dumped_recipe_loads_to_itself(root: Path, tmp_path: Path) -> None:
             "task: classify\ntrain: {class_weights: balance}\n",
             "or one of these words: balanced. Did you mean 'balanced'?",
         ),
-        ("task: qa\neval: nosuch.yaml\n", "There is no suite"),
+        (
+            "task: qa\neval: nosuch.yaml\n",
+            "mine.yaml: eval is 'nosuch.yaml', a path from the recipe's own folder. There is no suite",
+        ),
+        ("task: qa\ntrain: {max_steps: 0}\n", "train.max_steps must be at least 1, or -1 for none, not 0"),
+        ("task: text\nbase: {config: {}}\n", "which an adapter would not keep; write `adapter: null`"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(tmp_path, text))
     assert message in str(caught.value)
+
+
+def test_the_output_is_a_folder_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+    recipe = write(tmp_path, "task: qa\n")
+    assert load_recipe(recipe, ["output=~/runs/x"]).output == "/home/anna/runs/x"
+    assert load_recipe(recipe, ["output=null"]).output == "runs/mine"
 
 
 def test_unknown_recipe_names_the_likely_one(root: Path) -> None:

@@ -227,8 +227,8 @@ def check_reload(expected: torch.Tensor, model: Any, input_ids: list[int]) -> No
     """Raise ModelError unless the model, loaded afresh from what was saved, gives the logits of the one trained."""
     if not bool(expected.isfinite().all()):
         raise ModelError(
-            "The trained model answers with NaN or infinite numbers, so nothing is scored; begin again with --overwrite and a lower "
-            "train.learning_rate."
+            "The trained model answers with NaN or infinite numbers, so nothing is scored; begin again with --overwrite and a "
+            "lower train.learning_rate."
         )
     difference = float((expected - sample_logits(model, input_ids)).abs().max())
     if not difference <= 1e-3 * max(1.0, float(expected.abs().max())):

@@ -36,7 +36,8 @@ def check_fields(kind: str, fields: Mapping[str, Any]) -> None:
 
 
 def check_names(model: Any, fields: Mapping[str, Any]) -> None:
-    """Raise RecipeError where a name or layer number of the configuration fits nothing in the adapted model, or nothing is trained."""
+    """Raise RecipeError where a name or layer number of the configuration fits nothing in the adapted model, or no number
+    is trained."""
     targeted = model.base_model.targeted_module_names
     every = [name for name, _ in model.base_model.model.named_modules()]
     parts = sorted({name.rpartition(".")[2] for name in every if "_" in name.rpartition(".")[2]} | {"norm"})

@@ -6,6 +6,7 @@ A YAML file is read into these types strictly (`typed_yaml.py`), after `key.sub=
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -329,11 +330,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for text in overrides:
         override(tree, text)
     resolve_suite(tree, path)
-    tree.setdefault("output", f"runs/{path.stem}")
+    if tree.get("output") is None:
+        tree["output"] = f"runs/{path.stem}"
     recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
     _check_together(recipe, path)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
-    return dataclasses.replace(recipe, task=find_task(recipe.task, path), clean=clean)
+    output = os.path.expanduser(recipe.output or "")  # no shell reads `~` behind the `=` of output=~/runs/x
+    return dataclasses.replace(recipe, task=find_task(recipe.task, path), clean=clean, output=output)
 
 
 def _check_together(recipe: Recipe, path: Path) -> None:

@@ -56,9 +56,9 @@ def summarise(run: RunDirectory, under: Path) -> Summary:
     name = run.path.relative_to(under).as_posix() if run.path.is_relative_to(under) else str(run.path)
     try:
         recipe, environment, log = run.recipe(), run.environment(), run.read_log()
-        report = read_json(run.path / "report.json") if (run.path / "report.json").exists() else {}
+        report = _report(run) if (run.path / "report.json").exists() else {}
         metric, before, after = _leading(report)
-    except (LlamaTasksError, ValueError, KeyError, TypeError, OSError) as error:
+    except (LlamaTasksError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return Summary(name, "", "", f"damaged: {error}", 0, "", None, None, "")
     step = max((entry.get("step", 0) for entry in log), default=0)
     created = str(environment.get("created", ""))[:16].replace("T", " ")
@@ -113,6 +113,15 @@ def _is_held(folder: Path) -> bool:
     return False
 
 
+def _report(run: RunDirectory) -> dict[str, Any]:
+    """What report.json says. Raises RunError where it is no report."""
+    path = run.path / "report.json"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise RunError(f"{path} holds no report.")
+    return found
+
+
 def _leading(report: dict[str, Any]) -> tuple[str, float | None, float | None]:
     """The first score of a report: its name, the base's value, the adapter's."""
     for score in report.get("scores", []):
@@ -124,8 +133,8 @@ def _leading(report: dict[str, Any]) -> tuple[str, float | None, float | None]:
 def _scores(run: RunDirectory) -> dict[str, str]:
     """Name and language of each score: the adapter's value with its interval."""
     found: dict[str, str] = {}
-    with suppress(RunError):
-        for score in read_json(run.path / "report.json").get("scores", []):
+    with suppress(RunError, KeyError, TypeError, AttributeError):
+        for score in _report(run).get("scores", []):
             value, interval = score["adapter"]["value"], score["adapter"].get("interval")
             around = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
             found[f"{score['metric']} {score.get('lang') or ''}".strip()] = f"{value:.2f}{around}"

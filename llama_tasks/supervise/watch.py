@@ -167,7 +167,7 @@ def _resume(
     training.accelerator.wait_for_everyone()
     newest = checkpoint.newest(run.checkpoints)
     if newest is None:
-        tell(f"{run.path} was stopped before its first checkpoint; beginning at step 1.")
+        tell(f"{run.path} holds no checkpoint; beginning at step 1.")
         if main:
             run.rewind_log(0)
             _keep_contract(run, contract)

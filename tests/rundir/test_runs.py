@@ -46,6 +46,8 @@ def test_runs_of_every_state(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     make(tmp_path / "stopped", None, ended=False)
     broken = make(tmp_path / "broken", 1.0)
     (broken / "report.json").write_text("{")
+    for name, text in (("list", "[]"), ("empty", '{"scores": [{"metric": "x"}]}')):
+        (make(tmp_path / name, 1.0) / "report.json").write_text(text)
     make(tmp_path / "group/inner", 7.0)
     lost = make(tmp_path / "lost", 1.0)
     (lost / "adapter/adapter_model.safetensors").unlink()
@@ -57,6 +59,9 @@ def test_runs_of_every_state(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "org/base" in line_of(text, "good") and "2026-01-02 03:04" in line_of(text, "good")
     assert "interrupted at step 3" in line_of(text, "stopped")
     assert "damaged" in line_of(text, "broken") and "report.json" in line_of(text, "broken")
+    assert "damaged" in line_of(text, "list") and "damaged" in line_of(text, "empty")
+    for name in ("list", "empty"):
+        assert "42.00" in shown(capsys, str(tmp_path / "good"), str(tmp_path / name))
     assert "the adapter is missing" in line_of(text, "lost")
     assert "running" in line_of(text, "busy")
     assert "7.0" in line_of(text, "group/inner")
