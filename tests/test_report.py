@@ -403,6 +403,25 @@ def test_interval_plots_share_a_scale_and_stay_inside() -> None:
     assert plots[0].marks[0].at < plots[0].marks[1].at
 
 
+def test_a_metric_that_passes_100_has_a_scale_of_its_own() -> None:
+    first = sample_report()["scores"]
+    plots = interval_plots([*first, first[0] | {"metric": "ter", "base": {"value": 350.0, "interval": [300.0, 400.0]}}])
+    assert plots[:-1] == interval_plots(first)
+    assert plots[-1].ticks[-1].label == "400"
+
+
+@pytest.mark.parametrize(
+    ("better", "mark", "said"), [(False, "↓", "lower is better"), (None, "↕", "neither way is better")]
+)
+def test_a_metric_that_should_not_rise_says_so(better: bool | None, mark: str, said: str) -> None:
+    report = sample_report()
+    report["scores"][0] |= {"higher_is_better": better, "metric": "calibration_error"}
+    for shown in (" ".join(printed(report, 120).split()), markdown(report)):
+        assert f"calibration error {mark}" in shown
+    page = html(report)
+    assert said in page[page.index('<th scope="row">calibration error') :].split("</th>")[0]
+
+
 def test_long_training_is_thinned_and_kept_in_the_panel() -> None:
     steps = [{"step": step, "loss": 1 + 1 / step, "learning_rate": 1e-4} for step in range(1, 20_001)]
     loss, rate = training_plots({"steps": steps, "best_step": 10_000})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llama_tasks.rundir import RunDirectory
 
 EXAMPLE = "HuggingFaceTB/SmolLM2-135M"  # the model of examples and next steps
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 Commands = argparse._SubParsersAction
 _ABOUT = {
     "recipe": "recipe file, such as recipes/summarize.yaml",

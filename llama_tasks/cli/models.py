@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from llama_tasks.cli.common import Commands, command, complain, open_console
+from llama_tasks.cli.common import DTYPES, Commands, command, complain, open_console
 from llama_tasks.errors import RecipeError
 
 
@@ -15,7 +15,9 @@ def add(commands: Commands) -> None:
         commands, "export", "merge a run's adapter into a plain transformers LLaMA", "run", overrides=False
     )
     export.add_argument("output", help="new folder")
-    export.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; auto: the base's own")
+    export.add_argument(
+        "--dtype", default="auto", choices=DTYPES, help="float32, bfloat16 or float16; auto: the base's own"
+    )
     export.add_argument("--base-path", type=Path, help="where a local base lies now, if it moved since the run")
     export.set_defaults(run_command=_export)
     _add_push(commands)
@@ -31,7 +33,9 @@ def add(commands: Commands) -> None:
     verify.set_defaults(run_command=_verify)
     convert = command(commands, "convert", "Meta's own checkpoint files to Hugging Face's format", "source", False)
     convert.add_argument("output", type=Path, help="new folder")
-    convert.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; auto: as stored")
+    convert.add_argument(
+        "--dtype", default="auto", choices=DTYPES, help="float32, bfloat16 or float16; auto: as stored"
+    )
     convert.add_argument("--max-shard-size", default="5GB", help="largest weight file (default 5GB)")
     convert.add_argument("--max-position-embeddings", type=int, help="context length, which params.json does not say")
     convert.set_defaults(run_command=_convert)

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from llama_tasks.cli.common import Commands, command, open_console, open_run, show
+from llama_tasks.cli.common import DTYPES, Commands, command, open_console, open_run, show
 from llama_tasks.errors import RecipeError
 
 EXPORT = "write the sets of a suite as task files of lm-evaluation-harness"
@@ -52,7 +52,9 @@ def _add_evaluate(commands: Commands) -> None:
     )
     evaluate.add_argument("--adapter", type=Path, help="folder of an adapter on that model")
     evaluate.add_argument("--revision", help="commit, tag or branch of a Hub model")
-    evaluate.add_argument("--dtype", default="auto", help="float32, bfloat16 or float16; auto: as in a recipe")
+    evaluate.add_argument(
+        "--dtype", default="auto", choices=DTYPES, help="float32, bfloat16 or float16; auto: as in a recipe"
+    )
     evaluate.add_argument("--quantization", default="none", choices=["none", "nf4", "int8"], help="as in a recipe")
     evaluate.add_argument("--output", type=Path, help="where the results go (default runs/eval-SUITE-MODEL)")
     evaluate.set_defaults(run_command=_evaluate)

@@ -214,7 +214,7 @@ def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tupl
     """
     task = tasks.create(recipe.task, config=recipe.prompt)
     rows = load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)
-    labels = (recipe.data.labels or tasks.labels_of(rows.rows, task.target_column)) if task.labelled else []
+    labels = (recipe.data.labels or _labels_of_all(recipe, split, task)) if task.labelled else []
     task = tasks.create(recipe.task, labels, recipe.prompt)
     train = None
     if recipe.prompt.num_fewshot:
@@ -226,6 +226,13 @@ def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tupl
     renderer = make_renderer(recipe, task, encoder)
     draw_fewshot(recipe, task, renderer, train)
     return task, rows, renderer
+
+
+def _labels_of_all(recipe: Recipe, split: str, task: Task) -> list[str]:
+    """The labels of all rows of the split: fewer of them under a limit would be an easier task."""
+    whole = replace(recipe.data, max_train_samples=None, max_validation_samples=None, max_test_samples=None)
+    rows = load_split(whole, recipe.task, split, SPLIT_SEED, task.columns).rows
+    return tasks.labels_of(rows, task.target_column)
 
 
 def for_prediction(

@@ -19,21 +19,27 @@ from llama_tasks.rundir import read_jsonl
 
 Rows = list[dict[str, Any]]
 
+_OBJECT = "an object {name: value}"
+_NUMBER = "a number"
+_FORMS: tuple[tuple[str, Any, str], ...] = (
+    ("lang", str, "a language code"),
+    *((key, dict, _OBJECT) for key in ("choices", "input", "meta")),
+    *((key, int | float, _NUMBER) for key in ("nll", "tokens", "bytes")),
+)
+_OPTIONAL = {key for key, *_ in _FORMS}  # null says that a row has none
+
 
 def read_rows(predictions: Path, references: Sequence[Path], source: Path | None = None) -> Rows:
     """Rows {prediction, references, source?}: line i of every file, or the objects of one .jsonl.
 
     Raises:
         DataError: a file is missing, is not UTF-8, or has another number of lines; references beside a .jsonl, or none
-            beside a text.
+            beside a text; a row of a .jsonl of another form. RunError: a .jsonl that is missing or broken.
     """
     if predictions.suffix == ".jsonl":
         if references or source:
             raise DataError(f"{predictions} has its references and sources in its rows; leave the other files out.")
-        rows = list(read_jsonl(predictions))
-        if not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{predictions} must hold one object a line, {{prediction, references, ...}}.")
-        return rows
+        return [_checked(row, predictions, number) for number, row in enumerate(read_jsonl(predictions, whole=True), 1)]
     if not references:
         raise DataError(f"{predictions} needs at least one file of references after it, one a line.")
     lines = _lines(predictions)
@@ -67,7 +73,7 @@ def score_rows(
         raise MetricError("there are no rows to score")
     if any(name in language_model.NAMES for name in names):
         return {"scores": [_language_model(name, rows, n_resamples, seed).to_dict() for name in names]}
-    labels = labels or list(rows[0].get("choices", [])) or None
+    labels = labels or choices_of(rows) or None
     result: dict[str, Any] = {"scores": []}
     for name in names:
         several = metrics.expand(name)
@@ -83,6 +89,12 @@ def score_rows(
                 result["scores"].append(score.to_dict())
             result |= _pictures(one, rows, labels)
     return result | {"counts": metrics.count(rows, labels)}
+
+
+def choices_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The choices that all rows have; none where they differ, as in multiple choice, or are missing."""
+    first, *others = [list(row.get("choices") or []) for row in rows]
+    return first if all(set(other) == set(first) for other in others) else []
 
 
 def table(result: Mapping[str, Any]) -> RenderableType:
@@ -110,11 +122,24 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}).") from None
-    lines = text.split("\n")  # not splitlines: it also cuts at characters that belong to a text
+    # Not splitlines: it also cuts at characters that belong to a text, such as a carriage return within a line.
+    lines = text.replace("\r\n", "\n").split("\n")
     return lines[:-1] if lines[-1] == "" else lines
+
+
+def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
+    """The row, if what is read beside its texts has the form that it must have (the metrics look at the texts)."""
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, row {number}: it must hold one object a line, {{prediction, references, ...}}.")
+    for key, kind, said in _FORMS:
+        if row.get(key) is not None and not isinstance(row[key], kind):
+            raise DataError(f"{path}, row {number}: `{key}` must be {said}, not {row[key]!r:.40}.")
+    if not all(isinstance(value, int | float) for value in (row.get("choices") or {}).values()):
+        raise DataError(f"{path}, row {number}: `choices` must give each label its log-likelihood, a number.")
+    return {key: value for key, value in row.items() if value is not None or key not in _OPTIONAL}
 
 
 def _language_model(name: str, rows: Rows, n_resamples: int, seed: int) -> metrics.Score:

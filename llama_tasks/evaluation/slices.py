@@ -105,7 +105,12 @@ def _column(rows: Rows, name: str) -> list[Any]:
     if not any(name in part for part in parts):
         known = columns(rows)
         raise DataError(f"No row has the column {name!r}.{did_you_mean(name, known)}")
-    return [part.get(name) for part in parts]
+    return [None if _is_endless(part.get(name)) else part.get(name) for part in parts]
+
+
+def _is_endless(value: Any) -> bool:
+    """NaN or infinite: a number that has no place among the others."""
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _groups(rows: Rows, name: str) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ from typing import Any
 from llama_tasks import metrics
 from llama_tasks.errors import DataError, MetricError, RunError
 from llama_tasks.evaluation import scoring, slices
-from llama_tasks.evaluation.score_files import read_rows
+from llama_tasks.evaluation.score_files import choices_of, read_rows
 from llama_tasks.recipe import Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory
@@ -28,6 +28,11 @@ from llama_tasks.tasks import Task, create
 FORMAT = 1
 NAMED = 5  # ids that an error names
 SHOWN = 10  # rows of each kind that a comparison lists
+# What a row must have alike in every system, and what to say where it has not.
+_SAME = (
+    ("references", "references", "they were not asked the same"),
+    ("lang", "languages", "give --lang, such as --lang en"),
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -94,6 +99,8 @@ def compare(
         raise DataError("There is one system; give two or more to compare.")
     called = _short_names([side.name for side in sides])
     rows = _aligned(sides, called, lang)
+    if not rows[0]:
+        raise DataError(f"{sides[0].name} has no rows to compare.")
     suite, task = _measures(sides, rows[0], names, labels, n_resamples, seed)
     systems = [_scored(name, own, suite, task) for name, own in zip(called, rows, strict=True)]
     values = {system.name: system.row_values for system in systems}
@@ -121,6 +128,8 @@ def _source(row: Mapping[str, Any]) -> dict[str, str]:
 def _short_names(names: Sequence[str]) -> list[str]:
     """The parts of paths that tell them apart: runs/a/eval/adapter/predictions.jsonl and the same of runs/b are a and b."""
     parts = [[part for part in Path(name).with_suffix("").parts if part != "/"] for name in names]
+    if len(set(names)) == 1:
+        return [f"{parts[0][-1]}#{number}" for number in range(1, len(names) + 1)]
     while all(len(own) > 1 for own in parts) and len({own[-1] for own in parts}) == 1:
         parts = [own[:-1] for own in parts]
     for depth in range(1, max(map(len, parts)) + 1):
@@ -153,12 +162,12 @@ def _aligned(sides: Sequence[Side], called: Sequence[str], lang: str | None) -> 
             )
     asked = tables[0]
     for name, table in zip(called, tables, strict=True):
-        other = [row for row in asked if table[row].get("references") != asked[row].get("references")]
-        if other:
-            raise DataError(
-                f"{called[0]} and {name} have other references in {len(other)} rows, first {', '.join(other[:NAMED])}; they "
-                "were not asked the same."
-            )
+        for key, said, told in _SAME:
+            other = [row for row in asked if table[row].get(key) != asked[row].get(key)]
+            if other:
+                raise DataError(
+                    f"{called[0]} and {name} have other {said} in {len(other)} rows, first {', '.join(other[:NAMED])}; {told}."
+                )
     return [[table[row] for row in asked] for table in tables]
 
 
@@ -174,7 +183,7 @@ def _measures(
     lacking = next((str(row["id"]) for row in rows if "lang" not in row), None)
     if lacking is not None:
         raise MetricError(f"row {lacking} does not say its language; give --lang, such as --lang en")
-    known = labels or (own.task.labels if own and own.task else None) or list(rows[0].get("choices") or [])
+    known = labels or (own.task.labels if own and own.task else None) or choices_of(rows)
     task = own.task if own and own.task and not labels else Task(known)
     return Suite(metrics=wanted, n_resamples=n_resamples, seed=seed), task
 

@@ -21,6 +21,8 @@ def resampled_sums(stats: Array, n_resamples: int, seed: int) -> Array:
     """
     if n_resamples < 1:
         raise MetricError(f"n_resamples is {n_resamples}; give at least 1 (1000 is usual)")
+    if seed < 0:
+        raise MetricError(f"seed is {seed}; give 0 or more")
     n = len(stats)
     rng = np.random.default_rng(seed)
     # int32 gives the same stream as sacrebleu's int64, in half the time and memory.

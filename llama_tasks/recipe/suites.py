@@ -56,7 +56,7 @@ def load_sets(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Scor
     """Read a suite file with `sets`, and change every set by `key.sub=value`.
 
     Raises:
-        RecipeError: no such file, no sets, an unknown key, a wrong type, decoding that has no effect.
+        RecipeError: no such file, no sets, a name that is no folder's, an unknown key, a wrong type, decoding that has no effect.
     """
     path = Path(path)
     tree = read_yaml(path, "suite")
@@ -64,6 +64,8 @@ def load_sets(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Scor
         raise RecipeError(
             f"{path} must hold `sets:` and under it one entry a set, such as `qa: {{task: qa, eval: qa.yaml}}`."
         )
+    if wrong := [name for name in map(str, tree["sets"]) if "/" in name or name in (".", "..")]:
+        raise RecipeError(f"{path}: a set is a folder of the results, so it cannot be called {wrong[0]!r}.")
     return {str(name): _load(path, str(name), given, overrides) for name, given in tree["sets"].items()}
 
 

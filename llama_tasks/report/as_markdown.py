@@ -17,7 +17,7 @@ from llama_tasks.report.text import (
     shorten,
     shown_fields,
 )
-from llama_tasks.report.verdict import verdicts
+from llama_tasks.report.verdict import verdicts, way
 
 _EXAMPLES = 5
 _CELL = 240  # characters; the page holds the whole text
@@ -48,7 +48,7 @@ def scores_table(report: dict[str, Any]) -> str:
     head = ["metric", "language", "n", "base"] + (["adapter", "difference", "p", "detectable"] if compared else [])
     lines = [_row(head), "|:--|:--|--:|" + "--:|" * (len(head) - 3)]
     lines += [_row(_score_cells(score, compared)) for score in report["scores"]]
-    note = "Values are 0 to 100, higher is better, with 95% bootstrap intervals."
+    note = "Values are 0 to 100, higher is better (↓ lower, ↕ neither way), with 95% bootstrap intervals."
     if compared:
         note += (
             " Bold p-values are below 0.05, not corrected for the number of comparisons. Detectable: the smallest true"
@@ -72,7 +72,8 @@ def escape(text: object) -> str:
 
 
 def _score_cells(score: dict[str, Any], compared: bool) -> list[str]:
-    cells = [escape(metric_name(score["metric"])), escape(score["lang"]), number(score["n"], 0), _value(score["base"])]
+    name = escape(metric_name(score["metric"])) + way(score)
+    cells = [name, escape(score["lang"]), number(score["n"], 0), _value(score["base"])]
     if compared:
         p = escape(p_value(score["p_value"]))
         bounds = interval(score["difference_interval"])

@@ -24,7 +24,7 @@ from llama_tasks.report.text import (
     shorten,
     shown_fields,
 )
-from llama_tasks.report.verdict import asides, is_better, is_worse, verdicts
+from llama_tasks.report.verdict import asides, is_better, is_worse, verdicts, way
 
 _EXAMPLES = 2
 _TEXT = 160  # characters of each text of an example
@@ -65,7 +65,11 @@ class _Scores:
 
 
 def _score_cells(score: dict[str, Any], gap: str, compared: bool) -> list[Text]:
-    cells = [Text(metric_name(score["metric"])), Text(plain(score["lang"])), Text(number(score["n"], 0))]
+    cells = [
+        Text(f"{metric_name(score['metric'])}{way(score)}"),
+        Text(plain(score["lang"])),
+        Text(number(score["n"], 0)),
+    ]
     cells.append(_value(number(score["base"]["value"]), interval(score["base"]["interval"]), gap))
     if compared:
         style = "green" if is_better(score) else "red" if is_worse(score) else ""
@@ -84,7 +88,7 @@ def _value(value: str, bounds: str, gap: str, style: str = "") -> Text:
 
 
 def _note(scores: list[dict[str, Any]], compared: bool) -> str:
-    note = "0 to 100, higher is better; [95% bootstrap interval]."
+    note = "0 to 100, higher is better (↓ lower, ↕ neither way); [95% bootstrap interval]."
     if not compared:
         return note
     methods = ", ".join(dict.fromkeys(method_name(score["method"]) for score in scores if score.get("method")))

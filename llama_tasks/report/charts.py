@@ -35,7 +35,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class IntervalPlot:
-    """The scores of one metric side by side, on the scale that all metrics of the report share."""
+    """The scores of one metric side by side, on the scale that all metrics up to 100 share."""
 
     width: int
     height: int
@@ -114,8 +114,17 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
 
 
 def interval_plots(scores: Sequence[dict[str, Any]], width: int = 260) -> list[IntervalPlot]:
-    """One plot a score, all on one scale, so that rows can be compared by eye."""
-    edges = [edge for score in scores for name in _systems(score) for edge in _edges(score[name])]
+    """One plot a score, on one scale, so that rows can be compared by eye; a metric that passes 100 has a scale of its own."""
+    edges: dict[str, list[float]] = {}
+    for score in scores:
+        own = [edge for name in _systems(score) for edge in _edges(score[name])]
+        edges.setdefault(score["metric"], []).extend(own)
+    shared = [edge for own in edges.values() if max(own, default=0) <= 100 for edge in own]
+    scales = {metric: own if max(own, default=0) > 100 else shared for metric, own in edges.items()}
+    return [_interval_plot(score, scales[score["metric"]], width) for score in scores]
+
+
+def _interval_plot(score: dict[str, Any], edges: Sequence[float], width: int) -> IntervalPlot:
     ticks = nice_ticks(min(edges), max(edges)) if edges else [0.0, 100.0]
     margin = 12
 
@@ -123,12 +132,9 @@ def interval_plots(scores: Sequence[dict[str, Any]], width: int = 260) -> list[I
         return round(margin + (width - 2 * margin) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
 
     axis = [Tick(place(tick), f"{tick:g}") for tick in ticks]
-    plots = []
-    for score in scores:
-        drawn = [name for name in _systems(score) if _edges(score[name])]
-        marks = [_mark(name, 12.0 + 16 * row, score[name], place) for row, name in enumerate(drawn)]
-        plots.append(IntervalPlot(width, 24 + 16 * max(1, len(drawn)), axis, marks))
-    return plots
+    drawn = [name for name in _systems(score) if _edges(score[name])]
+    marks = [_mark(name, 12.0 + 16 * row, score[name], place) for row, name in enumerate(drawn)]
+    return IntervalPlot(width, 24 + 16 * max(1, len(drawn)), axis, marks)
 
 
 def training_plots(training: dict[str, Any]) -> list[LinePlot]:

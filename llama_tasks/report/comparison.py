@@ -24,6 +24,7 @@ from llama_tasks.report.text import (
     shorten,
     shown_fields,
 )
+from llama_tasks.report.verdict import way
 
 _TEXT = 200  # characters of each text of an example
 _EXAMPLES = 2  # of each kind, in the terminal
@@ -52,7 +53,8 @@ def terminal(result: Mapping[str, Any]) -> RenderableType:
         _pairs(result),
         Text(
             "* p < 0.05, corrected for all pairs of a metric (Holm). Detectable: the smallest true difference that such a test "
-            "finds in four of five cases.",
+            "finds in four of five cases. ↓ lower is better, ↕ neither way. Rows: better, worse, the same by "
+            f"{metric_name(result['row_metric'])}.",
             style="dim",
         ),
         *[part for one in result["slices"] for part in (Text(), _slice(one))],
@@ -91,12 +93,13 @@ def _counted(result: Mapping[str, Any]) -> str:
 
 def _pairs(result: Mapping[str, Any]) -> Table:
     outcomes = {(one["a"], one["b"]): one for one in result["outcomes"]}
-    shown = _table("metric", "lang", "pair", "difference", "p", "detectable", "rows better/worse/same", text=3)
+    shown = _table("metric", "lang", "pair", "difference", "p", "detectable", "rows +/-/=", text=3)
     for pair in result["pairs"]:
         one = outcomes[pair["a"], pair["b"]]
         bounds = interval(pair["interval"])
         shown.add_row(
-            Text(metric_name(pair["metric"])), Text(plain(pair["lang"])), Text(f"{label(pair['a'])} → {label(pair['b'])}"),
+            Text(f"{metric_name(pair['metric'])}{way(pair)}"), Text(plain(pair["lang"])),
+            Text(f"{label(pair['a'])} → {label(pair['b'])}"),
             Text.assemble((number(pair["difference"], signed=True), "bold"), (f" {bounds}", "dim")),
             p_value(pair["p_value"]) + (" *" if is_significant(pair["p_value"]) else "  "),
             f"±{number(pair['detectable'])}" if pair["detectable"] else "–", f"{one['wins']:,}/{one['losses']:,}/{one['ties']:,}",

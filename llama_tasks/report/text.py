@@ -9,23 +9,24 @@ from typing import Any
 
 import yaml
 
+from llama_tasks.metrics.language_model import NAMES
+from llama_tasks.metrics.names import ALL
+
 ABSENT = "–"
 LONGEST = 4000  # characters of one text on a page; predictions.jsonl has the rest
 SIGNIFICANT = 0.05  # the usual level; the reports print the p-value itself beside every marker
 
-_METRIC_NAMES = {
+_METRIC_NAMES = {name: name.replace("_f1", " F1").replace("_", " ") for name in (*ALL, *NAMES)} | {
     "bleu": "BLEU",
     "chrf": "chrF",
+    "chrf++": "chrF++",
+    "ter": "TER",
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
-    "exact_match": "exact match",
     "f1": "F1",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "bits_per_byte": "bits per byte",
+    "mcc": "MCC",
 }
 
 # ECMA-48: control strings (OSC, DCS, SOS, PM, APC) up to their terminator, control sequences (CSI), short escapes.
@@ -68,8 +69,9 @@ def clip(whole: str) -> str:
 
 
 def metric_name(metric: object) -> str:
-    """The name as the field writes it: `rougeL` -> `ROUGE-L`."""
-    return _METRIC_NAMES.get(str(metric), plain(metric))
+    """The name as the field writes it: `rougeL` -> `ROUGE-L`, `macro_f1:...` -> `macro F1:...`."""
+    name, colon, options = plain(metric).partition(":")
+    return _METRIC_NAMES.get(name, name) + colon + options
 
 
 def method_name(signature: object) -> str:
@@ -91,7 +93,7 @@ def number(value: Any, digits: int = 1, *, signed: bool = False) -> str:
     """`41.2`, with `signed` `+41.2`; a dash where there is no number."""
     if not is_number(value):
         return ABSENT
-    return f"{value:+.{digits}f}" if signed else f"{value:,.{digits}f}"
+    return f"{value:+,.{digits}f}" if signed else f"{value:,.{digits}f}"
 
 
 def interval(bounds: Any, digits: int = 1) -> str:

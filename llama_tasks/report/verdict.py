@@ -76,6 +76,11 @@ def is_worse(score: dict[str, Any]) -> bool:
     return is_significant(score.get("p_value")) and _gain(score) < 0
 
 
+def way(score: dict[str, Any]) -> str:
+    """What stands beside a metric of which a greater value is not a better one: `↓` lower is better, `↕` neither way."""
+    return {True: "", False: " ↓", None: " ↕"}[score.get("higher_is_better", True)]
+
+
 def _gain(score: dict[str, Any]) -> float:
     """The difference, turned over where a smaller value is better; 0 for a metric that is neither (`novelty`)."""
     sign = {True: 1.0, False: -1.0, None: 0.0}[score.get("higher_is_better", True)]

@@ -15,6 +15,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "0 to 100, higher is better where nothing else is said, with 95% bootstrap intervals.",
         "0 到 100，未特别说明时越高越好；附 95% 自助法置信区间。",
     ),
+    "lower": ("lower is better", "越低越好"),
+    "neither": ("neither way is better", "无好坏之分"),
     "same_rows": ("on the same rows.", "在相同的行上。"),
     "metric": ("metric", "指标"),
     "rows": ("rows", "行数"),
@@ -51,8 +53,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "true": ("true", "真实"),
     "reliability": ("Calibration", "校准"),
     "reliability_note": (
-        "How often the model was right, by how sure it was; on the dashed line it knows how sure it may be. The darker, the more "
-        "rows.",
+        "How often the model was right, by how sure it was; on the dashed line it knows how sure it may be. The stronger the "
+        "colour, the more rows.",
         "按模型的把握程度统计的正确率；落在虚线上表示把握恰当。颜色越深，行数越多。",
     ),
     "confidence": ("confidence", "把握"),

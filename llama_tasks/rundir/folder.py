@@ -184,8 +184,8 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is broken ({error}).") from None
 
 
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Read one object a line; a broken last line (a crash while appending) is left out.
+def read_jsonl(path: Path, *, whole: bool = False) -> Iterator[dict[str, Any]]:
+    """Read one object a line; a broken last line (a crash while appending) is left out, unless the file must be `whole`.
 
     Raises RunError for a missing file or a broken line elsewhere.
     """
@@ -197,7 +197,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip():
                     yield json.loads(line)
             except ValueError as error:
-                if line.endswith(b"\n"):
+                if whole or line.endswith(b"\n"):
                     raise RunError(f"{path}:{number} is broken ({error}).") from None
 
 

@@ -151,6 +151,7 @@ def test_names_are_what_tells_paths_apart() -> None:
         (["runs/a/eval/base/predictions.jsonl", "runs/a/eval/adapter/predictions.jsonl"], ["base", "adapter"]),
         (["x/one", "y/one", "y/two"], ["x/one", "y/one", "y/two"]),
         (["same", "same"], ["same#1", "same#2"]),
+        (["/a/run/p.jsonl", "/a/run/p.jsonl"], ["p#1", "p#2"]),
     ):
         sides = [systems.Side(path, predictions(0.5, 1, 12)) for path in paths]
         assert list(systems.compare(sides, ["rouge1"], n_resamples=5).result["systems"]) == names
@@ -176,6 +177,8 @@ def test_hostile_rows_are_text(tmp_path: Path) -> None:
             [],
             "have other references in 120 rows, first test:0",
         ),
+        (lambda rows: [{**row, "lang": "de"} for row in rows], [], "have other languages in 120 rows, first test:0"),
+        (lambda rows: [{k: row[k] for k in row if k != "lang"} for row in rows], [], "give --lang, such as --lang en"),
         (lambda rows: rows, ["--metric", "bleau"], "did you mean 'bleu'"),
         (lambda rows: rows, ["--slice", "domian"], "No row has the column 'domian'. Did you mean 'domain'?"),
     ],
@@ -188,8 +191,10 @@ def test_mistakes(files: list[str], capsys: pytest.CaptureFixture, change: Any, 
 
 
 def test_more_mistakes(files: list[str], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
     for argv, message in (
         ([files[0]], "There is one system"),
+        (["empty.jsonl", "empty.jsonl", "--metric", "chrf"], "empty.jsonl has no rows to compare"),
         (files[:2], "say what to measure, such as --metric chrf"),
         ([str(tmp_path / "nowhere"), files[0]], "There is no file and no run"),
         ([str(tmp_path), files[0]], "is no run directory"),

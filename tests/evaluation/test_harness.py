@@ -193,12 +193,21 @@ def test_few_shot_examples_come_from_other_rows(place: Path) -> None:
         ("sets: {a: {task: qq}}", "Did you mean 'qa'"),
         ("sets: {a: {task: qa, eval: {temperature: 2}}}", "no effect"),
         ("sets: {a: {task: qa, eval: none.yaml}}", "There is no suite"),
+        ("sets: {../a: {task: qa}}", "cannot be called '../a'"),
     ],
 )
 def test_wrong_suites_are_refused(tmp_path: Path, text: str, error: str) -> None:
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(RecipeError, match=error):
         load_sets(tmp_path / "wrong.yaml")
+
+
+def test_a_limit_leaves_all_labels_to_choose_from(place: Path) -> None:
+    """Fewer choices would be an easier task, and another number."""
+    labels = {"labels": load_sets("suite.yaml", ["data.max_test_samples=1"])["labels"]}
+    harness.run(labels, harness.Candidate.load(BaseConfig(model=str(place / "gpt2"))), place / "limited", say)
+    (row,) = read_jsonl(place / "limited/labels/predictions.jsonl")
+    assert set(row["choices"]) == {"fine", "poor", "very poor"}
 
 
 def test_a_split_that_is_not_there(place: Path) -> None:

@@ -103,6 +103,19 @@ def test_choices_give_labels_and_calibration(files: Path, capsys: pytest.Capture
     assert result["confusion"] == [[1, 0, 0], [0, 0, 0]]
 
 
+def test_choices_that_differ_are_no_label_set(files: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [{"lang": "en", "prediction": a, "references": [a], "choices": {a: 0.0, b: -1.0}} for a, b in ("ab", "cd")]
+    rows.append({**rows[0], "choices": None})
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    assert scored(capsys, "p.jsonl", "--metric", "chrf")["counts"]["unparsable"] == 0
+
+
+def test_a_carriage_return_within_a_line_ends_no_line(files: Path, capsys: pytest.CaptureFixture) -> None:
+    (files / "hyp.txt").write_bytes(b"one\rtwo\r\nthree\r\n")
+    (files / "ref.txt").write_bytes(b"one two\nthree\n")
+    assert scored(capsys, "hyp.txt", "ref.txt", "--metric", "exact_match", "--lang", "de")["scores"][0]["value"] == 100
+
+
 def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
     (files / "p.jsonl").write_text(lines({"nll": 2.0, "tokens": 2, "bytes": 4}), encoding="utf-8")
     result = scored(capsys, "p.jsonl", "--metric", "perplexity", "--metric", "bits_per_byte")
@@ -129,6 +142,13 @@ def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
         (["some.jsonl", "ref.txt", "--metric", "bleu", "--lang", "en"], "leave the other files out"),
         (["none.jsonl", "--metric", "bleu", "--lang", "en"], "there are no rows to score"),
         (["null.jsonl", "--metric", "bleu", "--lang", "en"], "the prediction of row 0 must be a text, not None"),
+        (["cut.jsonl", "--metric", "chrf", "--lang", "en"], "cut.jsonl:2 is broken"),
+        (["lang.jsonl", "--metric", "chrf"], "lang.jsonl, row 1: `lang` must be a language code, not ['en']"),
+        (["input.jsonl", "--metric", "novelty", "--lang", "en"], "`input` must be an object {name: value}, not 'a'"),
+        (["choices.jsonl", "--metric", "calibration_error", "--lang", "en"], "each label its log-likelihood, a number"),
+        (["nll.jsonl", "--metric", "perplexity"], "`nll` must be a number, not 'x'"),
+        (["null_lang.jsonl", "--metric", "chrf"], "row 0 does not say its language"),
+        (["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--seed", "-1"], "seed is -1; give 0 or more"),
     ],
 )
 def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str) -> None:
@@ -136,6 +156,17 @@ def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], m
     (files / "some.jsonl").write_text(lines({"prediction": "a", "references": ["a"]}, {"prediction": "a"}))
     (files / "none.jsonl").write_text("")
     (files / "null.jsonl").write_text(lines({"prediction": None, "references": ["a"]}))
+    row = {"prediction": "a", "references": ["a"]}
+    (files / "cut.jsonl").write_text(lines(row) + '{"predic')  # copied halfway: no row is left out in silence
+    odd = {
+        "lang": {"lang": ["en"]},
+        "input": {"input": "a"},
+        "choices": {"choices": {"a": "b"}},
+        "null_lang": {"lang": None},
+    }
+    for name, part in odd.items():
+        (files / f"{name}.jsonl").write_text(lines({**row, **part}))
+    (files / "nll.jsonl").write_text(lines({"nll": "x", "tokens": 1, "bytes": 1}))
     assert main(["score", *argv]) == 2
     error = capsys.readouterr().err
     assert error.startswith("llama-tasks: ") and error.count("\n") == 1

@@ -89,3 +89,11 @@ def test_rows_without_a_value_are_left_out() -> None:
     known["0"] = float("nan")
     del known["4"]
     assert slices.slice_by(made, "gender", {"x": known}, n_resamples=9)["groups"][0]["n"] == 8
+
+
+def test_numbers_without_an_end_are_no_numbers() -> None:
+    made = [{**row, "meta": {"age": float("nan") if at % 3 else at, "gender": "f"}} for at, row in enumerate(rows())]
+    made[0]["meta"]["age"] = float("inf")
+    groups = slices.slice_by(made, "age", {"base": values(made)}, n_resamples=20)["groups"]
+    assert [(group["group"], group["n"]) for group in groups][-1] == ("(none)", 81)
+    assert sum(group["n"] for group in groups) == 120
