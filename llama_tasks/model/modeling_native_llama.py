@@ -27,7 +27,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -398,7 +398,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         elif places is not None:
             logits = self.project_to_vocabulary(hidden_ND[None])
         else:
-            logits = self.project_to_vocabulary(slice_logits_to_keep(hidden_states, logits_to_keep))
+            logits = self.project_to_vocabulary(kept(hidden_states, logits_to_keep))
             if labels is not None:
                 labels = without_document_starts(labels, packed[0])
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -419,3 +419,15 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         if cu_seq_lens is None or kwargs.get("output_hidden_states", self.config.output_hidden_states):
             return False
         return 0 < len(places) <= READS_AT_MOST * int(cu_seq_lens[-1])
+
+
+def kept(hidden_BTD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions whose logits are asked for, in transformers' words: the last n of each row (0: all), an index [N] for all
+    rows, an index [B, N] or a mask [B, T] of each row's own (the mask's positions end to end)."""
+    if isinstance(logits_to_keep, int):
+        return hidden_BTD[:, -logits_to_keep:]
+    if logits_to_keep.ndim == 1:
+        return hidden_BTD[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_BTD[logits_to_keep]
+    return hidden_BTD.take_along_dim(logits_to_keep[..., None], dim=1)

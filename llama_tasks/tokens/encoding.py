@@ -97,6 +97,7 @@ class Encoder:
             raise ModelError(
                 "The tokenizer has no EOS token, so a model could never learn to stop; use the base's own tokenizer."
             )
+        _keep_no_texts(tokenizer)
         self.tokenizer = tokenizer
         self.config = config
         source = "tokenizer" if config.template == "chat" else (config.template or {}).get("chat")
@@ -327,6 +328,14 @@ def _tokens(prompt: Prompt, segments: Sequence[list[int]]) -> Tokens:
     return Tokens(
         prompt.example.id, list(itertools.chain.from_iterable(segments)), ends[0], ignored, prompt.example.weight
     )
+
+
+def _keep_no_texts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Switch off the word cache of a tokenizer that takes whole texts for words (SentencePiece's, as in LLaMA 1 and 2): it
+    would keep thousands of texts, 4 KB and more each, and hardly meet one again."""
+    backend = tokenizer.backend_tokenizer
+    if backend.pre_tokenizer is None and hasattr(backend.model, "_resize_cache"):
+        backend.model._resize_cache(0)
 
 
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
