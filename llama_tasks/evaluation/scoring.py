@@ -23,7 +23,7 @@ def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
     scores = []
     for lang, metric, part in measures(rows, suite, task):
         result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
-        scores.append({**result.to_dict(), "lang": lang})
+        scores.append({**result.to_dict(), "lang": lang, "higher_is_better": _way(metric)})
     return scores
 
 
@@ -40,9 +40,15 @@ def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[st
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
             test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
-        better = getattr(metric, "higher_is_better", True)
-        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
+        about = {"metric": metric.name, "lang": lang, "higher_is_better": _way(metric)}
+        pairs.append({**about, **dataclasses.asdict(test)})
     return pairs
+
+
+def _way(metric: Metric) -> bool | None:
+    """Whether a greater value is a better one; None where neither way is."""
+    better: bool | None = getattr(metric, "higher_is_better", True)
+    return better
 
 
 def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None) -> float:

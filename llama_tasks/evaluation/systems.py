@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ def _scored(name: str, rows: Rows, suite: Suite, task: Task) -> System:
 
 def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One score of every system; the name is added by the order."""
-    row = {key: scores[0][key] for key in ("metric", "lang", "n", "signature")}
+    row = {key: scores[0][key] for key in ("metric", "lang", "n", "signature", "higher_is_better")}
     return row | {"values": [{key: score[key] for key in ("value", "interval")} for score in scores]}
 
 
@@ -210,13 +210,31 @@ def _pairs(systems: Sequence[System], suite: Suite, task: Task) -> Iterator[dict
         corrected = holm([test["p_value"] for test in measured])
         for (a, b), test, p in zip(pairs, measured, corrected, strict=True):
             method = test["method"] + (f"|holm:{len(pairs)}" if len(pairs) > 1 else "")
-            yield {**test, "interval": list(test["interval"]), "a": a.name, "b": b.name, "p_value": p, "method": method}
+            yield {
+                **test, "interval": list(test["interval"]), "a": a.name, "b": b.name, "p_value": p, "method": method,
+                **_tally(_gains(a, b, test["lang"]).values()),
+            }  # fmt: skip
+
+
+def _gains(a: System, b: System, lang: str = scoring.EVERY) -> dict[str, float]:
+    """By how much each row in `lang` rose from a to b; rows without a value of their own are left out."""
+    asked = {row["id"] for row in a.predictions if lang in (row["lang"], scoring.EVERY)}
+    gains = {row: b.row_values[row] - value for row, value in a.row_values.items() if row in asked}
+    return {row: gain for row, gain in gains.items() if not math.isnan(gain)}
+
+
+def _tally(gains: Collection[float]) -> dict[str, int]:
+    return {
+        "wins": sum(gain > 0 for gain in gains),
+        "losses": sum(gain < 0 for gain in gains),
+        "ties": sum(gain == 0 for gain in gains),
+    }
 
 
 def _outcome(a: System, b: System) -> dict[str, Any]:
     """How many rows won, lost and tied from a to b, and those that changed most."""
-    gains = {row: b.row_values[row] - value for row, value in a.row_values.items()}
-    order = sorted((row for row in gains if not math.isnan(gains[row])), key=lambda row: gains[row])
+    gains = _gains(a, b)
+    order = sorted(gains, key=lambda row: gains[row])
     both = {x["id"]: (x, y) for x, y in zip(a.predictions, b.predictions, strict=True)}
 
     def shown(ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -228,5 +246,4 @@ def _outcome(a: System, b: System) -> dict[str, Any]:
 
     won, lost = [row for row in reversed(order) if gains[row] > 0], [row for row in order if gains[row] < 0]
     tied = [row for row in order if gains[row] == 0]
-    counts = {"wins": len(won), "losses": len(lost), "ties": len(tied)}
-    return {"a": a.name, "b": b.name, **counts, "won": shown(won), "lost": shown(lost), "tied": shown(tied)[:3]}
+    return {"a": a.name, "b": b.name, **_tally(gains.values()), "won": shown(won), "lost": shown(lost), "tied": shown(tied)[:3]}

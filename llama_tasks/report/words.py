@@ -168,6 +168,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "由 llama-tasks explain 生成。本页自成一体，不加载任何内容。梯度只反映微小变化，注意力只反映模型看向哪里，都不能证明因果。",
     ),
     "pairs": ("Every pair", "两两比较"),
+    "rows_won_note": (
+        "Rows better, worse and the same: those of the language of the line, each by its own value",
+        "变好、变差、持平的行数只计该语言的行，按各行自身取值",
+    ),
     "rows_won": ("rows better / worse / same", "变好 / 变差 / 持平的行"),
 }
 

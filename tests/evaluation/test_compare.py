@@ -97,6 +97,23 @@ def test_rows_that_won_and_lost(files: list[str], capsys: pytest.CaptureFixture)
     assert row["gain"] == pytest.approx(gain[1] - gain[0])
 
 
+def test_rows_that_won_are_counted_by_language(tmp_path: Path) -> None:
+    """Two English rows get better, one Chinese row worse; accuracy is also told over both languages."""
+    said = {"en": ("yes", "yes"), "zh": ("no", "yes")}
+    rows = [{"id": str(at), "lang": lang, "references": ["yes"], "prediction": "no", "input": {}}
+            for at, lang in enumerate(["en", "en", "zh", "zh", "zh"])]  # fmt: skip
+    rows[2]["prediction"] = "yes"
+    after = [row | {"prediction": said[row["lang"]][at % 2]} for at, row in enumerate(rows)]
+    sides = [systems.Side("a", rows), systems.Side("b", after)]
+    found = systems.compare(sides, ["accuracy"], labels=["yes", "no"], n_resamples=50)
+    counted = {pair["lang"]: [pair[key] for key in ("wins", "losses", "ties")] for pair in found.result["pairs"]}
+    assert counted == {"en": [2, 0, 0], "zh": [1, 1, 1], "all": [3, 1, 1]}
+    assert sum(counted["en"]) == next(score["n"] for score in found.result["scores"] if score["lang"] == "en")
+    page = comparison.page(found.result, found.systems)
+    for cell in ("2 / 0 / 0", "1 / 1 / 1", "3 / 1 / 1"):
+        assert page.count(cell) == 1
+
+
 def test_slices_by_any_column(files: list[str], capsys: pytest.CaptureFixture) -> None:
     result = run(capsys, *files[:2], "--metric", "rouge1", "--slice", "text", "--slice", "domain")
     assert [part["column"] for part in result["slices"]][:3] == ["text", "domain", "input_length"]
@@ -132,6 +149,11 @@ def test_lines_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert result["row_metric"] == "chrf"  # of TER a greater value is a worse one
     assert result["outcomes"][0]["wins"] == 2
     assert result["pairs"][0]["higher_is_better"] is False
+    assert result["scores"][0]["higher_is_better"] is False
+    assert main(["compare", *argv, "--html", "out.html"]) == 0
+    assert capsys.readouterr().out.count("TER ↓") == 2  # in the table of scores and in that of pairs
+    heads = [part for part in Path("out.html").read_text(encoding="utf-8").split("</th>") if '<th scope="row">TER' in part]
+    assert len(heads) == 2 and all("lower is better" in head for head in heads)
 
 
 def test_the_terminal_and_the_page(files: list[str], capsys: pytest.CaptureFixture) -> None:
