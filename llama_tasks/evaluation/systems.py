@@ -102,7 +102,8 @@ def compare(
     if not rows[0]:
         raise DataError(f"{sides[0].name} has no rows to compare.")
     suite, task = _measures(sides, rows[0], names, labels, n_resamples, seed)
-    systems = [_scored(name, own, suite, task) for name, own in zip(called, rows, strict=True)]
+    optional = _parts_of_groups(names)
+    systems = [_scored(name, own, suite, task, optional) for name, own in zip(called, rows, strict=True)]
     values = {system.name: system.row_values for system in systems}
     drawn = {"n_resamples": n_resamples, "seed": seed}
     found = slices.slices(rows[0], values, **drawn)
@@ -114,7 +115,7 @@ def compare(
         "row_metric": systems[0].row_metric,
         "scores": [_joined(own) for own in zip(*(system.scores for system in systems), strict=True)],
         "counts": {system.name: dict(system.counts) for system in systems},
-        "pairs": list(_pairs(systems, suite, task)),
+        "pairs": list(_pairs(systems, suite, task, optional)),
         "outcomes": [_outcome(a, b) for a, b in itertools.combinations(systems, 2)],
         "slices": asked + [part for part in found if part["column"] not in columns],
     }
@@ -188,12 +189,18 @@ def _measures(
     return Suite(metrics=wanted, n_resamples=n_resamples, seed=seed), task
 
 
-def _scored(name: str, rows: Rows, suite: Suite, task: Task) -> System:
+def _parts_of_groups(names: Sequence[str]) -> set[str]:
+    """Metrics that nobody named by itself and that are about a part of the rows: of `squad2`, those of answerable ones ..."""
+    groups = [several for several in map(metrics.expand, names) if len(several) > 1]
+    return {one for several in groups for one in several if metrics.parse(one)[1].get("rows", "all") != "all"}
+
+
+def _scored(name: str, rows: Rows, suite: Suite, task: Task, optional: Collection[str]) -> System:
     # Of one row alone a metric must say which way is better; chrF does of any text.
     names = [one for one in suite.metrics if one in task.metrics or metrics.may_lead(one)]
     lead, values = scoring.row_values(rows, replace(suite, metrics=names or ["chrf"]), task)
     counts = metrics.count(rows, task.labels or None)
-    return System(name, scoring.score(rows, suite, task), counts, rows, values, lead)
+    return System(name, scoring.score(rows, suite, task, optional), counts, rows, values, lead)
 
 
 def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -202,10 +209,12 @@ def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row | {"values": [{key: score[key] for key in ("value", "interval")} for score in scores]}
 
 
-def _pairs(systems: Sequence[System], suite: Suite, task: Task) -> Iterator[dict[str, Any]]:
+def _pairs(
+    systems: Sequence[System], suite: Suite, task: Task, optional: Collection[str]
+) -> Iterator[dict[str, Any]]:
     """Every pair of systems on every metric and language, p-values corrected over the pairs."""
     pairs = list(itertools.combinations(systems, 2))
-    tests = [scoring.compare(a.predictions, b.predictions, suite, task) for a, b in pairs]
+    tests = [scoring.compare(a.predictions, b.predictions, suite, task, optional) for a, b in pairs]
     for measured in zip(*tests, strict=True):
         corrected = holm([test["p_value"] for test in measured])
         for (a, b), test, p in zip(pairs, measured, corrected, strict=True):

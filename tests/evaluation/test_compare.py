@@ -136,6 +136,27 @@ def test_labels_are_compared_by_mcnemar(tmp_path: Path, capsys: pytest.CaptureFi
     assert pair["p_value"] == pytest.approx(2 / 2**10)  # ten rows of one kind, none of the other
 
 
+def test_squad2_leaves_out_a_part_without_rows_as_score_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"id": str(at), "lang": lang, "references": ["Rome"], "prediction": "Rome"} for at, lang in enumerate(["en", "de"])]
+    unanswerable = {"id": "2", "lang": "de", "references": [], "prediction": ""}
+    for name, last in (("a.jsonl", ""), ("b.jsonl", "x")):
+        make_rows(Path(name), [*rows, unanswerable | {"prediction": last}])
+    result = run(capsys, "a.jsonl", "b.jsonl", "--metric", "squad2")
+    assert main(["score", "a.jsonl", "--metric", "squad2", "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)["scores"]
+    for found in (result["scores"], result["pairs"]):
+        assert [(one["metric"], one["lang"]) for one in found] == [(one["metric"], one["lang"]) for one in scored]
+    assert {one["lang"] for one in scored if "noans" in one["metric"]} == {"de"}
+    make_rows(Path("a.jsonl"), rows)
+    make_rows(Path("b.jsonl"), rows)
+    # named by itself, it is what was asked for
+    assert main(["compare", "a.jsonl", "b.jsonl", "--metric", "f1:rows=noans"]) == 2
+    assert "none of the 1 rows has what this metric is computed from" in capsys.readouterr().err
+
+
 def test_lines_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in {
