@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_tasks import metrics, significance
 from llama_tasks.metrics import Metric
-from llama_tasks.metrics.names import LABELS, LANGUAGE_FREE
+from llama_tasks.metrics.names import LABELS, is_language_free
 from llama_tasks.recipe import Suite
 from llama_tasks.tasks import Task
 
@@ -88,7 +88,7 @@ def measures(
             metric = metrics.create(name, lang, task.labels or None, task.metrics)
             if name not in optional or _has_rows(metric, part):
                 yield lang, metric, part
-        if len(by_lang) > 1 and name in (*LANGUAGE_FREE, *task.metrics):
+        if len(by_lang) > 1 and (name in task.metrics or is_language_free(name)):
             yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
 
 

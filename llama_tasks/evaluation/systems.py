@@ -19,6 +19,7 @@ from llama_tasks import metrics
 from llama_tasks.errors import DataError, MetricError, RunError
 from llama_tasks.evaluation import scoring, slices
 from llama_tasks.evaluation.score_files import choices_of, read_rows
+from llama_tasks.metrics.names import is_language_free
 from llama_tasks.recipe import Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory
@@ -98,7 +99,7 @@ def compare(
     if len(sides) < 2:
         raise DataError("There is one system; give two or more to compare.")
     called = _short_names([side.name for side in sides])
-    rows = _aligned(sides, called, lang)
+    rows = _aligned(sides, called, lang or _no_language(sides, names))
     if not rows[0]:
         raise DataError(f"{sides[0].name} has no rows to compare.")
     suite, task = _measures(sides, rows[0], names, labels, n_resamples, seed)
@@ -124,6 +125,12 @@ def compare(
 
 def _source(row: Mapping[str, Any]) -> dict[str, str]:
     return {"source": row["source"]} if "source" in row else {}
+
+
+def _no_language(sides: Sequence[Side], names: Sequence[str]) -> str | None:
+    """What stands for the language where no row names one and no metric reads it."""
+    told = any("lang" in row for side in sides for row in side.rows)
+    return scoring.EVERY if names and not told and all(map(is_language_free, names)) else None
 
 
 def _short_names(names: Sequence[str]) -> list[str]:

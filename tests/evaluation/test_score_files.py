@@ -66,6 +66,19 @@ def test_labels_have_their_tables_and_invalid_outputs_are_shown(files: Path, cap
     assert "none of them" in capsys.readouterr().out
 
 
+def test_labels_need_no_language(files: Path, capsys: pytest.CaptureFixture) -> None:
+    argv = ["said.txt", "labels.txt", "--labels", "good,bad"]
+    result = scored(capsys, *argv, "--metric", "accuracy", "--metric", "macro_f1")
+    assert [(score["lang"], score["n"]) for score in result["scores"]] == [("all", 3), ("all", 3)]
+    assert result["scores"][0]["value"] == pytest.approx(100 / 3)
+    compared = ["said.txt", "labels.txt", "--references", "labels.txt", "--labels", "good,bad", "--json"]
+    assert main(["compare", *compared, "--metric", "classification"]) == 0
+    assert {pair["lang"] for pair in json.loads(capsys.readouterr().out)["pairs"]} == {"all"}
+    for command in (["score", *argv], ["compare", *compared]):
+        assert main([*command, "--metric", "accuracy", "--metric", "chrf"]) == 2
+        assert "give --lang" in capsys.readouterr().err
+
+
 def test_rows_of_predictions_by_language(files: Path, capsys: pytest.CaptureFixture) -> None:
     rows = [
         {
