@@ -190,7 +190,7 @@ def _score(args: argparse.Namespace) -> None:
     labels = args.labels.split(",") if args.labels else None
     result = score_files.score_rows(rows, args.metric, args.lang, labels, args.resamples, args.seed)
     if args.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
     else:
         Console(highlight=False, soft_wrap=True).print(score_files.table(result))
 

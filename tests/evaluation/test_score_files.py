@@ -137,6 +137,17 @@ def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
     assert "per:token" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("nll", [(4e4, 1.0), (1e308, 1e308), (900.0, 1.0)])
+def test_a_perplexity_beyond_all_numbers_is_a_sentence(
+    files: Path, capsys: pytest.CaptureFixture, nll: tuple[float, float]
+) -> None:
+    (files / "p.jsonl").write_text(lines(*({"nll": value, "tokens": 2, "bytes": 4} for value in nll)), encoding="utf-8")
+    assert main(["score", "p.jsonl", "--metric", "perplexity", "--json"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert "perplexity: the value of these 2 rows, or its interval, is over 1e+150" in told.err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
