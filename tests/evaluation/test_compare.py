@@ -239,6 +239,7 @@ def test_more_mistakes(files: list[str], capsys: pytest.CaptureFixture, tmp_path
         ([files[0]], "There is one system"),
         (["empty.jsonl", "empty.jsonl", "--metric", "chrf"], "empty.jsonl has no rows to compare"),
         (files[:2], "say what to measure, such as --metric chrf"),
+        ([*files[:2], "--metric", "chrf", "--resamples", "99"], "--resamples is 99; an interval of 95% needs at least 100"),
         ([str(tmp_path / "nowhere"), files[0]], "There is no file and no run"),
         ([str(tmp_path), files[0]], "is no run directory"),
     ):
