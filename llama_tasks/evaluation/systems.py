@@ -216,9 +216,7 @@ def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return row | {"values": [{key: score[key] for key in ("value", "interval")} for score in scores]}
 
 
-def _pairs(
-    systems: Sequence[System], suite: Suite, task: Task, optional: Collection[str]
-) -> Iterator[dict[str, Any]]:
+def _pairs(systems: Sequence[System], suite: Suite, task: Task, optional: Collection[str]) -> Iterator[dict[str, Any]]:
     """Every pair of systems on every metric and language, p-values corrected over the pairs."""
     pairs = list(itertools.combinations(systems, 2))
     tests = [scoring.compare(a.predictions, b.predictions, suite, task, optional) for a, b in pairs]
@@ -262,4 +260,11 @@ def _outcome(a: System, b: System) -> dict[str, Any]:
 
     won, lost = [row for row in reversed(order) if gains[row] > 0], [row for row in order if gains[row] < 0]
     tied = [row for row in order if gains[row] == 0]
-    return {"a": a.name, "b": b.name, **_tally(gains.values()), "won": shown(won), "lost": shown(lost), "tied": shown(tied)[:3]}
+    return {
+        "a": a.name,
+        "b": b.name,
+        **_tally(gains.values()),
+        "won": shown(won),
+        "lost": shown(lost),
+        "tied": shown(tied)[:3],
+    }

@@ -26,8 +26,8 @@ from llama_tasks.metrics.summary import Copying, LengthRatio, Novelty
 from llama_tasks.metrics.ter import Ter
 
 __all__ = [
-    "LanguageModel", "Metric", "NoRows", "Score", "TooLarge", "compares_labels", "confusion", "count", "create", "expand", "failures",
-    "groups", "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong",
+    "LanguageModel", "Metric", "NoRows", "Score", "TooLarge", "compares_labels", "confusion", "count", "create", "expand",
+    "failures", "groups", "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong",
     "row_statistics", "score", "score_rows", "score_statistics", "statistics", "value_of",
 ]  # fmt: skip
 

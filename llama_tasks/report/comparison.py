@@ -98,7 +98,8 @@ def _pairs(result: Mapping[str, Any]) -> Table:
             Text(f"{label(pair['a'])} → {label(pair['b'])}"),
             Text.assemble((number(pair["difference"], signed=True), "bold"), (f" {bounds}", "dim")),
             p_value(pair["p_value"]) + (" *" if is_significant(pair["p_value"]) else "  "),
-            f"±{number(pair['detectable'])}" if pair["detectable"] else "–", f"{pair['wins']:,}/{pair['losses']:,}/{pair['ties']:,}",
+            f"±{number(pair['detectable'])}" if pair["detectable"] else "–",
+            f"{pair['wins']:,}/{pair['losses']:,}/{pair['ties']:,}",
         )  # fmt: skip
     return shown
 

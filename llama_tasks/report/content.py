@@ -21,8 +21,9 @@ MAX_REGRESSIONS = 5
 class System:
     """One system on the test rows: the base model alone, or the base with its adapter.
 
-    `scores` are `Score.to_dict()` (and `higher_is_better`, where that is not so), `predictions` the rows of predictions.jsonl. `row_values` (id -> value, higher is
-    better, measured by `row_metric`) is optional: with it on both systems the report shows the rows that got worse.
+    `scores` are `Score.to_dict()`, with `higher_is_better` where it is not so; `predictions` the rows of predictions.jsonl.
+    `row_values` (id -> value, higher is better, measured by `row_metric`) is optional: with it on both systems the report
+    shows the rows that got worse.
     """
 
     name: str

@@ -140,7 +140,10 @@ def test_squad2_leaves_out_a_part_without_rows_as_score_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [{"id": str(at), "lang": lang, "references": ["Rome"], "prediction": "Rome"} for at, lang in enumerate(["en", "de"])]
+    rows = [
+        {"id": str(at), "lang": lang, "references": ["Rome"], "prediction": "Rome"}
+        for at, lang in enumerate(["en", "de"])
+    ]
     unanswerable = {"id": "2", "lang": "de", "references": [], "prediction": ""}
     for name, last in (("a.jsonl", ""), ("b.jsonl", "x")):
         make_rows(Path(name), [*rows, unanswerable | {"prediction": last}])
@@ -173,7 +176,9 @@ def test_lines_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert result["scores"][0]["higher_is_better"] is False
     assert main(["compare", *argv, "--html", "out.html"]) == 0
     assert capsys.readouterr().out.count("TER ↓") == 2  # in the table of scores and in that of pairs
-    heads = [part for part in Path("out.html").read_text(encoding="utf-8").split("</th>") if '<th scope="row">TER' in part]
+    heads = [
+        part for part in Path("out.html").read_text(encoding="utf-8").split("</th>") if '<th scope="row">TER' in part
+    ]
     assert len(heads) == 2 and all("lower is better" in head for head in heads)
 
 
@@ -239,7 +244,10 @@ def test_more_mistakes(files: list[str], capsys: pytest.CaptureFixture, tmp_path
         ([files[0]], "There is one system"),
         (["empty.jsonl", "empty.jsonl", "--metric", "chrf"], "empty.jsonl has no rows to compare"),
         (files[:2], "say what to measure, such as --metric chrf"),
-        ([*files[:2], "--metric", "chrf", "--resamples", "99"], "--resamples is 99; an interval of 95% needs at least 100"),
+        (
+            [*files[:2], "--metric", "chrf", "--resamples", "99"],
+            "--resamples is 99; an interval of 95% needs at least 100",
+        ),
         ([str(tmp_path / "nowhere"), files[0]], "There is no file and no run"),
         ([str(tmp_path), files[0]], "is no run directory"),
     ):

@@ -242,7 +242,10 @@ def test_the_embedded_base_has_no_revision(place: Path, capsys: pytest.CaptureFi
     Path("recipe.yaml").write_text("task: summarize\n")
     assert main(argv) == 2
     told = capsys.readouterr().err
-    assert "comes along with llama-tasks and has no revision 'main'; leave the revision out." in told and told.count("\n") == 1
+    assert (
+        "comes along with llama-tasks and has no revision 'main'; leave the revision out." in told
+        and told.count("\n") == 1
+    )
 
 
 def test_the_suite_of_the_embedded_samples(root: Path) -> None:

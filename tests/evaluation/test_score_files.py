@@ -173,7 +173,10 @@ def test_a_perplexity_beyond_all_numbers_is_a_sentence(
         (["nll.jsonl", "--metric", "perplexity"], "`nll` must be a number, not 'x'"),
         (["null_lang.jsonl", "--metric", "chrf"], "row 0 does not say its language"),
         (["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--seed", "-1"], "seed is -1; give 0 or more"),
-        (["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--resamples", "1"], "--resamples is 1; an interval"),
+        (
+            ["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--resamples", "1"],
+            "--resamples is 1; an interval",
+        ),
     ],
 )
 def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str) -> None:
