@@ -202,9 +202,14 @@ def _parts_of_groups(names: Sequence[str]) -> set[str]:
     return {one for several in groups for one in several if metrics.parse(one)[1].get("rows", "all") != "all"}
 
 
+def _of_every_row(name: str) -> str:
+    """`f1:norm=squad2:rows=noans` -> `f1:norm=squad2`"""
+    return ":".join(part for part in name.split(":") if not part.startswith("rows="))
+
+
 def _scored(name: str, rows: Rows, suite: Suite, task: Task, optional: Collection[str]) -> System:
     # Of one row alone a metric must say which way is better; chrF does of any text.
-    names = [one for one in suite.metrics if one in task.metrics or metrics.may_lead(one)]
+    names = [one for one in map(_of_every_row, suite.metrics) if one in task.metrics or metrics.may_lead(one)]
     lead, values = scoring.row_values(rows, replace(suite, metrics=names or ["chrf"]), task)
     counts = metrics.count(rows, task.labels or None)
     return System(name, scoring.score(rows, suite, task, optional), counts, rows, values, lead)

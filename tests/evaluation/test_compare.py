@@ -153,6 +153,8 @@ def test_squad2_leaves_out_a_part_without_rows_as_score_does(
     for found in (result["scores"], result["pairs"]):
         assert [(one["metric"], one["lang"]) for one in found] == [(one["metric"], one["lang"]) for one in scored]
     assert {one["lang"] for one in scored if "noans" in one["metric"]} == {"de"}
+    alone = run(capsys, "a.jsonl", "b.jsonl", "--metric", "f1:rows=noans", "--lang", "de")
+    assert alone["row_metric"] == "f1" and alone["pairs"][0]["losses"] == 1
     make_rows(Path("a.jsonl"), rows)
     make_rows(Path("b.jsonl"), rows)
     # named by itself, it is what was asked for
