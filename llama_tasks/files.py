@@ -12,9 +12,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from llama_tasks.errors import RunError
 
@@ -49,6 +50,17 @@ def staged(target: Path) -> Iterator[Path]:
 def write(path: Path, how: Callable[[Path], object]) -> None:
     """Make one file: `how` writes it."""
     how(path)
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row of a .jsonl file. Raises RunError for a number that JSON does not have."""
+    try:
+        return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:
+        raise RunError(
+            f"Row {row.get('id', '?')} holds a number that is infinite or none (NaN), which comes from a broken model and "
+            "has no place in a JSON file."
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

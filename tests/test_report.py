@@ -422,6 +422,18 @@ def test_a_metric_that_should_not_rise_says_so(better: bool | None, mark: str, s
     assert said in page[page.index('<th scope="row">calibration error') :].split("</th>")[0]
 
 
+def test_the_chinese_page_names_tests_and_charts_in_chinese() -> None:
+    report = sample_report()
+    report["scores"][0] |= {"metric": "accuracy", "method": "mcnemar-exact|bs:1000"}
+    report["scores"][1]["method"] = "approximate-randomisation|ar:10000"
+    page = Page(html(report))
+    shown = {text.strip() for parts in page.texts.values() for text in parts}
+    chinese = {"McNemar 精确检验", "近似随机化检验", "配对自助法检验", "验证集 ROUGE-L", "准确率", "步"}
+    assert chinese <= shown and {"McNemar, exact", "approximate randomisation", "validation ROUGE-L", "step"} <= shown
+    assert verdicts(report)[0].chinese.startswith("适配器在 准确率 (en) 上优于基座")
+    assert verdicts(report)[0].claim.startswith("The adapter beats the base on accuracy (en)")
+
+
 def test_long_training_is_thinned_and_kept_in_the_panel() -> None:
     steps = [{"step": step, "loss": 1 + 1 / step, "learning_rate": 1e-4} for step in range(1, 20_001)]
     loss, rate = training_plots({"steps": steps, "best_step": 10_000})

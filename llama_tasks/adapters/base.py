@@ -57,7 +57,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu", spread: bool
     quantization = quantizer(base, dtype)
     try:
         model = load_native(
-            where_is(base.model),
+            where_is(base.model, base.revision),
             revision=base.revision,
             dtype=dtype,
             quantization_config=quantization,
@@ -77,7 +77,7 @@ def load_any(base: BaseConfig, device: torch.device | str = "cpu") -> Any:
     Raises:
         ModelError: not found, no causal language model, pickled weights, or code of its own that would have to run.
     """
-    place = where_is(base.model)
+    place = where_is(base.model, base.revision)
     try:
         kind = PreTrainedConfig.get_config_dict(place, revision=base.revision)[0].get("model_type")
     except (OSError, ValueError):

@@ -79,7 +79,8 @@ def show(report: dict[str, Any], path: Path, console: Console) -> None:
         console.print(terminal(report))
         console.print(f"report: {path / 'report.html'}", highlight=False)
     elif report:  # plain text: no base to compare with
-        numbers = ", ".join(f"{name} {report[name]:.4g}" for name in ("loss", "perplexity", "bits_per_byte"))
+        known = [name for name in ("loss", "perplexity", "bits_per_byte") if report[name] is not None]
+        numbers = ", ".join(f"{name} {report[name]:.4g}" for name in known)
         console.print(f"{path}: on {report['texts']} test texts {numbers}", highlight=False)
 
 

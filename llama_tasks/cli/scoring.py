@@ -9,6 +9,7 @@ from pathlib import Path
 from llama_tasks.cli.common import DTYPES, Commands, command, open_console, open_run, show
 from llama_tasks.errors import RecipeError
 
+FEWEST = 100  # resamples: of fewer, the ends of a 95% interval are one or two draws
 EXPORT = "write the sets of a suite as task files of lm-evaluation-harness"
 
 
@@ -74,8 +75,7 @@ def _add_score(commands: Commands) -> None:
     score.add_argument("--lang", help="language code; by default the column `lang` of a .jsonl")
     score.add_argument("--labels", help="label set, such as positive,negative; by default the choices of a .jsonl")
     score.add_argument("--source", type=Path, help="what was summarised, one text a line (novelty, copy_rate)")
-    score.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
-    score.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
+    _add_bootstrap(score)
     score.add_argument("--json", action="store_true", help="print JSON")
     score.set_defaults(run_command=_score)
 
@@ -102,11 +102,25 @@ def _add_compare(commands: Commands) -> None:
         "--slice", action="append", default=[], metavar="COLUMN", dest="columns",
         help="scores by group, with the worst one and the gap; any column of the data; may be given again",
     )  # fmt: skip
-    compare.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
-    compare.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
+    _add_bootstrap(compare)
     compare.add_argument("--json", action="store_true", help="print JSON")
     compare.add_argument("--html", type=Path, metavar="FILE", help="also write a page with every row; needs no network")
     compare.set_defaults(run_command=_compare)
+
+
+def _add_bootstrap(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--resamples", type=int, default=1000, help=f"of the bootstrap, {FEWEST} or more (default 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=12345, help="of the bootstrap (default 12345, as sacrebleu)")
+
+
+def _check_bootstrap(args: argparse.Namespace) -> None:
+    """Raise RecipeError for so few resamples that an interval may miss its own value."""
+    if args.resamples < FEWEST:
+        raise RecipeError(
+            f"--resamples is {args.resamples}; an interval of 95% needs at least {FEWEST} (1000 is usual)."
+        )
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -184,13 +198,14 @@ def _score(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
+    _check_bootstrap(args)
     from llama_tasks.evaluation import score_files
 
     rows = score_files.read_rows(args.predictions, args.references, args.source)
     labels = args.labels.split(",") if args.labels else None
     result = score_files.score_rows(rows, args.metric, args.lang, labels, args.resamples, args.seed)
     if args.json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
     else:
         Console(highlight=False, soft_wrap=True).print(score_files.table(result))
 
@@ -200,6 +215,7 @@ def _compare(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
+    _check_bootstrap(args)
     from llama_tasks.evaluation import systems
     from llama_tasks.files import write_text
     from llama_tasks.report import comparison

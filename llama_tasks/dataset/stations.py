@@ -232,7 +232,7 @@ def _labels_of_all(recipe: Recipe, split: str, task: Task) -> list[str]:
     """The labels of all rows of the split: fewer of them under a limit would be an easier task."""
     whole = replace(recipe.data, max_train_samples=None, max_validation_samples=None, max_test_samples=None)
     rows = load_split(whole, recipe.task, split, SPLIT_SEED, task.columns).rows
-    return tasks.labels_of(rows, task.target_column)
+    return tasks.labels_of(rows, task.target_column, split)
 
 
 def for_prediction(

@@ -50,7 +50,9 @@ def shape_of(recipe: Recipe) -> Shape:
         if base.config is not None:
             model = adapters.new_model(base.config)
         else:
-            model = NativeLlamaForCausalLM(read_config(adapters.where_is(base.model), revision=base.revision))
+            model = NativeLlamaForCausalLM(
+                read_config(adapters.where_is(base.model, base.revision), revision=base.revision)
+            )
         # The same names and numbers as the quantised base has; how they are packed comes later.
         plain = dataclasses.replace(base, quantization="none", quantization_config=None)
         if recipe.adapter is not None:  # its start does not matter, and LoftQ's would ask for the quantised base

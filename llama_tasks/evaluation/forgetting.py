@@ -7,6 +7,7 @@ Losses of each text lie in eval/<system>/general.jsonl; what follows from them n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read(source: str) -> list[Prompt]:
 
 def compare(systems: Mapping[str, Sequence[Mapping[str, Any]]], n_resamples: int, seed: int) -> list[dict[str, Any]]:
     """Scores of each language, {metric, lang, n, signature, base: {value, interval}, ...}; of two systems also the difference
-    with its paired test over texts, as the report's `scores` have it."""
+    with its paired test over texts, as the report's `scores` have it. A perplexity too large for a number is left out."""
     first = next(iter(systems.values()))
     found = []
     for lang in sorted({row["lang"] for row in first}):
@@ -46,7 +47,8 @@ def compare(systems: Mapping[str, Sequence[Mapping[str, Any]]], n_resamples: int
                 system: measure.statistics(*([row[key] for row in rows if row["lang"] == lang] for key in _COLUMNS))
                 for system, rows in systems.items()
             }
-            found.append(_compared(measure, stats, n_resamples, seed))
+            with suppress(metrics.TooLarge):  # perplexity of a broken model; bits per byte tell how broken it is
+                found.append(_compared(measure, stats, n_resamples, seed))
     return found
 
 

@@ -218,16 +218,21 @@ def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -
 
     rows = text_losses(model, dataset.encoder, dataset.prompts["test"], suite.tokens_per_batch)
     columns = [[row[key] for row in rows] for key in ("nll", "tokens", "bytes")]
-    scores = []
+    scores, too_large = [], {}
     for name in ("loss", "perplexity", "bits_per_byte"):
         measure = metrics.LanguageModel(name)
         drawn = {"n_resamples": suite.n_resamples, "seed": suite.seed}
-        scores.append(metrics.score_statistics(measure, measure.statistics(*columns), **drawn).to_dict())
+        try:
+            scores.append(metrics.score_statistics(measure, measure.statistics(*columns), **drawn).to_dict())
+        except metrics.TooLarge as error:
+            too_large[name] = str(error)
     result = {
         "system": "model",
         "texts": len(rows),
         "bytes": sum(columns[2]),
         **{score["metric"]: score["value"] for score in scores},
+        **dict.fromkeys(too_large),
+        **({"too_large": too_large} if too_large else {}),
         "scores": scores,
         "data": dataset.fingerprints["test"],
     }

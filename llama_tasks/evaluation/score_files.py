@@ -12,8 +12,9 @@ from rich.text import Text
 
 from llama_tasks import metrics
 from llama_tasks.errors import DataError, MetricError
+from llama_tasks.evaluation.scoring import EVERY
 from llama_tasks.metrics import language_model
-from llama_tasks.metrics.names import LABELS, parse
+from llama_tasks.metrics.names import LABELS, is_language_free, parse
 from llama_tasks.report.text import plain
 from llama_tasks.rundir import read_jsonl
 
@@ -67,7 +68,7 @@ def score_rows(
     """Every metric by language: {scores, counts}, and for labels {labels, confusion}, for calibration {reliability}.
 
     Raises:
-        MetricError: an unknown metric, rows that lack what it reads or that it does not fit, or no language.
+        MetricError: an unknown metric, rows that lack what it reads or that it does not fit, or no language (labels need none).
     """
     if not rows:
         raise MetricError("there are no rows to score")
@@ -78,7 +79,7 @@ def score_rows(
     for name in names:
         several = metrics.expand(name)
         for one in several:
-            for code, part in _by_language(rows, lang).items():
+            for code, part in _by_language(rows, lang, is_language_free(one)).items():
                 metric = metrics.create(one, code, labels)
                 try:
                     score = metrics.score_rows(metric, part, n_resamples=n_resamples, seed=seed)
@@ -152,9 +153,11 @@ def _language_model(name: str, rows: Rows, n_resamples: int, seed: int) -> metri
     return metrics.score_statistics(measure, stats, n_resamples=n_resamples, seed=seed)
 
 
-def _by_language(rows: Rows, lang: str | None) -> dict[str, Rows]:
+def _by_language(rows: Rows, lang: str | None, free: bool) -> dict[str, Rows]:
     if lang:
         return {lang: rows}
+    if free and any("lang" not in row for row in rows):
+        return {EVERY: rows}
     parts: dict[str, Rows] = {}
     for index, row in enumerate(rows):
         if "lang" not in row:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_tasks import metrics, significance
 from llama_tasks.metrics import Metric
-from llama_tasks.metrics.names import LABELS, LANGUAGE_FREE
+from llama_tasks.metrics.names import LABELS, is_language_free
 from llama_tasks.recipe import Suite
 from llama_tasks.tasks import Task
 
@@ -18,20 +18,22 @@ EVERY = "all"  # the "language" of a score over rows of all languages
 _ROW_METRIC = {"bleu": "chrf", **dict.fromkeys(LABELS, "accuracy")}
 
 
-def score(rows: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
-    """Every metric of the suite, by language, as Score dicts."""
+def score(rows: Rows, suite: Suite, task: Task, optional: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Every metric of the suite, by language, as Score dicts; `optional` as in `measures`."""
     scores = []
-    for lang, metric, part in measures(rows, suite, task):
+    for lang, metric, part in measures(rows, suite, task, optional):
         result = metrics.score_rows(metric, part, n_resamples=suite.n_resamples, seed=suite.seed)
-        scores.append({**result.to_dict(), "lang": lang})
+        scores.append({**result.to_dict(), "lang": lang, "higher_is_better": _way(metric)})
     return scores
 
 
-def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[str, Any]]:
-    """Paired significance of adapter against base, for every metric and language."""
+def compare(
+    base: Rows, adapter: Rows, suite: Suite, task: Task, optional: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Paired significance of adapter against base, for every metric and language; `optional` as in `measures`."""
     pairs = []
     for (lang, metric, before), (_, _, after) in zip(
-        measures(base, suite, task), measures(adapter, suite, task), strict=True
+        measures(base, suite, task, optional), measures(adapter, suite, task, optional), strict=True
     ):
         stats = [metrics.row_statistics(metric, part) for part in (before, after)]
         n, seed = suite.n_resamples, suite.seed
@@ -40,9 +42,15 @@ def compare(base: Rows, adapter: Rows, suite: Suite, task: Task) -> list[dict[st
             test = significance.mcnemar(right[0], right[1], n_resamples=n, seed=seed)
         else:
             test = significance.compare(metric, stats[0], stats[1], n_resamples=n, seed=seed)
-        better = getattr(metric, "higher_is_better", True)
-        pairs.append({"metric": metric.name, "lang": lang, "higher_is_better": better, **dataclasses.asdict(test)})
+        about = {"metric": metric.name, "lang": lang, "higher_is_better": _way(metric)}
+        pairs.append({**about, **dataclasses.asdict(test)})
     return pairs
+
+
+def _way(metric: Metric) -> bool | None:
+    """Whether a greater value is a better one; None where neither way is."""
+    better: bool | None = getattr(metric, "higher_is_better", True)
+    return better
 
 
 def leading_value(rows: Rows, suite: Suite, task: Task, name: str | None = None) -> float:
@@ -67,13 +75,26 @@ def row_values(rows: Rows, suite: Suite, task: Task) -> tuple[str, dict[str, flo
     return name, values
 
 
-def measures(rows: Rows, suite: Suite, task: Task) -> Iterator[tuple[str, Metric, Rows]]:
-    """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together."""
+def measures(
+    rows: Rows, suite: Suite, task: Task, optional: Collection[str] = ()
+) -> Iterator[tuple[str, Metric, Rows]]:
+    """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together. The metrics
+    `optional` are left out where a language has no row of the part that they are about."""
     by_lang: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_lang.setdefault(row["lang"], []).append(row)
     for name in suite.metrics:
         for lang, part in sorted(by_lang.items()):
-            yield lang, metrics.create(name, lang, task.labels or None, task.metrics), part
-        if len(by_lang) > 1 and name in (*LANGUAGE_FREE, *task.metrics):
+            metric = metrics.create(name, lang, task.labels or None, task.metrics)
+            if name not in optional or _has_rows(metric, part):
+                yield lang, metric, part
+        if len(by_lang) > 1 and (name in task.metrics or is_language_free(name)):
             yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
+
+
+def _has_rows(metric: Metric, rows: Rows) -> bool:
+    try:
+        metrics.value_of(metric, metrics.row_statistics(metric, rows))
+    except metrics.NoRows:
+        return False
+    return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llama_tasks import metrics
 from llama_tasks.errors import DataError, MetricError, RunError
 from llama_tasks.evaluation import scoring, slices
 from llama_tasks.evaluation.score_files import choices_of, read_rows
+from llama_tasks.metrics.names import is_language_free
 from llama_tasks.recipe import Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory
@@ -98,11 +99,12 @@ def compare(
     if len(sides) < 2:
         raise DataError("There is one system; give two or more to compare.")
     called = _short_names([side.name for side in sides])
-    rows = _aligned(sides, called, lang)
+    rows = _aligned(sides, called, lang or _no_language(sides, names))
     if not rows[0]:
         raise DataError(f"{sides[0].name} has no rows to compare.")
     suite, task = _measures(sides, rows[0], names, labels, n_resamples, seed)
-    systems = [_scored(name, own, suite, task) for name, own in zip(called, rows, strict=True)]
+    optional = _parts_of_groups(names)
+    systems = [_scored(name, own, suite, task, optional) for name, own in zip(called, rows, strict=True)]
     values = {system.name: system.row_values for system in systems}
     drawn = {"n_resamples": n_resamples, "seed": seed}
     found = slices.slices(rows[0], values, **drawn)
@@ -114,7 +116,7 @@ def compare(
         "row_metric": systems[0].row_metric,
         "scores": [_joined(own) for own in zip(*(system.scores for system in systems), strict=True)],
         "counts": {system.name: dict(system.counts) for system in systems},
-        "pairs": list(_pairs(systems, suite, task)),
+        "pairs": list(_pairs(systems, suite, task, optional)),
         "outcomes": [_outcome(a, b) for a, b in itertools.combinations(systems, 2)],
         "slices": asked + [part for part in found if part["column"] not in columns],
     }
@@ -123,6 +125,12 @@ def compare(
 
 def _source(row: Mapping[str, Any]) -> dict[str, str]:
     return {"source": row["source"]} if "source" in row else {}
+
+
+def _no_language(sides: Sequence[Side], names: Sequence[str]) -> str | None:
+    """What stands for the language where no row names one and no metric reads it."""
+    told = any("lang" in row for side in sides for row in side.rows)
+    return scoring.EVERY if names and not told and all(map(is_language_free, names)) else None
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
@@ -188,35 +196,64 @@ def _measures(
     return Suite(metrics=wanted, n_resamples=n_resamples, seed=seed), task
 
 
-def _scored(name: str, rows: Rows, suite: Suite, task: Task) -> System:
+def _parts_of_groups(names: Sequence[str]) -> set[str]:
+    """Metrics that nobody named by itself and that are about a part of the rows: of `squad2`, those of answerable ones ..."""
+    groups = [several for several in map(metrics.expand, names) if len(several) > 1]
+    return {one for several in groups for one in several if metrics.parse(one)[1].get("rows", "all") != "all"}
+
+
+def _of_every_row(name: str) -> str:
+    """`f1:norm=squad2:rows=noans` -> `f1:norm=squad2`"""
+    return ":".join(part for part in name.split(":") if not part.startswith("rows="))
+
+
+def _scored(name: str, rows: Rows, suite: Suite, task: Task, optional: Collection[str]) -> System:
     # Of one row alone a metric must say which way is better; chrF does of any text.
-    names = [one for one in suite.metrics if one in task.metrics or metrics.may_lead(one)]
+    names = [one for one in map(_of_every_row, suite.metrics) if one in task.metrics or metrics.may_lead(one)]
     lead, values = scoring.row_values(rows, replace(suite, metrics=names or ["chrf"]), task)
     counts = metrics.count(rows, task.labels or None)
-    return System(name, scoring.score(rows, suite, task), counts, rows, values, lead)
+    return System(name, scoring.score(rows, suite, task, optional), counts, rows, values, lead)
 
 
 def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One score of every system; the name is added by the order."""
-    row = {key: scores[0][key] for key in ("metric", "lang", "n", "signature")}
+    row = {key: scores[0][key] for key in ("metric", "lang", "n", "signature", "higher_is_better")}
     return row | {"values": [{key: score[key] for key in ("value", "interval")} for score in scores]}
 
 
-def _pairs(systems: Sequence[System], suite: Suite, task: Task) -> Iterator[dict[str, Any]]:
+def _pairs(systems: Sequence[System], suite: Suite, task: Task, optional: Collection[str]) -> Iterator[dict[str, Any]]:
     """Every pair of systems on every metric and language, p-values corrected over the pairs."""
     pairs = list(itertools.combinations(systems, 2))
-    tests = [scoring.compare(a.predictions, b.predictions, suite, task) for a, b in pairs]
+    tests = [scoring.compare(a.predictions, b.predictions, suite, task, optional) for a, b in pairs]
     for measured in zip(*tests, strict=True):
         corrected = holm([test["p_value"] for test in measured])
         for (a, b), test, p in zip(pairs, measured, corrected, strict=True):
             method = test["method"] + (f"|holm:{len(pairs)}" if len(pairs) > 1 else "")
-            yield {**test, "interval": list(test["interval"]), "a": a.name, "b": b.name, "p_value": p, "method": method}
+            yield {
+                **test, "interval": list(test["interval"]), "a": a.name, "b": b.name, "p_value": p, "method": method,
+                **_tally(_gains(a, b, test["lang"]).values()),
+            }  # fmt: skip
+
+
+def _gains(a: System, b: System, lang: str = scoring.EVERY) -> dict[str, float]:
+    """By how much each row in `lang` rose from a to b; rows without a value of their own are left out."""
+    asked = {row["id"] for row in a.predictions if lang in (row["lang"], scoring.EVERY)}
+    gains = {row: b.row_values[row] - value for row, value in a.row_values.items() if row in asked}
+    return {row: gain for row, gain in gains.items() if not math.isnan(gain)}
+
+
+def _tally(gains: Collection[float]) -> dict[str, int]:
+    return {
+        "wins": sum(gain > 0 for gain in gains),
+        "losses": sum(gain < 0 for gain in gains),
+        "ties": sum(gain == 0 for gain in gains),
+    }
 
 
 def _outcome(a: System, b: System) -> dict[str, Any]:
     """How many rows won, lost and tied from a to b, and those that changed most."""
-    gains = {row: b.row_values[row] - value for row, value in a.row_values.items()}
-    order = sorted((row for row in gains if not math.isnan(gains[row])), key=lambda row: gains[row])
+    gains = _gains(a, b)
+    order = sorted(gains, key=lambda row: gains[row])
     both = {x["id"]: (x, y) for x, y in zip(a.predictions, b.predictions, strict=True)}
 
     def shown(ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -228,5 +265,11 @@ def _outcome(a: System, b: System) -> dict[str, Any]:
 
     won, lost = [row for row in reversed(order) if gains[row] > 0], [row for row in order if gains[row] < 0]
     tied = [row for row in order if gains[row] == 0]
-    counts = {"wins": len(won), "losses": len(lost), "ties": len(tied)}
-    return {"a": a.name, "b": b.name, **counts, "won": shown(won), "lost": shown(lost), "tied": shown(tied)[:3]}
+    return {
+        "a": a.name,
+        "b": b.name,
+        **_tally(gains.values()),
+        "won": shown(won),
+        "lost": shown(lost),
+        "tied": shown(tied)[:3],
+    }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llama_tasks.metrics.base import Metric, NoRows, Score, score, score_statistics, statistics, value_of
+from llama_tasks.metrics.base import Metric, NoRows, Score, TooLarge, score, score_statistics, statistics, value_of
 from llama_tasks.metrics.bleu import Bleu, Chrf
 from llama_tasks.metrics.calibration import CalibrationError, reliability
 from llama_tasks.metrics.classification import Classification, confusion, label_table
@@ -26,8 +26,8 @@ from llama_tasks.metrics.summary import Copying, LengthRatio, Novelty
 from llama_tasks.metrics.ter import Ter
 
 __all__ = [
-    "LanguageModel", "Metric", "NoRows", "Score", "compares_labels", "confusion", "count", "create", "expand", "failures",
-    "groups", "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong",
+    "LanguageModel", "Metric", "NoRows", "Score", "TooLarge", "compares_labels", "confusion", "count", "create", "expand",
+    "failures", "groups", "higher_is_better", "label_table", "may_lead", "names", "parse", "reliability", "right_or_wrong",
     "row_statistics", "score", "score_rows", "score_statistics", "statistics", "value_of",
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ import numpy as np
 from llama_tasks.errors import MetricError
 from llama_tasks.metrics.bootstrap import Array, percentile_interval, resampled_sums
 
+LARGEST = 1e150  # its square, which a variance needs, is still a number
 _COLUMNS = {"sources": "the texts that were summarised", "choices": "the log-likelihood of each label"}
 
 
@@ -47,6 +48,10 @@ class Metric(Measure, Protocol):
 
 class NoRows(MetricError):
     """A metric of a part of the rows, where the part is empty."""
+
+
+class TooLarge(MetricError):
+    """A value that is no usable number: perplexity of an absurd loss."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +115,21 @@ def score_statistics(metric: Measure, stats: Array, *, n_resamples: int = 1000, 
     Resamples without a value (a part of the rows of which none was drawn) are left out of the interval.
 
     Raises:
-        NoRows: as `value_of`.
+        NoRows: as `value_of`. TooLarge: value or interval pass LARGEST.
     """
-    value = value_of(metric, stats)
+    with np.errstate(over="ignore", invalid="ignore"):  # told in words below
+        value = value_of(metric, stats)
+        interval = percentile_interval(metric.aggregate(resampled_sums(stats, n_resamples, seed)))
+    if not max(map(abs, (value, *interval))) <= LARGEST:
+        raise TooLarge(
+            f"{metric.name}: the value of these {len(stats)} rows, or its interval, is over {LARGEST:g} and says nothing any "
+            "more; look at what the rows hold, or measure `loss` or `bits_per_byte`"
+        )
     return Score(
         metric=metric.name,
         lang=metric.lang,
         value=value,
-        interval=percentile_interval(metric.aggregate(resampled_sums(stats, n_resamples, seed))),
+        interval=interval,
         # A mean tells how many rows it is over, which may be a part of them.
         n=int(stats[:, 1].sum()) if metric.aggregate is mean_aggregate else len(stats),
         signature=f"bs:{n_resamples}|seed:{seed}|{metric.signature}",

@@ -63,6 +63,11 @@ def expand(name: str) -> tuple[str, ...]:
     return tuple(f"{one}{colon}{options}" for one in _TOGETHER.get(group, (group,)))
 
 
+def is_language_free(name: str) -> bool:
+    """Whether the metric (or every one of the group) compares labels, not text, so that rows need no language."""
+    return all(parse(one)[0] in LANGUAGE_FREE for one in expand(name))
+
+
 def groups() -> tuple[str, ...]:
     """The names that stand for several metrics."""
     return tuple(_TOGETHER)

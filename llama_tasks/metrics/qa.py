@@ -29,14 +29,14 @@ class QuestionAnswering:
     """`exact_match` or `f1`; of several references the best counts. Statistics `[n, 2]`: value and 1.
 
     Where no `norm` is named: SQuAD's rules in English, MLQA's in every other language (Chinese too: a bag of characters
-    as SQuAD's is one of words), and unanswerable rows as in SQuAD 2. A row without references, or with only empty ones,
-    is unanswerable: the right prediction is empty. When prediction or reference is empty after normalisation, F1 = EM =
-    whether both are.
+    as SQuAD's is one of words), and unanswerable rows as in SQuAD 2. A row without references is unanswerable,
+    and the right prediction is empty, as it is where all references are empty. When prediction or reference is empty after
+    normalisation, F1 = EM = whether both are.
 
     norm: `squad1` and `mlqa` follow evaluate-v1.1.py and mlqa_evaluation_v1.py, where nothing shared is F1 0, also
     between two empty answers; `squad2` evaluate-v2.0.py; `cmrc` cmrc2018_evaluate.py, whose F1 is over the longest
     common run.
-    rows: `hasans` or `noans` averages only over answerable or unanswerable rows; the others have statistics 0, 0.
+    rows: `hasans` or `noans` averages only over rows with or without references; the others have statistics 0, 0.
 
     Raises:
         MetricError: a norm that the language does not have.
@@ -88,7 +88,8 @@ class QuestionAnswering:
         return 2 * common / max(len(found) + len(wanted), 1)
 
     def _counted(self, references: Sequence[Sequence[str]]) -> Array:
-        answerable = np.array([any(answer.strip() for answer in row) for row in references], dtype=np.float64)
+        # evaluate-v2.0.py goes by the list alone: a row whose only answer is empty still has one.
+        answerable = np.array([bool(row) for row in references], dtype=np.float64)
         return {"all": np.ones(len(references)), "hasans": answerable, "noans": 1.0 - answerable}[self._rows]
 
     def _choices(self, kind: str, language: str) -> str:

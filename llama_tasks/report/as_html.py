@@ -22,7 +22,7 @@ from llama_tasks.report.charts import interval_plots, reliability_plot, training
 from llama_tasks.report.content import System
 from llama_tasks.report.rows import pack
 from llama_tasks.report.verdict import is_better, is_worse, verdicts
-from llama_tasks.report.words import LABELS, WORDS
+from llama_tasks.report.words import LABELS, WORDS, both, metric
 
 _OWN_PLACE = ("data", "recipe")  # parts of the provenance that are more than a line
 _TRAINING = ("steps", "evaluations", "best_step", "trainable_parameters", "total_parameters", "seconds")
@@ -109,7 +109,7 @@ def environment() -> Environment:
     )
     words = (text.plain, text.shorten, text.inline, text.shown_fields, text.as_yaml, text.metric_name, text.method_name)
     numbers = (text.number, text.interval, text.p_value, text.duration)
-    for function in (*words, *numbers, text.clip, text.label, language_tag, shade, mistakes):
+    for function in (*words, *numbers, text.clip, text.label, language_tag, shade, mistakes, both, metric):
         made.filters[function.__name__] = function
     made.globals |= {"t": LABELS, "words": WORDS}
     made.tests |= {"better": is_better, "worse": is_worse, "significant": text.is_significant}

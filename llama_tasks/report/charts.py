@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llama_tasks.report.text import is_interval, is_number, metric_name
+from llama_tasks.report.text import is_interval, is_number
+from llama_tasks.report.words import WORDS, metric_words
 
 Point = tuple[float, float]
 
@@ -48,6 +49,7 @@ class LinePlot:
     """A curve over steps: `faint` as measured, `line` its running mean (or itself), `dots` where points are few."""
 
     title: str
+    chinese: str
     width: int
     height: int
     left: int
@@ -140,15 +142,16 @@ def _interval_plot(score: dict[str, Any], edges: Sequence[float], width: int) ->
 def training_plots(training: dict[str, Any]) -> list[LinePlot]:
     """Loss, each metric on the validation rows, and the learning rate, over the same steps."""
     steps, evaluations = training.get("steps") or [], training.get("evaluations") or []
-    curves = [("training loss", _points(steps, "loss"))]
+    curves = [(WORDS["training loss"], _points(steps, "loss"))]
     for metric in dict.fromkeys(row.get("metric") for row in evaluations):
         own = [row for row in evaluations if row.get("metric") == metric]
-        curves.append((f"validation {metric_name(metric)}", _points(own, "value")))
-    curves.append(("learning rate", _points(steps, "learning_rate")))
-    drawn = [(title, points) for title, points in curves if points]
+        english, chinese = metric_words(metric)
+        curves.append(((f"validation {english}", f"验证集 {chinese}"), _points(own, "value")))
+    curves.append((WORDS["learning rate"], _points(steps, "learning_rate")))
+    drawn = [(titles, points) for titles, points in curves if points]
     last_step = max((points[-1][0] for _, points in drawn), default=0)
     best = training.get("best_step") if is_number(training.get("best_step")) else None
-    return [_line_plot(title, points, last_step, best) for title, points in drawn]
+    return [_line_plot(titles, points, last_step, best) for titles, points in drawn]
 
 
 def reliability_plot(bins: Sequence[dict[str, Any]]) -> ReliabilityPlot:
@@ -192,7 +195,7 @@ def _points(rows: Sequence[dict[str, Any]], key: str) -> list[Point]:
     return sorted((float(row["step"]), float(row[key])) for row in known)
 
 
-def _line_plot(title: str, points: list[Point], last_step: float, best: float | None) -> LinePlot:
+def _line_plot(titles: tuple[str, str], points: list[Point], last_step: float, best: float | None) -> LinePlot:
     left, top, right, bottom = 48, 14, 348, 154  # of a drawing 360 x 190
     values = [value for _, value in points]
     ticks = nice_ticks(min(values), max(values))
@@ -205,9 +208,9 @@ def _line_plot(title: str, points: list[Point], last_step: float, best: float | 
         return round(bottom - (bottom - top) * (value - ticks[0]) / (ticks[-1] - ticks[0]), 1)
 
     thinned = _thin(points)
-    smooth = _running_mean(thinned) if title == "training loss" else thinned
+    smooth = _running_mean(thinned) if titles == WORDS["training loss"] else thinned
     return LinePlot(
-        title, 360, 190, left, right, top, bottom,
+        *titles, 360, 190, left, right, top, bottom,
         x_ticks=[Tick(x(step), f"{step:,.0f}") for step in steps],
         y_ticks=[Tick(y(value), _label(value)) for value in ticks],
         faint=_path([(x(s), y(v)) for s, v in thinned]) if smooth is not thinned else "",

@@ -34,12 +34,10 @@ _GROUPS = 14  # of a slice, in the terminal
 def page(result: Mapping[str, Any], systems: Sequence[System], labels: Sequence[str] = ()) -> str:
     """The comparison as one self-contained page with every row."""
     names = list(result["systems"])
-    outcomes = {(one["a"], one["b"]): one for one in result["outcomes"]}
     return draw(
         "comparison.html.j2",
         result=result,
         systems=names,
-        outcomes=outcomes,
         count_names=list(dict.fromkeys(name for own in result["counts"].values() for name in own)),
         **rows_of(systems, labels),
     )
@@ -53,7 +51,7 @@ def terminal(result: Mapping[str, Any]) -> RenderableType:
         _pairs(result),
         Text(
             "* p < 0.05, corrected for all pairs of a metric (Holm). Detectable: the smallest true difference that such a test "
-            "finds in four of five cases. ↓ lower is better, ↕ neither way. Rows: better, worse, the same by "
+            "finds in four of five cases. ↓ lower is better, ↕ neither way. Rows of that language: better, worse, the same by "
             f"{metric_name(result['row_metric'])}.",
             style="dim",
         ),
@@ -76,8 +74,8 @@ def _value(score: Mapping[str, Any]) -> Text:
 def _scores(result: Mapping[str, Any]) -> Table:
     shown = _table("metric", "lang", "n", *map(label, result["systems"]), text=2)
     for score in result["scores"]:
-        name, lang = Text(metric_name(score["metric"])), Text(plain(score["lang"]))
-        shown.add_row(name, lang, number(score["n"], 0), *map(_value, score["values"]))
+        name, lang = f"{metric_name(score['metric'])}{way(score)}", plain(score["lang"])
+        shown.add_row(Text(name), Text(lang), number(score["n"], 0), *map(_value, score["values"]))
     return shown
 
 
@@ -92,17 +90,16 @@ def _counted(result: Mapping[str, Any]) -> str:
 
 
 def _pairs(result: Mapping[str, Any]) -> Table:
-    outcomes = {(one["a"], one["b"]): one for one in result["outcomes"]}
     shown = _table("metric", "lang", "pair", "difference", "p", "detectable", "rows +/-/=", text=3)
     for pair in result["pairs"]:
-        one = outcomes[pair["a"], pair["b"]]
         bounds = interval(pair["interval"])
         shown.add_row(
             Text(f"{metric_name(pair['metric'])}{way(pair)}"), Text(plain(pair["lang"])),
             Text(f"{label(pair['a'])} → {label(pair['b'])}"),
             Text.assemble((number(pair["difference"], signed=True), "bold"), (f" {bounds}", "dim")),
             p_value(pair["p_value"]) + (" *" if is_significant(pair["p_value"]) else "  "),
-            f"±{number(pair['detectable'])}" if pair["detectable"] else "–", f"{one['wins']:,}/{one['losses']:,}/{one['ties']:,}",
+            f"±{number(pair['detectable'])}" if pair["detectable"] else "–",
+            f"{pair['wins']:,}/{pair['losses']:,}/{pair['ties']:,}",
         )  # fmt: skip
     return shown
 

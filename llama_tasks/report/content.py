@@ -21,8 +21,9 @@ MAX_REGRESSIONS = 5
 class System:
     """One system on the test rows: the base model alone, or the base with its adapter.
 
-    `scores` are `Score.to_dict()`, `predictions` the rows of predictions.jsonl. `row_values` (id -> value, higher is
-    better, measured by `row_metric`) is optional: with it on both systems the report shows the rows that got worse.
+    `scores` are `Score.to_dict()`, with `higher_is_better` where it is not so; `predictions` the rows of predictions.jsonl.
+    `row_values` (id -> value, higher is better, measured by `row_metric`) is optional: with it on both systems the report
+    shows the rows that got worse.
     """
 
     name: str
@@ -111,6 +112,7 @@ def _scores(base: System, adapter: System | None, comparisons: Sequence[Mapping[
     for score in base.scores:
         key = (score["metric"], score["lang"])
         row = {name: score[name] for name in ("metric", "lang", "n", "signature")}
+        row["higher_is_better"] = tests.get(key, score).get("higher_is_better", True)
         row["base"] = {name: score[name] for name in ("value", "interval")}
         if adapter is not None:
             _check_same_measure(score, tuned.get(key), adapter.name)
@@ -121,7 +123,6 @@ def _scores(base: System, adapter: System | None, comparisons: Sequence[Mapping[
             row["p_value"] = test.get("p_value")
             row["method"] = test.get("method", "")
             row["detectable"] = test.get("detectable")
-            row["higher_is_better"] = test.get("higher_is_better", True)
         rows.append(row)
     return rows
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_tasks.report.text import ABSENT, interval, is_interval, is_significant, metric_name, number, p_value, plain
+from llama_tasks.report.words import metric_words
 
 
 @dataclass(frozen=True)
@@ -88,26 +89,27 @@ def _gain(score: dict[str, Any]) -> float:
 
 
 def _finding(score: dict[str, Any], *, name_language: bool) -> Finding:
-    metric = metric_name(score["metric"]) + (f" ({plain(score['lang'])})" if name_language else "")
+    lang = f" ({plain(score['lang'])})" if name_language else ""
+    metric, zh = (name + lang for name in metric_words(score["metric"]))
     rows = f"n = {number(score['n'], 0)}"
     if "adapter" not in score:
         value = number(score["base"]["value"])
         evidence = _join(score["base"]["interval"], rows)
-        return Finding(f"The base reaches {value} on {metric}", f"基座在 {metric} 上为 {value}", evidence)
+        return Finding(f"The base reaches {value} on {metric}", f"基座在 {zh} 上为 {value}", evidence)
     difference = score["difference"]
     change = number(difference, signed=True)
     p = p_value(score["p_value"])
     if p == ABSENT:
         evidence = _join(None, "not tested", rows)
-        return Finding(f"The adapter is at {change} on {metric}", f"适配器在 {metric} 上相差 {change}", evidence)
+        return Finding(f"The adapter is at {change} on {metric}", f"适配器在 {zh} 上相差 {change}", evidence)
     evidence = _join(score["difference_interval"], f"p {p.replace('<', '< ')}" if p[0] == "<" else f"p = {p}", rows)
     if not is_significant(score["p_value"]):
         claim = f"No difference could be shown on {metric}: {change}"
-        return Finding(claim, f"在 {metric} 上未能显示出差异：{change}", evidence)
+        return Finding(claim, f"在 {zh} 上未能显示出差异：{change}", evidence)
     relation, chinese = ("beats", "优于") if is_better(score) else ("is worse than", "不如")
     size = number(abs(difference or 0))
     return Finding(
-        f"The adapter {relation} the base on {metric} by {size}", f"适配器在 {metric} 上{chinese}基座 {size}", evidence
+        f"The adapter {relation} the base on {metric} by {size}", f"适配器在 {zh} 上{chinese}基座 {size}", evidence
     )
 
 

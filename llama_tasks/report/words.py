@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from llama_tasks.report.text import metric_name
+
 WORDS: dict[str, tuple[str, str]] = {
     "against": ("adapter against base", "适配器与基座的对比"),
     "of_base": ("evaluation of the base", "基座的评测"),
@@ -55,10 +57,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "reliability_note": (
         "How often the model was right, by how sure it was; on the dashed line it knows how sure it may be. The stronger the "
         "colour, the more rows.",
-        "按模型的把握程度统计的正确率；落在虚线上表示把握恰当。颜色越深，行数越多。",
+        "按模型的把握程度统计的准确率；落在虚线上表示把握恰当。颜色越深，行数越多。",
     ),
     "confidence": ("confidence", "把握"),
-    "accuracy": ("accuracy", "正确率"),
+    "accuracy": ("accuracy", "准确率"),
     "slices": ("Slices", "分组"),
     "slices_note": (
         "The mean over the rows of a group of each row's own value",
@@ -97,6 +99,11 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "texts": ("texts", "篇"),
     "training": ("Training", "训练"),
+    "step": ("step", "步"),
+    "paired bootstrap": ("paired bootstrap", "配对自助法检验"),
+    "paired bootstrap sacrebleu": ("paired bootstrap (sacrebleu's)", "配对自助法检验（sacrebleu 版）"),
+    "approximate randomisation": ("approximate randomisation", "近似随机化检验"),
+    "mcnemar exact": ("McNemar, exact", "McNemar 精确检验"),
     "training loss": ("training loss", "训练损失"),
     "learning rate": ("learning rate", "学习率"),
     "trainable": ("trainable parameters", "可训练参数"),
@@ -168,6 +175,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "由 llama-tasks explain 生成。本页自成一体，不加载任何内容。梯度只反映微小变化，注意力只反映模型看向哪里，都不能证明因果。",
     ),
     "pairs": ("Every pair", "两两比较"),
+    "rows_won_note": (
+        "Rows better, worse and the same: those of the language of the line, each by its own value",
+        "变好、变差、持平的行数只计该语言的行，按各行自身取值",
+    ),
     "rows_won": ("rows better / worse / same", "变好 / 变差 / 持平的行"),
 }
 
@@ -175,6 +186,18 @@ WORDS: dict[str, tuple[str, str]] = {
 def both(english: str, chinese: str) -> Markup:
     """A label in both languages; the style shows one of them."""
     return Markup('<span class="en">{}</span><span class="zh" lang="zh">{}</span>').format(english, chinese)
+
+
+def metric_words(metric: object) -> tuple[str, str]:
+    """A metric's name in English and Chinese; most are written as the field writes them, in both."""
+    name = metric_name(metric)
+    return WORDS["accuracy"] if name == "accuracy" else (name, name)
+
+
+def metric(name: object) -> str:
+    """The name for a page, in both languages where they differ."""
+    english, chinese = metric_words(name)
+    return english if english == chinese else both(english, chinese)
 
 
 LABELS = {key: both(*pair) for key, pair in WORDS.items()}

@@ -18,7 +18,7 @@ from typing import Any
 from llama_tasks import files
 from llama_tasks.clean import hook_parts
 from llama_tasks.errors import RunError
-from llama_tasks.files import write_text
+from llama_tasks.files import json_line, write_text
 from llama_tasks.recipe import Recipe, dump, load_recipe
 from llama_tasks.rundir.lock import LOCK_FILE, refuse_if_held
 
@@ -170,8 +170,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one object a line, whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Write one object a line, whole or not at all. Raises RunError as `json_line`."""
+    write_text(path, "".join(map(json_line, rows)))
 
 
 def read_json(path: Path) -> Any:

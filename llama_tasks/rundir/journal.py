@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from llama_tasks import files
 from llama_tasks.errors import RunError
+from llama_tasks.files import json_line
 
 
 def nothing() -> None:
@@ -51,9 +52,8 @@ class Journal:
     _file: BinaryIO = field(repr=False)
 
     def append(self, index: int, row: Mapping[str, Any]) -> None:
-        """Keep a row; a kill afterwards does not lose it."""
-        line = f"{index}\t{json.dumps(row, ensure_ascii=False)}\n".encode()
-        self._file.write(line)
+        """Keep a row; a kill afterwards does not lose it. Raises RunError as `json_line`."""
+        self._file.write(f"{index}\t{json_line(row)}".encode())
         self._file.flush()
 
 

@@ -79,14 +79,19 @@ def labels_in(rows: Sequence[Row], column: str = "label") -> list[str]:
     return sorted(found)
 
 
-def labels_of(rows: Sequence[Row], column: str = "label") -> list[str]:
-    """The label set that the training rows give. Raises DataError for fewer than two labels."""
+def labels_of(rows: Sequence[Row], column: str = "label", split: str = "train") -> list[str]:
+    """The label set that the rows of a split give. Raises DataError for fewer than two labels."""
     labels = labels_in(rows, column)
     if len(labels) < 2 and rows and column in rows[0].values:
         raise DataError(
-            f"The training rows hold {len(labels)} label ({', '.join(labels)}); a classification needs two or more."
+            f"The {'training' if split == 'train' else split} rows hold {_number(labels)}; a classification needs two or more. "
+            "If there are others, list all labels in data.labels."
         )
     return labels
+
+
+def _number(labels: Sequence[str]) -> str:
+    return f"one label only ({labels[0]})" if labels else "no label"
 
 
 def class_weights(

@@ -12,14 +12,18 @@ from llama_tasks.recipe import BaseConfig
 EMBEDDED = Path(__file__).parents[1] / "embedded" / "base"
 
 
-def where_is(model: str) -> str:
-    """Folder of the embedded base, or the folder or Hub id itself."""
+def where_is(model: str, revision: str | None = None) -> str:
+    """Folder of the embedded base, or the folder or Hub id itself. Raises ModelError for a revision of the embedded base."""
+    if model == "embedded" and revision is not None:
+        raise ModelError(
+            f"The base `embedded` comes along with llama-tasks and has no revision {revision!r}; leave the revision out."
+        )
     return str(EMBEDDED) if model == "embedded" else model
 
 
 def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
-    """The base's tokenizer. Raises ModelError where there is none."""
-    place = where_is(base.model)
+    """The base's tokenizer. Raises ModelError where there is none, or not in that revision."""
+    place = where_is(base.model, base.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=base.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -112,7 +112,7 @@ class _Checkpoint:
     """Loads the same weights into either class."""
 
     def __init__(self, model: str, revision: str | None) -> None:
-        self.place, self.revision = where_is(model), revision
+        self.place, self.revision = where_is(model, revision), revision
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.config = read_config(self.place, revision)
 

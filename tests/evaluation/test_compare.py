@@ -97,6 +97,23 @@ def test_rows_that_won_and_lost(files: list[str], capsys: pytest.CaptureFixture)
     assert row["gain"] == pytest.approx(gain[1] - gain[0])
 
 
+def test_rows_that_won_are_counted_by_language(tmp_path: Path) -> None:
+    """Two English rows get better, one Chinese row worse; accuracy is also told over both languages."""
+    said = {"en": ("yes", "yes"), "zh": ("no", "yes")}
+    rows = [{"id": str(at), "lang": lang, "references": ["yes"], "prediction": "no", "input": {}}
+            for at, lang in enumerate(["en", "en", "zh", "zh", "zh"])]  # fmt: skip
+    rows[2]["prediction"] = "yes"
+    after = [row | {"prediction": said[row["lang"]][at % 2]} for at, row in enumerate(rows)]
+    sides = [systems.Side("a", rows), systems.Side("b", after)]
+    found = systems.compare(sides, ["accuracy"], labels=["yes", "no"], n_resamples=50)
+    counted = {pair["lang"]: [pair[key] for key in ("wins", "losses", "ties")] for pair in found.result["pairs"]}
+    assert counted == {"en": [2, 0, 0], "zh": [1, 1, 1], "all": [3, 1, 1]}
+    assert sum(counted["en"]) == next(score["n"] for score in found.result["scores"] if score["lang"] == "en")
+    page = comparison.page(found.result, found.systems)
+    for cell in ("2 / 0 / 0", "1 / 1 / 1", "3 / 1 / 1"):
+        assert page.count(cell) == 1
+
+
 def test_slices_by_any_column(files: list[str], capsys: pytest.CaptureFixture) -> None:
     result = run(capsys, *files[:2], "--metric", "rouge1", "--slice", "text", "--slice", "domain")
     assert [part["column"] for part in result["slices"]][:3] == ["text", "domain", "input_length"]
@@ -119,6 +136,32 @@ def test_labels_are_compared_by_mcnemar(tmp_path: Path, capsys: pytest.CaptureFi
     assert pair["p_value"] == pytest.approx(2 / 2**10)  # ten rows of one kind, none of the other
 
 
+def test_squad2_leaves_out_a_part_without_rows_as_score_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"id": str(at), "lang": lang, "references": ["Rome"], "prediction": "Rome"}
+        for at, lang in enumerate(["en", "de"])
+    ]
+    unanswerable = {"id": "2", "lang": "de", "references": [], "prediction": ""}
+    for name, last in (("a.jsonl", ""), ("b.jsonl", "x")):
+        make_rows(Path(name), [*rows, unanswerable | {"prediction": last}])
+    result = run(capsys, "a.jsonl", "b.jsonl", "--metric", "squad2")
+    assert main(["score", "a.jsonl", "--metric", "squad2", "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out)["scores"]
+    for found in (result["scores"], result["pairs"]):
+        assert [(one["metric"], one["lang"]) for one in found] == [(one["metric"], one["lang"]) for one in scored]
+    assert {one["lang"] for one in scored if "noans" in one["metric"]} == {"de"}
+    alone = run(capsys, "a.jsonl", "b.jsonl", "--metric", "f1:rows=noans", "--lang", "de")
+    assert alone["row_metric"] == "f1" and alone["pairs"][0]["losses"] == 1
+    make_rows(Path("a.jsonl"), rows)
+    make_rows(Path("b.jsonl"), rows)
+    # named by itself, it is what was asked for
+    assert main(["compare", "a.jsonl", "b.jsonl", "--metric", "f1:rows=noans"]) == 2
+    assert "none of the 1 rows has what this metric is computed from" in capsys.readouterr().err
+
+
 def test_lines_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
     for name, text in {
@@ -132,6 +175,13 @@ def test_lines_of_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert result["row_metric"] == "chrf"  # of TER a greater value is a worse one
     assert result["outcomes"][0]["wins"] == 2
     assert result["pairs"][0]["higher_is_better"] is False
+    assert result["scores"][0]["higher_is_better"] is False
+    assert main(["compare", *argv, "--html", "out.html"]) == 0
+    assert capsys.readouterr().out.count("TER ↓") == 2  # in the table of scores and in that of pairs
+    heads = [
+        part for part in Path("out.html").read_text(encoding="utf-8").split("</th>") if '<th scope="row">TER' in part
+    ]
+    assert len(heads) == 2 and all("lower is better" in head for head in heads)
 
 
 def test_the_terminal_and_the_page(files: list[str], capsys: pytest.CaptureFixture) -> None:
@@ -196,6 +246,10 @@ def test_more_mistakes(files: list[str], capsys: pytest.CaptureFixture, tmp_path
         ([files[0]], "There is one system"),
         (["empty.jsonl", "empty.jsonl", "--metric", "chrf"], "empty.jsonl has no rows to compare"),
         (files[:2], "say what to measure, such as --metric chrf"),
+        (
+            [*files[:2], "--metric", "chrf", "--resamples", "99"],
+            "--resamples is 99; an interval of 95% needs at least 100",
+        ),
         ([str(tmp_path / "nowhere"), files[0]], "There is no file and no run"),
         ([str(tmp_path), files[0]], "is no run directory"),
     ):

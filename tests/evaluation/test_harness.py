@@ -229,5 +229,24 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture) -> None:
         assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["evaluate", "--suite", "suite.yaml", "--model", "embedded", "--revision", "main"],
+        ["verify", "embedded", "--revision", "main"],
+        ["plan", "recipe.yaml", "base.revision=main"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_the_embedded_base_has_no_revision(place: Path, capsys: pytest.CaptureFixture, argv: list[str]) -> None:
+    Path("recipe.yaml").write_text("task: summarize\n")
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert (
+        "comes along with llama-tasks and has no revision 'main'; leave the revision out." in told
+        and told.count("\n") == 1
+    )
+
+
 def test_the_suite_of_the_embedded_samples(root: Path) -> None:
     assert list(load_sets(root / "eval/suites/all.yaml")) == ["summarize", "translate", "qa", "classify"]

@@ -90,6 +90,14 @@ def test_general_text_before_and_after(run: Path, report: dict[str, Any]) -> Non
         assert row["higher_is_better"] is False
 
 
+def test_general_text_of_a_broken_adapter_keeps_what_is_a_number() -> None:
+    fine = [{"lang": "en", "nll": 20.0 + at, "tokens": 10, "bytes": 40} for at in range(8)]
+    broken = [row | {"nll": 4e4} for row in fine]
+    (row,) = forgetting.compare({"base": fine, "adapter": broken}, 100, 1)
+    assert row["metric"] == "bits_per_byte" and row["adapter"]["value"] == pytest.approx(1e3 / math.log(2))
+    json.dumps(row, allow_nan=False)
+
+
 def test_the_losses_are_those_of_transformers(run: Path) -> None:
     from transformers import LlamaForCausalLM
 

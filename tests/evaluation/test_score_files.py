@@ -66,6 +66,19 @@ def test_labels_have_their_tables_and_invalid_outputs_are_shown(files: Path, cap
     assert "none of them" in capsys.readouterr().out
 
 
+def test_labels_need_no_language(files: Path, capsys: pytest.CaptureFixture) -> None:
+    argv = ["said.txt", "labels.txt", "--labels", "good,bad"]
+    result = scored(capsys, *argv, "--metric", "accuracy", "--metric", "macro_f1")
+    assert [(score["lang"], score["n"]) for score in result["scores"]] == [("all", 3), ("all", 3)]
+    assert result["scores"][0]["value"] == pytest.approx(100 / 3)
+    compared = ["said.txt", "labels.txt", "--references", "labels.txt", "--labels", "good,bad", "--json"]
+    assert main(["compare", *compared, "--metric", "classification"]) == 0
+    assert {pair["lang"] for pair in json.loads(capsys.readouterr().out)["pairs"]} == {"all"}
+    for command in (["score", *argv], ["compare", *compared]):
+        assert main([*command, "--metric", "accuracy", "--metric", "chrf"]) == 2
+        assert "give --lang" in capsys.readouterr().err
+
+
 def test_rows_of_predictions_by_language(files: Path, capsys: pytest.CaptureFixture) -> None:
     rows = [
         {
@@ -124,6 +137,17 @@ def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
     assert "per:token" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("nll", [(4e4, 1.0), (1e308, 1e308), (900.0, 1.0)])
+def test_a_perplexity_beyond_all_numbers_is_a_sentence(
+    files: Path, capsys: pytest.CaptureFixture, nll: tuple[float, float]
+) -> None:
+    (files / "p.jsonl").write_text(lines(*({"nll": value, "tokens": 2, "bytes": 4} for value in nll)), encoding="utf-8")
+    assert main(["score", "p.jsonl", "--metric", "perplexity", "--json"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1
+    assert "perplexity: the value of these 2 rows, or its interval, is over 1e+150" in told.err
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -149,6 +173,10 @@ def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
         (["nll.jsonl", "--metric", "perplexity"], "`nll` must be a number, not 'x'"),
         (["null_lang.jsonl", "--metric", "chrf"], "row 0 does not say its language"),
         (["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--seed", "-1"], "seed is -1; give 0 or more"),
+        (
+            ["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--resamples", "1"],
+            "--resamples is 1; an interval",
+        ),
     ],
 )
 def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], message: str) -> None:

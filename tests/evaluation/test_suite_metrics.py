@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from llama_tasks.errors import LlamaTasksError
-from llama_tasks.evaluation import check_suite
-from llama_tasks.recipe import load_recipe
+from llama_tasks.evaluation import check_suite, scoring
+from llama_tasks.recipe import Suite, load_recipe
+from llama_tasks.report import System, build, markdown
 from llama_tasks.report.verdict import is_better, is_worse, verdicts
+from llama_tasks.tasks import create
 
 
 def recipe(root: Path, task: str, metrics: str, *overrides: str):
@@ -63,3 +65,14 @@ def test_a_verdict_knows_which_way_is_better() -> None:
     assert [(is_better(score), is_worse(score)) for score in scores] == [(True, False), (True, False), (False, False)]
     assert is_worse(compared("ter", 5.0, False))
     assert str(verdicts({"scores": scores})[-1]) == "Of 2 comparisons, 2 are better, 0 worse, 0 undecided."
+
+
+def test_a_report_of_the_base_alone_knows_the_way_too() -> None:
+    rows = [{"id": "1", "lang": "en", "input": {}, "references": ["a cat sat"], "prediction": "a cat"}]
+    scores = scoring.score(rows, Suite(metrics=["chrf", "ter"], n_resamples=20), create("summarize"))
+    base = System("base", scores, {"rows": 1}, rows)
+    told = {"comparisons": [], "training": None, "provenance": {}}
+    made = build(task="summarize", command="", base=base, adapter=None, **told)
+    assert [score["higher_is_better"] for score in made["scores"]] == [True, False]
+    table = markdown(made)
+    assert "TER ↓" in table and "chrF ↓" not in table

@@ -244,6 +244,15 @@ def test_parts_of_squad2():
     assert "rows:noans" in metrics.create("f1:rows=noans", "en").signature
 
 
+def test_the_list_says_what_is_answerable():
+    """evaluate-v2.0.py: has_ans = bool(answers), and golds that normalise to nothing are [""] together."""
+    rows = ["", "", "x", ""], [[""], ["the", "?"], [""], []]
+    for name in ("exact_match", "f1"):
+        has = metrics.score(metrics.create(f"{name}:norm=squad2:rows=hasans", "en"), *rows, n_resamples=50)
+        no = metrics.score(metrics.create(f"{name}:norm=squad2:rows=noans", "en"), *rows, n_resamples=50)
+        assert (has.value, has.n, no.value, no.n) == (pytest.approx(200 / 3), 3, 100, 1)
+
+
 def test_an_empty_part_is_said_and_not_0():
     with pytest.raises(metrics.NoRows, match="none of the 1 rows"):
         value("f1:rows=noans", "en", "Paris", ["Paris"])

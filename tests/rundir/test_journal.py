@@ -56,6 +56,18 @@ def test_rows_come_out_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "none.jsonl").read_bytes() == b""
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_number_that_json_has_not_is_refused(tmp_path: Path, value: float) -> None:
+    target = tmp_path / "rows.jsonl"
+    with (
+        pytest.raises(RunError, match="Row test:1 holds a number that is infinite or none"),
+        journal(target, "j", 2) as rows,
+    ):
+        rows.append(0, {"id": "test:0", "choices": {"a": -1.0}})
+        rows.append(1, {"id": "test:1", "choices": {"a": value}})
+    assert not target.exists()
+
+
 @pytest.mark.parametrize("tail", [b'3\t{"row": 3', b'3\t{"row": 3}', b"3", b"3\tnull\n", b"\0\0\0\n"])
 def test_a_torn_line_is_made_again(tmp_path: Path, tail: bytes) -> None:
     target = tmp_path / "rows.jsonl"

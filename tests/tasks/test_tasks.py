@@ -142,8 +142,12 @@ def test_mistakes_are_named(name: str, given: Row, message: str) -> None:
 
 def test_labels_come_from_the_rows() -> None:
     assert tasks.labels_of([row(label="b"), row(label="a"), row(label="b")]) == ["a", "b"]
-    with pytest.raises(DataError, match="needs two or more"):
-        tasks.labels_of([row(label="a")])
+    for split, said in (("train", "training"), ("test", "test"), ("validation", "validation")):
+        told = rf"^The {said} rows hold one label only \(a\); a classification needs two or more"
+        with pytest.raises(DataError, match=told):
+            tasks.labels_of([row(label="a")], split=split)
+    with pytest.raises(DataError, match="The training rows hold no label;"):
+        tasks.labels_of([row(label=None)])
 
 
 def test_numbers_are_labels_too() -> None:
