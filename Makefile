@@ -9,6 +9,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 TASK ?= summarize
 ARGS ?=
 
@@ -29,15 +30,15 @@ setup: $(VENV)/ready
 setup-dev: $(VENV)/ready-dev
 
 # uv where it is installed, else pip; constraints.txt names the versions that were tested together.
-$(VENV)/ready $(VENV)/ready-dev: pyproject.toml constraints.txt
+$(VENV)/ready $(VENV)/ready-dev: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llama-tasks needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@if command -v uv >/dev/null; then \
 		set -x; test -x $(bin)/python || uv venv --python $(PYTHON) $(VENV); \
-		uv pip install --python $(bin)/python --constraint constraints.txt --editable '.$(if $(findstring dev,$@),[dev])'; \
+		uv pip install --python $(bin)/python --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
 	else \
 		set -x; test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
-		$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.$(if $(findstring dev,$@),[dev])'; \
+		$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
 	fi
 	@touch $(VENV)/ready $@
 

@@ -1,7 +1,8 @@
 """Prompts as ids in, outputs as they end.
 
 outputs.py   one seam for every engine         slots.py      the native model's own decoding
-engines.py   transformers' beams, vLLM         sampling.py   how the next token is drawn
+engines.py   transformers' beams and batches   sampling.py   how the next token is drawn
+by_vllm.py   vLLM's engine
 """
 
 from __future__ import annotations

@@ -1,17 +1,12 @@
-"""Other ways to decode, behind the seam of `generate`: transformers' `generate` and its continuous batching, and vLLM.
+"""Other ways to decode, behind the seam of `generate`: transformers' `generate` and its continuous batching; vLLM's is `by_vllm`.
 
 Each takes a Job and gives (index, new ids) of every prompt; an end, where there is one, is among the ids.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import random
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +14,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llama_tasks.errors import ModelError
+from llama_tasks.generate.by_vllm import by_vllm
 from llama_tasks.generate.sampling import Chooser
 from llama_tasks.recipe import Suite
 from llama_tasks.recipe.decoding_fields import is_greedy
@@ -34,9 +30,6 @@ class Job:
     pad: int
     suite: Suite
     names: Sequence[str]
-
-
-# --- transformers ---------------------------------------------------------------------------------------------------
 
 
 class _Chosen(LogitsProcessor):
@@ -141,79 +134,14 @@ def _blocks(job: Job) -> int:
     """Blocks of memory for a batch of the suite's tokens, or for the longest row. Left to itself transformers fills more than half
     of a machine's memory with zeros."""
     longest = max(map(len, job.prompts)) + job.suite.max_new_tokens
-    return -(-max(longest, job.suite.tokens_per_batch) // ContinuousBatchingConfig().page_size)
+    config = ContinuousBatchingConfig()
+    size = getattr(config, "page_size", None) or config.block_size  # its name before transformers 5.19
+    return -(-max(longest, job.suite.tokens_per_batch) // size)
 
 
 def _number(request: str) -> int:
     """The number at the end of a request's name."""
     return int("".join(c for c in request.rpartition("_")[2] if c.isdigit()))
-
-
-# --- vLLM -----------------------------------------------------------------------------------------------------------
-
-
-def by_vllm(job: Job) -> Iterator[tuple[int, list[int]]]:
-    """By vLLM's `LLM.generate`, which loads the model's own files once more, and the adapter's beside them.
-
-    Raises:
-        ModelError: vLLM is not installed, or the model does not come from files.
-    """
-    if importlib.util.find_spec("vllm") is None:
-        raise ModelError(
-            "eval.engine: vllm needs vLLM, which is not installed (pip install vllm); or leave eval.engine out."
-        )
-    from vllm import SamplingParams
-    from vllm.lora.request import LoRARequest
-
-    settings = [SamplingParams(**vllm_settings(job.suite, job.ends, name)) for name in job.names]
-    prompts = [{"prompt_token_ids": ids} for ids in job.prompts]
-    with tempfile.TemporaryDirectory() as folder:
-        rank = _save_adapter(job.model, Path(folder))
-        lora = LoRARequest("adapter", 1, folder) if rank else None
-        results = _llm(_files(job.model), rank).generate(prompts, settings, use_tqdm=False, lora_request=lora)
-    for index, result in enumerate(results):
-        output = result.outputs[0]
-        ids = list(output.token_ids)
-        if output.finish_reason == "stop" and not (ids and ids[-1] in job.ends):
-            ids.append(job.ends[0])
-        yield index, ids
-
-
-@functools.lru_cache(maxsize=1)
-def _llm(base: str, rank: int) -> Any:
-    """vLLM's engine for a base, loaded once."""
-    from vllm import LLM
-
-    return LLM(model=base, enable_lora=rank > 0, **({"max_lora_rank": rank} if rank else {}))
-
-
-def vllm_settings(suite: Suite, ends: Sequence[int], name: str) -> dict[str, Any]:
-    """vLLM's SamplingParams for a row of a suite: temperature 0 is greedy, top_k -1 is all; the row has a seed of its own."""
-    drawn: dict[str, Any] = {"temperature": 0.0}
-    if suite.do_sample:
-        seed = random.Random(f"{suite.seed}/{name}").getrandbits(31)
-        drawn = {"temperature": suite.temperature, "top_k": suite.top_k or -1, "top_p": suite.top_p, "seed": seed}
-    return {
-        "max_tokens": suite.max_new_tokens, "min_tokens": suite.min_new_tokens, "repetition_penalty": suite.repetition_penalty,
-        "stop_token_ids": list(ends), "skip_special_tokens": False, "detokenize": False, **drawn,
-    }  # fmt: skip
-
-
-def _save_adapter(model: Any, folder: Path) -> int:
-    """Write the active LoRA of a model into a folder; its rank, 0 where there is none or it is switched off."""
-    configs = getattr(model, "peft_config", {})
-    if not configs or any(getattr(module, "disable_adapters", False) for module in model.modules()):
-        return 0
-    model.save_pretrained(folder)
-    return int(configs[model.active_adapter].r)
-
-
-def _files(model: Any) -> str:
-    """The folder or Hub id that a model's base was loaded from."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    if not inner.config.name_or_path:
-        raise ModelError("eval.engine: vllm reads a model from its files, and this one was made in memory.")
-    return str(inner.config.name_or_path)
 
 
 ENGINES: dict[str, Callable[[Job], Iterator[tuple[int, list[int]]]]] = {

@@ -21,7 +21,6 @@ from transformers import (
 
 from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.generate import generate
-from llama_tasks.generate.engines import vllm_settings
 from llama_tasks.generate.sampling import Chooser, draw
 from llama_tasks.model import load_native
 from llama_tasks.recipe import PromptConfig, Suite
@@ -154,16 +153,6 @@ def test_continuous_batching_writes_the_same(model: Any, encoder: Encoder) -> No
     )
 
 
-def test_vllm_gets_the_settings_of_the_suite() -> None:
-    greedy = vllm_settings(Suite(max_new_tokens=7, repetition_penalty=1.2), [2], "a")
-    assert (greedy["temperature"], greedy["max_tokens"], greedy["repetition_penalty"]) == (0.0, 7, 1.2)
-    suite = Suite(do_sample=True, top_p=0.9)
-    drawn = [vllm_settings(suite, [2, 7], name) for name in ("a", "b", "a")]
-    assert drawn[0] == drawn[2]
-    assert drawn[0]["seed"] != drawn[1]["seed"]
-    assert (drawn[0]["top_k"], drawn[0]["top_p"], drawn[0]["stop_token_ids"]) == (-1, 0.9, [2, 7])
-
-
 def test_settings_say_what_is_not_the_default() -> None:
     suite = Suite(do_sample=True, top_p=0.9, max_new_tokens=5)
     check_decoding(suite)
@@ -178,8 +167,6 @@ def test_settings_say_what_is_not_the_default() -> None:
 
 
 def test_engines_that_cannot(model: Any, encoder: Encoder) -> None:
-    with pytest.raises(ModelError, match="not installed"):
-        generate(model, encoder, PROMPTS, Suite(engine="vllm"))
     model.config._attn_implementation = "eager"
     try:
         with pytest.raises(ModelError, match="attention `sdpa` alone"):
