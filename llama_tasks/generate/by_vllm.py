@@ -77,13 +77,15 @@ def _save_adapter(model: Any, folder: Path) -> int:
     Raises:
         ModelError: vLLM would leave out part of it.
     """
+    from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    configs = getattr(model, "peft_config", {})
     # Of peft's layers alone: transformers' models have a method of this name.
-    if not configs or any(m.disable_adapters for m in model.modules() if isinstance(m, BaseTunerLayer)):
+    if not isinstance(model, PeftModel) or any(
+        m.disable_adapters for m in model.modules() if isinstance(m, BaseTunerLayer)
+    ):
         return 0
-    config = configs[model.active_adapter]
+    config = model.peft_config[model.active_adapter]
     more = [name for name in BEYOND_VLLM if getattr(config, name, None)]
     if config.peft_type != "LORA" or more:
         raise ModelError(

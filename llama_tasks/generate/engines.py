@@ -101,6 +101,8 @@ def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
 
     Sampling draws from one seed for all rows, so texts depend on what is decoded together.
     """
+    if not hasattr(ContinuousBatchingConfig, "page_size"):
+        raise ModelError("eval.engine: continuous_batching needs transformers 5.19 or newer; or leave eval.engine out.")
     suite = job.suite
     drawn = {"temperature": suite.temperature, "top_k": suite.top_k or None, "top_p": suite.top_p}
     config = GenerationConfig(
@@ -134,9 +136,7 @@ def _blocks(job: Job) -> int:
     """Blocks of memory for a batch of the suite's tokens, or for the longest row. Left to itself transformers fills more than half
     of a machine's memory with zeros."""
     longest = max(map(len, job.prompts)) + job.suite.max_new_tokens
-    config = ContinuousBatchingConfig()
-    size = getattr(config, "page_size", None) or config.block_size  # its name before transformers 5.19
-    return -(-max(longest, job.suite.tokens_per_batch) // size)
+    return -(-max(longest, job.suite.tokens_per_batch) // ContinuousBatchingConfig().page_size)
 
 
 def _number(request: str) -> int:
