@@ -100,7 +100,8 @@ class RunDirectory:
     def rewind_log(self, step: int) -> None:
         """Drop lines of later steps, which a resumed run writes again."""
         kept = [entry for entry in self.read_log() if entry.get("step", 0) <= step]
-        write_jsonl(self.log_file, kept)
+        # As `log` wrote them, a loss of NaN too: `files.json_line` would refuse it, and the run could not be resumed.
+        write_text(self.log_file, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
 
 
 def claim(path: Path, resume: bool, overwrite: bool, mine: bool = False) -> RunDirectory:
