@@ -334,7 +334,9 @@ def _keep_no_texts(tokenizer: PreTrainedTokenizerBase) -> None:
     """Switch off the word cache of a tokenizer that takes whole texts for words (SentencePiece's, as in LLaMA 1 and 2): it
     would keep thousands of texts, 4 KB and more each, and hardly meet one again."""
     backend = tokenizer.backend_tokenizer
-    if backend.pre_tokenizer is None and hasattr(backend.model, "_resize_cache"):
+    cut = backend.pre_tokenizer
+    takes_whole_texts = cut is None or getattr(cut, "split", True) is False  # Metaspace need not split
+    if takes_whole_texts and hasattr(backend.model, "_resize_cache"):
         backend.model._resize_cache(0)
 
 

@@ -99,6 +99,12 @@ def test_logits_to_keep(pair: Any) -> None:
     full = native(ids).logits
     assert torch.equal(native(ids, logits_to_keep=2).logits, full[:, -2:])
     assert torch.equal(native(ids, logits_to_keep=torch.tensor([1, 5])).logits, full[:, [1, 5]])
+    own = torch.tensor([[1, 5], [0, 8]])
+    assert torch.equal(native(ids, logits_to_keep=own).logits, torch.stack([full[0, [1, 5]], full[1, [0, 8]]]))
+    mask = torch.zeros(2, 9, dtype=torch.bool).index_put_(
+        (torch.tensor([0, 1, 1]), torch.tensor([3, 0, 8])), torch.tensor(True)
+    )
+    torch.testing.assert_close(native(ids, logits_to_keep=mask).logits, full[mask])
 
 
 def test_tuple_output(pair: Any) -> None:

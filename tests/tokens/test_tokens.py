@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from token_styles import gpt2_style, llama2_first_style, llama2_style, llama3_style
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -179,3 +183,23 @@ def test_tokenizer_hash_survives_saving(tokenizer: PreTrainedTokenizerFast, tmp_
     tokenizer(["a", "b c d"], padding=tokenizer.pad_token is not None)
     tokenizer.save_pretrained(tmp_path)
     assert tokenizer_sha256(AutoTokenizer.from_pretrained(tmp_path)) == tokenizer_sha256(tokenizer)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
+@pytest.mark.parametrize("style", [llama2_style, llama2_first_style])
+def test_texts_do_not_stay_in_memory(style: Callable[[], PreTrainedTokenizerFast]) -> None:
+    encoder = Encoder(style(), PromptConfig())
+    encode = [
+        [f"{start + i} " + "quick brown foxes of 17 towns " * 4 for i in range(1000)] for start in range(0, 6000, 1000)
+    ]
+    encoder.ids(encode[0])
+    before = kilobytes()
+    for texts in encode[1:]:
+        encoder.ids(texts)
+    assert kilobytes() - before < 8_000  # 5,000 texts; each kept would be 4 KB and more
+
+
+def kilobytes() -> int:
+    """Memory of this process that no file stands behind."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+)", status)[1])
