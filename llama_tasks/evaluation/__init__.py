@@ -4,6 +4,7 @@ path.py         run -> predictions -> scores -> report       rehearsal.py      w
 prediction.py   prompts -> the rows of predictions.jsonl     scoring.py        those rows -> scores, and comparisons
 insight.py      what a report says beside scores, from       slices.py, forgetting.py, leaks.py
 systems.py      two or more systems on the same rows         score_files.py    predictions that others made
+pairs.py        two of them: significance, rows won and lost
 harness.py      any causal model, by the same suites         lm_eval_tasks.py  our tasks for lm-evaluation-harness
 """
 

@@ -9,8 +9,7 @@ Rows are matched by their id (lines of text by their number). No torch.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,16 @@ from typing import Any
 from llama_tasks import metrics
 from llama_tasks.errors import DataError, MetricError, RunError
 from llama_tasks.evaluation import scoring, slices
+from llama_tasks.evaluation.pairs import outcome, pairs
 from llama_tasks.evaluation.score_files import choices_of, read_rows
 from llama_tasks.metrics.names import is_language_free
 from llama_tasks.recipe import Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory
-from llama_tasks.significance import holm
 from llama_tasks.tasks import Task, create
 
 FORMAT = 1
 NAMED = 5  # ids that an error names
-SHOWN = 10  # rows of each kind that a comparison lists
 # What a row must have alike in every system, and what to say where it has not.
 _SAME = (
     ("references", "references", "they were not asked the same"),
@@ -116,8 +114,8 @@ def compare(
         "row_metric": systems[0].row_metric,
         "scores": [_joined(own) for own in zip(*(system.scores for system in systems), strict=True)],
         "counts": {system.name: dict(system.counts) for system in systems},
-        "pairs": list(_pairs(systems, suite, task, optional)),
-        "outcomes": [_outcome(a, b) for a, b in itertools.combinations(systems, 2)],
+        "pairs": list(pairs(systems, suite, task, optional)),
+        "outcomes": [outcome(a, b) for a, b in itertools.combinations(systems, 2)],
         "slices": asked + [part for part in found if part["column"] not in columns],
     }
     return Compared(result, systems, task.labels)
@@ -219,57 +217,3 @@ def _joined(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One score of every system; the name is added by the order."""
     row = {key: scores[0][key] for key in ("metric", "lang", "n", "signature", "higher_is_better")}
     return row | {"values": [{key: score[key] for key in ("value", "interval")} for score in scores]}
-
-
-def _pairs(systems: Sequence[System], suite: Suite, task: Task, optional: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Every pair of systems on every metric and language, p-values corrected over the pairs."""
-    pairs = list(itertools.combinations(systems, 2))
-    tests = [scoring.compare(a.predictions, b.predictions, suite, task, optional) for a, b in pairs]
-    for measured in zip(*tests, strict=True):
-        corrected = holm([test["p_value"] for test in measured])
-        for (a, b), test, p in zip(pairs, measured, corrected, strict=True):
-            method = test["method"] + (f"|holm:{len(pairs)}" if len(pairs) > 1 else "")
-            yield {
-                **test, "interval": list(test["interval"]), "a": a.name, "b": b.name, "p_value": p, "method": method,
-                **_tally(_gains(a, b, test["lang"]).values()),
-            }  # fmt: skip
-
-
-def _gains(a: System, b: System, lang: str = scoring.EVERY) -> dict[str, float]:
-    """By how much each row in `lang` rose from a to b; rows without a value of their own are left out."""
-    asked = {row["id"] for row in a.predictions if lang in (row["lang"], scoring.EVERY)}
-    gains = {row: b.row_values[row] - value for row, value in a.row_values.items() if row in asked}
-    return {row: gain for row, gain in gains.items() if not math.isnan(gain)}
-
-
-def _tally(gains: Collection[float]) -> dict[str, int]:
-    return {
-        "wins": sum(gain > 0 for gain in gains),
-        "losses": sum(gain < 0 for gain in gains),
-        "ties": sum(gain == 0 for gain in gains),
-    }
-
-
-def _outcome(a: System, b: System) -> dict[str, Any]:
-    """How many rows won, lost and tied from a to b, and those that changed most."""
-    gains = _gains(a, b)
-    order = sorted(gains, key=lambda row: gains[row])
-    both = {x["id"]: (x, y) for x, y in zip(a.predictions, b.predictions, strict=True)}
-
-    def shown(ids: Sequence[str]) -> list[dict[str, Any]]:
-        return [
-            {key: both[row][0].get(key) for key in ("id", "lang", "input", "references")}
-            | {"a": both[row][0]["prediction"], "b": both[row][1]["prediction"], "gain": gains[row]}
-            for row in ids[:SHOWN]
-        ]
-
-    won, lost = [row for row in reversed(order) if gains[row] > 0], [row for row in order if gains[row] < 0]
-    tied = [row for row in order if gains[row] == 0]
-    return {
-        "a": a.name,
-        "b": b.name,
-        **_tally(gains.values()),
-        "won": shown(won),
-        "lost": shown(lost),
-        "tied": shown(tied)[:3],
-    }
