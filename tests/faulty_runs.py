@@ -123,7 +123,7 @@ def make_workplace(folder: Path, base: Path | None = None, rows: list[dict] | No
     data = make_rows(folder / "rows.jsonl", rows or ROWS)
     text = recipe_text("summarize", base or make_base(folder / "base"), data, **{**SETTINGS, **train})
     text += "adapter:\n  r: 4\n  lora_dropout: 0.1\n"
-    (folder / "mine.yaml").write_text(text.replace("n_resamples: 100", "n_resamples: 20"), encoding="utf-8")
+    (folder / "mine.yaml").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -59,7 +59,7 @@ def test_a_ratio_adds_up_over_rows_and_a_mean_averages(root: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_from_recipe_to_report(root: Path, tmp_path: Path, name: str) -> None:
-    short = ["train.max_steps=3", "eval.n_resamples=50", "eval.max_new_tokens=8", "train.eval_times=1"]
+    short = ["train.max_steps=3", "eval.n_resamples=100", "eval.max_new_tokens=8", "train.eval_times=1"]
     recipe = recipe_of(root, name, f"output={tmp_path / 'run'}", *short)
     report = finetune(recipe, console=Console(quiet=True))
     assert report["task"] == name
@@ -110,7 +110,7 @@ def test_inspect_predict_and_push_know_the_task(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The commands of a run, on the task file's copy in the run directory."""
-    short = ["train.max_steps=2", "eval.n_resamples=20", "eval.max_new_tokens=4", "train.eval_times=1"]
+    short = ["train.max_steps=2", "eval.n_resamples=100", "eval.max_new_tokens=4", "train.eval_times=1"]
     recipe = recipe_of(root, "triples", f"output={tmp_path / 'run'}", *short)
     inspect(recipe, Console(quiet=True))
     finetune(recipe, console=Console(quiet=True))
@@ -131,7 +131,7 @@ def test_inspect_predict_and_push_know_the_task(
 
 
 def test_a_changed_task_file_is_not_taken_for_the_trained_one(root: Path, tmp_path: Path) -> None:
-    short = ["train.max_steps=1", "eval.n_resamples=20", "eval.max_new_tokens=2", "train.eval_times=1"]
+    short = ["train.max_steps=1", "eval.n_resamples=100", "eval.max_new_tokens=2", "train.eval_times=1"]
     finetune(recipe_of(root, "triples", f"output={tmp_path / 'run'}", *short), console=Console(quiet=True))
     run = RunDirectory(tmp_path / "run")
     path = tmp_path / "run/task.py"

@@ -168,7 +168,7 @@ def test_dialogues_of_a_chat_base(root: Path, chat_base: Path, tmp_path: Path) -
     """The worked example on a base with a chat template: the same task file, turns by the template, every answer learned."""
     overrides = [
         f"data.train={root / 'examples/dialogue'}", f"base.model={chat_base}", "prompt.template=chat", "prompt.max_length=256",
-        f"output={tmp_path / 'run'}", "train.max_steps=2", "eval.n_resamples=20", "eval.max_new_tokens=4", "train.eval_times=1",
+        f"output={tmp_path / 'run'}", "train.max_steps=2", "eval.n_resamples=100", "eval.max_new_tokens=4", "train.eval_times=1",
     ]  # fmt: skip
     recipe = load_recipe(root / "examples/dialogue/recipe.yaml", overrides)
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))

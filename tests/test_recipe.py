@@ -84,6 +84,11 @@ def test_a_dumped_recipe_loads_to_itself(root: Path, tmp_path: Path) -> None:
             "task: qa\neval: nosuch.yaml\n",
             "mine.yaml: eval is 'nosuch.yaml', a path from the recipe's own folder. There is no suite",
         ),
+        (
+            "task: qa\neval: nosuch.yaml\ntrain: {learning_rte: 1}\n",
+            "unknown key 'train.learning_rte'",
+        ),  # what is wrong in the recipe itself, before a path in it
+        ("task: qa\neval: {n_resamples: 20}\n", "eval.n_resamples must be at least 100, not 20"),
         ("task: qa\ntrain: {max_steps: 0}\n", "train.max_steps must be at least 1, or -1 for none, not 0"),
         ("task: text\nbase: {config: {}}\n", "which an adapter would not keep; write `adapter: null`"),
     ],

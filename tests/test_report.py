@@ -303,7 +303,7 @@ def test_page_says_everything() -> None:
     ):  # fmt: skip
         assert part in text
     assert page.count("svg") == 4 + 3
-    assert page.texts["title"].count("training loss over training steps") == 1
+    assert page.texts["title"].count("training loss · 训练损失") == 1
     assert {attrs.get("lang") for _, attrs in page.tags} == {None, "en", "zh"}
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in page.tags if tag == "th")
 
@@ -364,8 +364,8 @@ def test_base_alone_has_no_comparison() -> None:
 def test_partial_training_is_drawn_as_far_as_known() -> None:
     training = {"steps": [{"step": 1, "loss": math.nan}, {"step": 2, "loss": 3.0}]}
     page = html(sample_report(training=training))
-    assert "training loss over training steps" in page
-    assert "learning rate over" not in page
+    assert "training loss · 训练损失" in page
+    assert "learning rate ·" not in page
     assert "nan" not in page.lower().split("<svg", 1)[1].split("examples")[0]
 
 

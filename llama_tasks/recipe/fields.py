@@ -33,7 +33,7 @@ LEAST = {
     "train.gradient_accumulation_steps": 1, "train.eval_times": 1, "train.early_stopping_patience": 1,
     "train.save_steps": 1, "train.logging_steps": 1,
     "train.seed": 0, "eval.max_new_tokens": 1, "eval.min_new_tokens": 0, "eval.num_beams": 1, "eval.top_k": 0,
-    "eval.no_repeat_ngram_size": 0, "eval.tokens_per_batch": 1, "eval.n_resamples": 1, "eval.seed": 0,
+    "eval.no_repeat_ngram_size": 0, "eval.tokens_per_batch": 1, "eval.n_resamples": 100, "eval.seed": 0,
 }  # fmt: skip
 
 
@@ -293,7 +293,7 @@ class Suite:
     general_text: str | None = "embedded"
     """Plain texts whose loss is measured before and after: `embedded`, or a file of rows {text, lang}; `null`: none."""
     n_resamples: int = 1000
-    """Bootstrap resamples behind intervals and p-values."""
+    """Bootstrap resamples behind intervals and p-values, 100 or more."""
     seed: int = 12345
     """Seed of the bootstrap and of sampling."""
 
@@ -329,10 +329,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = read_yaml(path, "recipe")
     for text in overrides:
         override(tree, text)
-    resolve_suite(tree, path)
+    converter = Converter(str(path), LEAST)
+    try:
+        resolve_suite(tree, path)
+    except RecipeError:
+        converter.convert({**tree, "eval": {}}, Recipe)  # a misspelt key is sooner found here than in the suite's path
+        raise
     if tree.get("output") is None:
         tree["output"] = f"runs/{path.stem}"
-    recipe: Recipe = Converter(str(path), LEAST).convert(tree, Recipe)
+    recipe: Recipe = converter.convert(tree, Recipe)
     _check_together(recipe, path)
     clean = dataclasses.replace(recipe.clean, hook=_hook(recipe.clean.hook, path))
     output = os.path.expanduser(recipe.output or "")  # no shell reads `~` behind the `=` of output=~/runs/x

@@ -32,7 +32,8 @@ def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
         before = resumed.recipe()
         learned = {key: value for key, value in (before.adapter or {}).items() if key == "trainable_token_indices"}
         adapter = {**learned, **adapter} if adapter is not None else None
-        base = replace(base, revision=base.revision or before.base.revision)
+        if base.model == before.base.model:
+            base = replace(base, revision=base.revision or before.base.revision)
         data = replace(data, revision=data.revision or before.data.revision)
     if recipe.adapter is None and base.dtype == "auto":
         base = replace(base, dtype="float32")
@@ -43,7 +44,8 @@ def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
 def _pin_teacher(distill: DistillConfig | None, before: DistillConfig | None) -> DistillConfig | None:
     if distill is None:
         return None
-    revision = distill.revision or (before.revision if before is not None else None)
+    pinned = before.revision if before is not None and before.teacher == distill.teacher else None
+    revision = distill.revision or pinned
     return replace(distill, revision=adapters.pin(BaseConfig(distill.teacher, revision)).revision)
 
 

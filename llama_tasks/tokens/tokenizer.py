@@ -13,11 +13,10 @@ EMBEDDED = Path(__file__).parents[1] / "embedded" / "base"
 
 
 def where_is(model: str, revision: str | None = None) -> str:
-    """Folder of the embedded base, or the folder or Hub id itself. Raises ModelError for a revision of the embedded base."""
-    if model == "embedded" and revision is not None:
-        raise ModelError(
-            f"The base `embedded` comes along with llama-tasks and has no revision {revision!r}; leave the revision out."
-        )
+    """Folder of the embedded base, or the folder or Hub id itself. Raises ModelError for a revision of what is not on the Hub."""
+    if revision is not None and (model == "embedded" or Path(model).is_dir()):
+        what = "The base `embedded` comes along with llama-tasks" if model == "embedded" else f"{model} is a folder"
+        raise ModelError(f"{what} and has no revision {revision!r}; leave the revision out.")
     return str(EMBEDDED) if model == "embedded" else model
 
 

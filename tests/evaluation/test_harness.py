@@ -31,11 +31,11 @@ sets:
   short:
     task: qa
     data: {test: qa.jsonl}
-    eval: {metrics: [f1, exact_match], max_new_tokens: 5, tokens_per_batch: 120, n_resamples: 20}
+    eval: {metrics: [f1, exact_match], max_new_tokens: 5, tokens_per_batch: 120, n_resamples: 100}
   labels:
     task: classify
     data: {test: labels.jsonl}
-    eval: {scoring: likelihood, metrics: [accuracy], n_resamples: 20}
+    eval: {scoring: likelihood, metrics: [accuracy], n_resamples: 100}
 """
 
 
@@ -246,6 +246,13 @@ def test_the_embedded_base_has_no_revision(place: Path, capsys: pytest.CaptureFi
         "comes along with llama-tasks and has no revision 'main'; leave the revision out." in told
         and told.count("\n") == 1
     )
+
+
+def test_a_folder_has_no_revision(place: Path, capsys: pytest.CaptureFixture) -> None:
+    make_model("gpt2", place / "gpt2")
+    assert main(["evaluate", "--suite", "suite.yaml", "--model", "gpt2", "--revision", "main"]) == 2
+    told = capsys.readouterr().err
+    assert "gpt2 is a folder and has no revision 'main'; leave the revision out." in told and told.count("\n") == 1
 
 
 def test_the_suite_of_the_embedded_samples(root: Path) -> None:

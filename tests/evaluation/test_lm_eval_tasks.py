@@ -17,7 +17,7 @@ from llama_tasks.recipe.suites import load_sets
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.usefixtures("no_traces"), pytest.mark.filterwarnings("ignore")]  # the package's own
-CHANGES = ["data.max_test_samples=6", "eval.n_resamples=10", "eval.max_new_tokens=12"]
+CHANGES = ["data.max_test_samples=6", "eval.n_resamples=100", "eval.max_new_tokens=12"]
 
 
 @pytest.fixture(scope="module")

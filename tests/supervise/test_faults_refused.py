@@ -64,7 +64,7 @@ def test_a_change_that_matters_is_named_with_both_values(
 
 
 def test_a_change_that_does_not_matter_resumes(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
-    free = ["train.save_steps=4", "train.logging_steps=2", "eval.n_resamples=10", "train.on_nonfinite=skip",
+    free = ["train.save_steps=4", "train.logging_steps=2", "eval.n_resamples=100", "train.on_nonfinite=skip",
             "train.gradient_checkpointing=true", "eval.metrics=[rougeL, rouge1]"]  # fmt: skip
     first = zygote.run("finetune", "mine.yaml", "output=freely", cwd=place, operation=60, how="kill")
     assert first.wait() == -signal.SIGKILL
