@@ -8,8 +8,8 @@ Pairs in turn (A B A B), each run one epoch of synthetic examples in a process o
 buffers are made, are left out. The ratio is that of the medians. Rows join those in the output file, or replace their like.
 
 Peers: `trainer`, transformers' LlamaForCausalLM with peft's LoRA under Trainer, length-grouped, `sdpa`, fused AdamW, autocast for
-bf16; it runs with batches of 2,048 and of 512 tokens, and the better one counts. `trl`: SFTTrainer with packing. `bf16`: the
-native model itself in bf16, beside one in nf4.
+bf16; beside it both sides run with batches of 2,048 and of 512 tokens, and of each the better one counts. `trl`: SFTTrainer with
+packing. `bf16`: the native model itself in bf16, beside one in nf4.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import results
 from workloads import TOKENS, WORKLOADS, save_model
 
 BATCH = 2048
-SMALL = 512  # Trainer's other batch
+SMALL = 512  # the other batch, beside Trainer
 PEERS = ("trainer", "trl", "bf16")
 SETTING = ("shape", "workload", "dtype")
 
@@ -82,8 +82,9 @@ def work(who: str, model: str, shape: str, workload: str, dtype: str, batch: int
 def measure(peers: list[str], repeats: int, batch: int, setting: dict[str, Any]) -> dict[str, Any]:
     """One row: whether both sides compute the same, then native and peers in turn, with their ratios."""
     turns = [("native", batch)] if peers else []
-    for peer in peers:
-        turns += [(peer, batch), (peer, SMALL)] if peer == "trainer" and batch > SMALL else [(peer, batch)]
+    if "trainer" in peers and batch > SMALL:
+        turns += [("native", SMALL), ("trainer", SMALL)]
+    turns += [(peer, batch) for peer in peers]
     runs: dict[str, list[dict[str, Any]]] = {f"{name} {size}": [] for name, size in turns}
     with tempfile.TemporaryDirectory() as folder:
         save_model(setting["shape"], Path(folder))
@@ -100,13 +101,18 @@ def compared(peers: list[str], ours: str, runs: dict[str, list[dict[str, Any]]])
     """Ratios to each peer at its best batch; memory at an equal batch, and of the weights where they are of our own kind."""
     speed = {name: statistics.median(run["tokens_per_cpu_second"] for run in found) for name, found in runs.items()}
     memory = {name: max(run["peak_mib"] for run in found) for name, found in runs.items()}
+
+    def best_of(side: str) -> str:
+        return max((name for name in runs if name.split()[0] == side), key=speed.__getitem__)
+
     row: dict[str, Any] = {}
     for peer in peers:
-        best = max((name for name in runs if name.split()[0] == peer), key=speed.__getitem__)
+        mine, best = best_of("native") if peer == "trainer" else ours, best_of(peer)
         equal = f"{peer} {ours.split()[1]}"
         row[peer] = {
-            "speed": round(speed[ours] / speed[best], 2),
+            "speed": round(speed[mine] / speed[best], 2),
             "best": best,
+            "native": mine,
             "memory_at_equal_batch": round(memory[ours] / memory[equal], 2),
         }
         if peer == "bf16":
