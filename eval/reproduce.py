@@ -36,7 +36,7 @@ AGNEWS = f"{PUBLIC}/classification/agnews"
 OVER_TATOEBA = f"{EN_ZH} {TEST} {rows(8000, 2)}"
 OVER_CSL = f"{TEST} {CUT} {rows(900, 2)}"
 OVER_CMRC = (
-    f"{ZH} {TEST} {CUT} {rows(2000, 1)} data.max_test_samples=400 train.learning_rate=1e-3 train.tokens_per_batch=4096"
+    f"{ZH} {TEST} {CUT} {rows(2000, 2)} data.max_test_samples=400 train.learning_rate=1e-3 train.tokens_per_batch=4096"
 )
 OVER_CHNSENTICORP = f"{TEST} {CUT} {rows(4000, 1)} data.max_test_samples=400"
 RUNS = {
