@@ -63,6 +63,31 @@ def test_equals_sacrebleu(translations, monkeypatch, kind, sacre_type):
     )  # one resample is 0.0033; sacrebleu sums in float32
 
 
+@pytest.mark.parametrize(("n", "least"), [(1, 1), (2, 0.5), (3, 0.25), (5, 0.0625), (8, 2**-7)])
+def test_few_rows_are_not_significant_because_they_agree(n, least):
+    """A constant gain on n rows: of the 2^n ways to swap outputs two are as extreme, so p cannot be less than 2 / 2^n."""
+    comparison = compare(ACCURACY, mean_statistics([0.2] * n), mean_statistics([0.6] * n), n_resamples=2000)
+    assert comparison.p_value == pytest.approx(least, abs=0.02)
+    assert comparison.detectable == pytest.approx(2.8016 * 40 / n**0.5, rel=0.05)  # swaps are +-40 on each row
+    assert comparison.method.startswith("approximate-randomisation|ar:2000|bs:2000|")
+
+
+@pytest.mark.parametrize(("answered", "method"), [(49, "approximate-randomisation|"), (50, "paired-bootstrap|")])
+def test_rows_are_those_that_the_metric_is_about(answered, method):
+    rows = np.zeros((400, 2))
+    rows[:answered] = mean_statistics([0.5] * answered)
+    assert compare(ACCURACY, rows, rows, n_resamples=20).method.startswith(method)
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_false_alarms_on_few_rows(n):
+    """The bootstrap alone called equal systems different in 31 (n = 3) and 10 (n = 10) of 100 trials."""
+    rng = np.random.default_rng(n)
+    pairs = [(mean_statistics(rng.random(n)), mean_statistics(rng.random(n))) for _ in range(400)]
+    alarms = [compare(ACCURACY, *pair, n_resamples=300, seed=seed).p_value < 0.05 for seed, pair in enumerate(pairs)]
+    assert np.mean(alarms) < 0.08
+
+
 def test_identical_systems():
     stats = mean_statistics([1, 0, 1, 1, 0])
     for null in ("shift", "sacrebleu"):
@@ -133,7 +158,7 @@ def test_different_rows_are_refused():
 def test_comparison_is_json_and_names_its_method():
     comparison = compare(ACCURACY, mean_statistics([1, 0]), mean_statistics([1, 1]), n_resamples=10, seed=1)
     assert json.loads(json.dumps(comparison.to_dict())) == comparison.to_dict()
-    assert comparison.method == "paired-bootstrap|bs:10|seed:1"
+    assert comparison.method == "approximate-randomisation|ar:10|bs:10|seed:1"
 
 
 def test_holm_golden():
