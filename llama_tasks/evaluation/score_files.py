@@ -22,8 +22,12 @@ Rows = list[dict[str, Any]]
 
 _OBJECT = "an object {name: value}"
 _NUMBER = "a number"
+_TRUTH = "true or false"
 _FORMS: tuple[tuple[str, Any, str], ...] = (
     ("lang", str, "a language code"),
+    ("source", str, "the text that was summarised"),
+    ("failure", str, "the name of a failure"),
+    *((key, bool, _TRUTH) for key in ("shortened", "answer_cut")),
     *((key, dict, _OBJECT) for key in ("choices", "input", "meta")),
     *((key, int | float, _NUMBER) for key in ("nll", "tokens", "bytes")),
 )

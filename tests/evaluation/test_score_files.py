@@ -100,6 +100,15 @@ def test_rows_of_predictions_by_language(files: Path, capsys: pytest.CaptureFixt
     assert result["counts"]["truncated"] == 1
 
 
+def test_null_says_that_a_row_has_none(files: Path, capsys: pytest.CaptureFixture) -> None:
+    row = {"lang": "en", "prediction": "a b", "references": ["a b"], "input": {"text": "a b c"}, "source": None}
+    rows = [{**row, "failure": None, "answer_cut": None, "shortened": None}, {**row, "failure": "copied"}]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "copy_rate")
+    assert result["scores"][0]["value"] == 100
+    assert result["counts"] == {"rows": 2, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0, "copied": 1}
+
+
 def test_squad2_leaves_out_a_part_without_rows(files: Path, capsys: pytest.CaptureFixture) -> None:
     (files / "p.jsonl").write_text(lines({"prediction": "Rome", "references": ["Rome"]}), encoding="utf-8")
     result = scored(capsys, "p.jsonl", "--metric", "squad2", "--lang", "en")
@@ -171,6 +180,14 @@ def test_a_perplexity_beyond_all_numbers_is_a_sentence(
         (["input.jsonl", "--metric", "novelty", "--lang", "en"], "`input` must be an object {name: value}, not 'a'"),
         (["choices.jsonl", "--metric", "calibration_error", "--lang", "en"], "each label its log-likelihood, a number"),
         (["nll.jsonl", "--metric", "perplexity"], "`nll` must be a number, not 'x'"),
+        (
+            ["source.jsonl", "--metric", "novelty", "--lang", "en"],
+            "`source` must be the text that was summarised, not 7",
+        ),
+        (["no_source.jsonl", "--metric", "novelty", "--lang", "en"], "row 0 has neither `source` nor `input`"),
+        (["null_input.jsonl", "--metric", "novelty", "--lang", "en"], "`x` of row 0 must be a text, not None"),
+        (["failure.jsonl", "--metric", "chrf", "--lang", "en"], "`failure` must be the name of a failure, not ['x']"),
+        (["cut_off.jsonl", "--metric", "chrf", "--lang", "en"], "`answer_cut` must be true or false, not 'x'"),
         (["null_lang.jsonl", "--metric", "chrf"], "row 0 does not say its language"),
         (["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--seed", "-1"], "seed is -1; give 0 or more"),
         (
@@ -191,6 +208,11 @@ def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], m
         "input": {"input": "a"},
         "choices": {"choices": {"a": "b"}},
         "null_lang": {"lang": None},
+        "source": {"source": 7},
+        "no_source": {"source": None},
+        "null_input": {"input": {"x": None}},
+        "failure": {"failure": ["x"]},
+        "cut_off": {"answer_cut": "x"},
     }
     for name, part in odd.items():
         (files / f"{name}.jsonl").write_text(lines({**row, **part}))
