@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llama_tasks.errors import MetricError
-from llama_tasks.metrics.base import Measure, mean_aggregate, mean_statistics
+from llama_tasks.metrics.base import LARGEST, Measure, TooLarge, mean_aggregate, mean_statistics
 from llama_tasks.metrics.bootstrap import Array, chunks, percentile_interval, resampled_sums
 
 _Aggregate = Callable[[Array], Array]
@@ -66,7 +66,7 @@ def compare(
     little for a bootstrap. The detectable difference is then made of the spread of the swapped differences.
 
     Raises:
-        MetricError: the statistics are not of the same rows.
+        MetricError: the statistics are not of the same rows. TooLarge: perplexities beyond all use.
     """
     difference = _difference(metric.aggregate, stats_a, stats_b)
     drawn = (metric.aggregate, stats_a, stats_b, n_resamples, seed)
@@ -183,17 +183,27 @@ def _difference(aggregate: _Aggregate, stats_a: Array, stats_b: Array) -> float:
         )
     if not len(stats_a):
         raise MetricError("there are no rows to compare")
-    difference = float(aggregate(stats_b.sum(axis=0)) - aggregate(stats_a.sum(axis=0)))
+    difference = float(_values(aggregate, stats_b.sum(axis=0)) - _values(aggregate, stats_a.sum(axis=0)))
     if math.isnan(difference):
         raise MetricError("there are no rows of the part that the metric is about")
     return difference
+
+
+def _values(aggregate: _Aggregate, sums: Array) -> Array:
+    with np.errstate(over="ignore"):  # told in words
+        values = aggregate(sums)
+    if np.any(np.abs(values) > LARGEST):
+        raise TooLarge(
+            f"values of these rows are over {LARGEST:g} and say nothing any more; compare `loss` or `bits_per_byte`"
+        )
+    return values
 
 
 def _resampled_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array, n_resamples: int, seed: int) -> Array:
     """Differences `[n_resamples]`, each of both systems on the same drawn rows."""
     sums = resampled_sums(np.concatenate([stats_a, stats_b], axis=1), n_resamples, seed)
     sums_a, sums_b = np.split(sums, 2, axis=1)
-    return aggregate(sums_b) - aggregate(sums_a)
+    return _values(aggregate, sums_b) - _values(aggregate, sums_a)
 
 
 def _swapped_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array, n_resamples: int, seed: int) -> Array:
@@ -204,7 +214,7 @@ def _swapped_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array, 
     for size in chunks(n_resamples, len(half)):
         signs = rng.integers(2, size=(size, len(half)), dtype=bool)
         moved = 2.0 * (signs.astype(np.float64) @ half) - half.sum(axis=0)  # each row goes up (+1) or down (-1)
-        swapped.append(aggregate(middle + moved) - aggregate(middle - moved))
+        swapped.append(_values(aggregate, middle + moved) - _values(aggregate, middle - moved))
     return np.concatenate(swapped)
 
 

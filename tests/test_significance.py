@@ -155,6 +155,16 @@ def test_different_rows_are_refused():
         mcnemar([], [])
 
 
+@pytest.mark.parametrize("nll", [(1e5, 2e5), (900.0, 1.0)])
+def test_values_too_large_to_compare_are_a_sentence(nll):
+    """Perplexities that no float holds, and those that only a resample reaches."""
+    measure = metrics.LanguageModel("perplexity")
+    stats_a, stats_b = (measure.statistics(losses, [2, 2], [4, 4]) for losses in ((1.0, 2.0), nll))
+    with pytest.raises(metrics.TooLarge, match=r"over 1e\+150 and say nothing any more; compare `loss`"):
+        compare(measure, stats_a, stats_b)
+    assert compare(metrics.LanguageModel("loss"), stats_a, stats_b).difference > 0
+
+
 def test_comparison_is_json_and_names_its_method():
     comparison = compare(ACCURACY, mean_statistics([1, 0]), mean_statistics([1, 1]), n_resamples=10, seed=1)
     assert json.loads(json.dumps(comparison.to_dict())) == comparison.to_dict()

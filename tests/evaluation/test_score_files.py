@@ -146,6 +146,37 @@ def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
     assert "per:token" in capsys.readouterr().out
 
 
+def test_losses_by_language_and_beside_other_metrics(files: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        {"prediction": "a", "references": ["a"], "lang": lang, "nll": nll, "tokens": 1, "bytes": 1}
+        for lang, nll in (("en", 1.0), ("zh", 2.0), ("en", 3.0))
+    ]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "loss", "--metric", "chrf")
+    found = {(score["metric"], score["lang"]): (score["value"], score["n"]) for score in result["scores"]}
+    assert found == {("loss", "en"): (2, 2), ("loss", "zh"): (2, 1), ("chrf", "en"): (100, 2), ("chrf", "zh"): (100, 1)}
+    assert result["counts"]["rows"] == 3
+    told = scored(capsys, "p.jsonl", "--metric", "loss", "--lang", "mul")
+    assert [(score["lang"], score["value"]) for score in told["scores"]] == [("mul", 2)]
+    assert main(["compare", "p.jsonl", "p.jsonl", "--metric", "perplexity"]) == 2
+    assert "perplexity is of plain text, not of predictions and references: score rows" in capsys.readouterr().err
+
+
+def test_a_metric_without_a_value_stops_no_other(files: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [{"lang": "en", "prediction": "a b", "references": [""], "source": "a b c"}]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    why = "length_ratio: none of the 1 rows has what this metric is computed from"
+    for argv in (["--metric", "length_ratio", "--metric", "bleu"], ["--metric", "summary"]):
+        result = scored(capsys, "p.jsonl", *argv)
+        assert result["scores"] and "length_ratio" not in [score["metric"] for score in result["scores"]]
+        assert result["without_value"] == [{"metric": "length_ratio", "lang": "en", "why": why}]
+        assert main(["score", "p.jsonl", *argv]) == 0
+        shown = capsys.readouterr().out
+        assert "no value" in shown and why in shown
+    assert main(["score", "p.jsonl", "--metric", "length_ratio"]) == 2
+    assert why in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("nll", [(4e4, 1.0), (1e308, 1e308), (900.0, 1.0)])
 def test_a_perplexity_beyond_all_numbers_is_a_sentence(
     files: Path, capsys: pytest.CaptureFixture, nll: tuple[float, float]
