@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from llama_tasks import metrics
 from llama_tasks.errors import MetricError
 from llama_tasks.metrics.base import mean_statistics
+from llama_tasks.metrics.bootstrap import resampled_sums
 from llama_tasks.significance import (
     approximate_randomisation,
     compare,
@@ -240,3 +241,22 @@ def test_ten_thousand_resamples_of_ten_thousand_rows_take_seconds(test):
     start = time.process_time()
     test(metrics.create("bleu", "en"), stats, better, n_resamples=10_000)
     assert time.process_time() - start < 5
+
+
+def test_resamples_of_many_labels_are_the_same_sums_in_less_time():
+    rng = np.random.default_rng(7)
+    metric = metrics.create("macro_f1", "en", [str(label) for label in range(150)])
+    truth = rng.integers(150, size=10_000)
+    stats = [
+        metric.statistics(
+            [str(label) for label in np.where(rng.random(10_000) < share, truth, 0)], [[str(label)] for label in truth]
+        )
+        for share in (0.70, 0.72)
+    ]
+    both = np.concatenate(stats, axis=1)
+    draws = np.random.default_rng(3).integers(10_000, size=(20, 10_000))
+    expected = np.stack([both[drawn].sum(axis=0) for drawn in draws])
+    np.testing.assert_array_equal(resampled_sums(both, 20, 3), expected)
+    start = time.process_time()
+    compare(metric, *stats, n_resamples=2_000)
+    assert time.process_time() - start < 1.2  # 10,000 in less than 6 s of one core, so under 5 s on two
