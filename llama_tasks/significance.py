@@ -17,11 +17,12 @@ from typing import Any, Literal
 import numpy as np
 
 from llama_tasks.errors import MetricError
-from llama_tasks.metrics.base import Measure, mean_aggregate, mean_statistics
+from llama_tasks.metrics.base import LARGEST, Measure, TooLarge, mean_aggregate, mean_statistics
 from llama_tasks.metrics.bootstrap import Array, chunks, percentile_interval, resampled_sums
 
 _Aggregate = Callable[[Array], Array]
 
+FEW = 50  # rows: with fewer the bootstrap calls equal systems different too often
 _ROUNDING = 1e-9  # differences closer than this are ties: sums of the same rows in another order
 
 
@@ -60,21 +61,29 @@ def compare(
     instead, as sacrebleu does: |d*| - mean |d*| >= |d|. That looks at one tail only, so it gives about half the
     p-value and calls equal systems different about twice as often as it says.
 
+    On fewer than FEW rows the p-value is that of `approximate_randomisation`, a permutation test and so exact for any number
+    of rows (Efron and Tibshirani 1993, ch. 15): 1 on one row, about 0.06 at least on five. The spread of so few rows says too
+    little for a bootstrap. The detectable difference is then made of the spread of the swapped differences.
+
     Raises:
-        MetricError: the statistics are not of the same rows.
+        MetricError: the statistics are not of the same rows. TooLarge: perplexities beyond all use.
     """
     difference = _difference(metric.aggregate, stats_a, stats_b)
-    resampled = _resampled_differences(metric.aggregate, stats_a, stats_b, n_resamples, seed)
-    spread = np.abs(resampled - np.nanmean(resampled))
+    drawn = (metric.aggregate, stats_a, stats_b, n_resamples, seed)
+    resampled = _resampled_differences(*drawn)
+    method, chance = "paired-bootstrap", resampled - np.nanmean(resampled)
+    spread = np.abs(chance)
     if null == "sacrebleu":
-        spread = np.abs(resampled) - np.nanmean(np.abs(resampled))
-    variant = "-sacrebleu" if null == "sacrebleu" else ""
+        method, spread = "paired-bootstrap-sacrebleu", np.abs(resampled) - np.nanmean(np.abs(resampled))
+    elif np.any(stats_a + stats_b, axis=1).sum() < FEW:  # rows that the metric is not about have statistics 0
+        method, chance = f"approximate-randomisation|ar:{n_resamples}", _swapped_differences(*drawn)
+        spread = np.abs(chance)
     return Comparison(
         difference=difference,
         interval=percentile_interval(resampled),
         p_value=_p_value(spread, difference),
-        method=f"paired-bootstrap{variant}|bs:{n_resamples}|seed:{seed}",
-        detectable=detectable_difference(resampled),
+        method=f"{method}|bs:{n_resamples}|seed:{seed}",
+        detectable=detectable_difference(chance),
     )
 
 
@@ -132,18 +141,12 @@ def approximate_randomisation(
         MetricError: the statistics are not of the same rows.
     """
     difference = _difference(metric.aggregate, stats_a, stats_b)
-    middle, half = (stats_a.sum(axis=0) + stats_b.sum(axis=0)) / 2, (stats_b - stats_a) / 2
-    rng = np.random.default_rng(seed)
-    swapped = []
-    for size in chunks(n_resamples, len(half)):
-        signs = rng.integers(2, size=(size, len(half)), dtype=bool)
-        moved = 2.0 * (signs.astype(np.float64) @ half) - half.sum(axis=0)  # each row goes up (+1) or down (-1)
-        swapped.append(metric.aggregate(middle + moved) - metric.aggregate(middle - moved))
+    swapped = _swapped_differences(metric.aggregate, stats_a, stats_b, n_resamples, seed)
     resampled = _resampled_differences(metric.aggregate, stats_a, stats_b, 1000, seed)
     return Comparison(
         difference=difference,
         interval=percentile_interval(resampled),
-        p_value=_p_value(np.abs(np.concatenate(swapped)), difference),
+        p_value=_p_value(np.abs(swapped), difference),
         method=f"approximate-randomisation|ar:{n_resamples}|bs:1000|seed:{seed}",
         detectable=detectable_difference(resampled),
     )
@@ -180,17 +183,39 @@ def _difference(aggregate: _Aggregate, stats_a: Array, stats_b: Array) -> float:
         )
     if not len(stats_a):
         raise MetricError("there are no rows to compare")
-    difference = float(aggregate(stats_b.sum(axis=0)) - aggregate(stats_a.sum(axis=0)))
+    difference = float(_values(aggregate, stats_b.sum(axis=0)) - _values(aggregate, stats_a.sum(axis=0)))
     if math.isnan(difference):
         raise MetricError("there are no rows of the part that the metric is about")
     return difference
+
+
+def _values(aggregate: _Aggregate, sums: Array) -> Array:
+    with np.errstate(over="ignore"):  # told in words
+        values = aggregate(sums)
+    if np.any(np.abs(values) > LARGEST):
+        raise TooLarge(
+            f"values of these rows are over {LARGEST:g} and say nothing any more; compare `loss` or `bits_per_byte`"
+        )
+    return values
 
 
 def _resampled_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array, n_resamples: int, seed: int) -> Array:
     """Differences `[n_resamples]`, each of both systems on the same drawn rows."""
     sums = resampled_sums(np.concatenate([stats_a, stats_b], axis=1), n_resamples, seed)
     sums_a, sums_b = np.split(sums, 2, axis=1)
-    return aggregate(sums_b) - aggregate(sums_a)
+    return _values(aggregate, sums_b) - _values(aggregate, sums_a)
+
+
+def _swapped_differences(aggregate: _Aggregate, stats_a: Array, stats_b: Array, n_resamples: int, seed: int) -> Array:
+    """Differences `[n_resamples]`, each with the two outputs of every row swapped or not, by chance."""
+    middle, half = (stats_a.sum(axis=0) + stats_b.sum(axis=0)) / 2, (stats_b - stats_a) / 2
+    rng = np.random.default_rng(seed)
+    swapped = []
+    for size in chunks(n_resamples, len(half)):
+        signs = rng.integers(2, size=(size, len(half)), dtype=bool)
+        moved = 2.0 * (signs.astype(np.float64) @ half) - half.sum(axis=0)  # each row goes up (+1) or down (-1)
+        swapped.append(_values(aggregate, middle + moved) - _values(aggregate, middle - moved))
+    return np.concatenate(swapped)
 
 
 def _p_value(sampled: Array, difference: float) -> float:

@@ -3,8 +3,8 @@
 A test row is a leak when its input stands among the training rows to the letter (`exact`), but for case, width, spaces and
 punctuation (`normalised`), or in pieces (`ngram`): of every field at least 70% of the n-grams are found, wherever they stand in
 the training rows. That is the rule of Chowdhery et al. (2022, PaLM, 8 words) by characters, so that it holds for every script:
-40 characters without spaces and punctuation, 10 where a character is a syllable or a word. A shorter field must be there
-whole. So a new question about a passage that was trained on is no leak.
+40 characters without spaces and punctuation, 10 where a character is a syllable or a word. A shorter field is found only
+where a whole field or target of the training rows equals it. So a new question about a passage that was trained on is no leak.
 """
 
 from __future__ import annotations
@@ -140,7 +140,12 @@ class _Grams:
     """The n-grams of test rows (their normalised fields), and which of them were seen elsewhere."""
 
     def __init__(self, inputs: Sequence[Sequence[str]]) -> None:
-        self._fields = [[_grams(text) for text in fields] for fields in inputs]
+        widths = [[_width(text) for text in fields] for fields in inputs]
+        self._widths = sorted({width for row in widths for width in row}) or [LETTERS]
+        self._fields = [
+            [_grams(text, [width]) for text, width in zip(*both, strict=True)]
+            for both in zip(inputs, widths, strict=True)
+        ]
         every = [grams for fields in self._fields for grams in fields]
         self._known: _Codes = np.unique(np.concatenate(every)) if every else np.empty(0, np.uint64)
         self._seen = np.zeros(len(self._known), bool)
@@ -151,9 +156,10 @@ class _Grams:
         self._sieve[self._known >> self._shift] = True
 
     def see(self, texts: Sequence[str]) -> None:
-        """Note the n-grams of training texts, which are normalised."""
+        """Note the n-grams of training texts, which are normalised, as long as the test rows ask: what is in a Chinese field
+        may stand in an English text."""
         for text in texts:
-            grams = _grams(text)
+            grams = _grams(text, self._widths)
             grams = grams[self._sieve[grams >> self._shift]]
             if len(grams):
                 at = np.minimum(np.searchsorted(self._known, grams), len(self._known) - 1)
@@ -167,20 +173,33 @@ class _Grams:
                 yield place
 
 
-def _grams(text: str) -> _Codes:
-    """Hashes of all n-grams of a normalised text, as long as its script asks; of a shorter text the one of the whole.
+def _width(text: str) -> int:
+    """How many characters an n-gram of a test field has, by the field's script."""
+    codes = _codes(text)
+    return SYLLABLES if 3 * np.count_nonzero(codes >= _WIDE) >= len(codes) else LETTERS
+
+
+def _codes(text: str) -> _Codes:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+
+
+def _grams(text: str, widths: Sequence[int]) -> _Codes:
+    """Hashes of all n-grams of a normalised text, of each width; where the text is shorter, the one of the whole.
 
     With S the prefix sums of code x base^i, an n-gram's hash is (S[i + n] - S[i]) base^-i, all modulo 2^64.
     """
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-    wide = 3 * np.count_nonzero(codes >= _WIDE) >= len(codes)
-    width = min(SYLLABLES if wide else LETTERS, max(1, len(codes)))
+    codes = _codes(text)
+    if not len(codes):
+        return np.zeros(1, np.uint64)
     mixed = (codes + np.uint64(1)) * np.uint64(0xD6E8FEB86659FD93)
     mixed ^= mixed >> np.uint64(32)
     up, down = _powers(len(codes))
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(mixed * up, dtype=np.uint64)])
-    hashes = (sums[width:] - sums[:-width]) * down[: len(codes) - width + 1] + np.uint64(width)
-    return hashes if len(codes) else np.zeros(1, np.uint64)
+    found = [
+        (sums[width:] - sums[:-width]) * down[: len(codes) - width + 1] + np.uint64(width)
+        for width in {min(width, len(codes)) for width in widths}
+    ]
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _powers(n: int) -> tuple[_Codes, _Codes]:

@@ -22,10 +22,15 @@ Rows = list[dict[str, Any]]
 
 _OBJECT = "an object {name: value}"
 _NUMBER = "a number"
+_TRUTH = "true or false"
+_LOSS = ("nll", "tokens", "bytes")
 _FORMS: tuple[tuple[str, Any, str], ...] = (
     ("lang", str, "a language code"),
+    ("source", str, "the text that was summarised"),
+    ("failure", str, "the name of a failure"),
+    *((key, bool, _TRUTH) for key in ("shortened", "answer_cut")),
     *((key, dict, _OBJECT) for key in ("choices", "input", "meta")),
-    *((key, int | float, _NUMBER) for key in ("nll", "tokens", "bytes")),
+    *((key, int | float, _NUMBER) for key in _LOSS),
 )
 _OPTIONAL = {key for key, *_ in _FORMS}  # null says that a row has none
 
@@ -65,30 +70,34 @@ def score_rows(
     n_resamples: int = 1000,
     seed: int = 12345,
 ) -> dict[str, Any]:
-    """Every metric by language: {scores, counts}, and for labels {labels, confusion}, for calibration {reliability}.
+    """Every metric by language: {scores, counts}, and for labels {labels, confusion}, for calibration {reliability}. What has
+    no value (all references empty, say) stands in {without_value: [{metric, lang, why}]} beside the others.
 
     Raises:
-        MetricError: an unknown metric, rows that lack what it reads or that it does not fit, or no language (labels need none).
+        MetricError: an unknown metric, rows that lack what it reads or that it does not fit, no language (labels and losses
+            need none), or no value at all.
     """
     if not rows:
         raise MetricError("there are no rows to score")
-    if any(name in language_model.NAMES for name in names):
-        return {"scores": [_language_model(name, rows, n_resamples, seed).to_dict() for name in names]}
     labels = labels or choices_of(rows) or None
     result: dict[str, Any] = {"scores": []}
+    failed: list[tuple[str, str, MetricError]] = []
     for name in names:
-        several = metrics.expand(name)
-        for one in several:
-            for code, part in _by_language(rows, lang, is_language_free(one)).items():
-                metric = metrics.create(one, code, labels)
+        for one in metrics.expand(name):
+            for code, part in _by_language(rows, lang, _is_language_free(one)).items():
                 try:
-                    score = metrics.score_rows(metric, part, n_resamples=n_resamples, seed=seed)
-                except metrics.NoRows:
-                    if len(several) == 1:
-                        raise
-                    continue  # a group's part of the rows, of which there are none
-                result["scores"].append(score.to_dict())
+                    score = _scored(one, code, part, labels, n_resamples=n_resamples, seed=seed)
+                    result["scores"].append(score.to_dict())
+                except (metrics.NoRows, metrics.TooLarge) as error:
+                    if one == name or not _is_of_a_part(one):  # nobody asked for that part of a group
+                        failed.append((one, code, error))
             result |= _pictures(one, rows, labels)
+    if failed and not result["scores"]:
+        raise failed[0][-1]
+    if failed:
+        result["without_value"] = [{"metric": one, "lang": code, "why": str(why)} for one, code, why in failed]
+    if all(name in language_model.NAMES for name in names):
+        return result
     return result | {"counts": metrics.count(rows, labels)}
 
 
@@ -108,7 +117,9 @@ def table(result: Mapping[str, Any]) -> RenderableType:
         scores.add_row(
             Text(score["metric"]), score["lang"], f"{score['value']:.2f}", f"{low:.2f} to {high:.2f}", str(score["n"])
         )
-    parts: list[RenderableType] = [scores]
+    for lacking in result.get("without_value", ()):
+        scores.add_row(Text(lacking["metric"]), lacking["lang"], "no value", "", "")
+    parts: list[RenderableType] = [scores, *(Text(lacking["why"]) for lacking in result.get("without_value", ()))]
     if "counts" in result:
         parts.append(Text("\n" + ", ".join(f"{name} {number}" for name, number in result["counts"].items())))
     if "labels" in result:
@@ -143,14 +154,26 @@ def _checked(row: Any, path: Path, number: int) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None or key not in _OPTIONAL}
 
 
-def _language_model(name: str, rows: Rows, n_resamples: int, seed: int) -> metrics.Score:
-    measure = metrics.LanguageModel(name)
+def _scored(name: str, lang: str, rows: Rows, labels: Sequence[str] | None, **drawn: int) -> metrics.Score:
+    if name not in language_model.NAMES:
+        return metrics.score_rows(metrics.create(name, lang, labels), rows, **drawn)
+    measure = metrics.LanguageModel(name, lang)
     for index, row in enumerate(rows):
-        lacking = [key for key in ("nll", "tokens", "bytes") if key not in row]
+        lacking = [key for key in _LOSS if key not in row]
         if lacking:
             raise MetricError(f"{name}: row {index} has no {', '.join(lacking)}; such rows are {{nll, tokens, bytes}}")
-    stats = measure.statistics(*([row[key] for row in rows] for key in ("nll", "tokens", "bytes")))
-    return metrics.score_statistics(measure, stats, n_resamples=n_resamples, seed=seed)
+    return metrics.score_statistics(
+        measure, measure.statistics(*([row[key] for row in rows] for key in _LOSS)), **drawn
+    )
+
+
+def _is_language_free(name: str) -> bool:
+    return name in language_model.NAMES or is_language_free(name)
+
+
+def _is_of_a_part(name: str) -> bool:
+    """Whether the metric is about a part of the rows: those with an answer, those without."""
+    return name not in language_model.NAMES and parse(name)[1].get("rows", "all") != "all"
 
 
 def _by_language(rows: Rows, lang: str | None, free: bool) -> dict[str, Rows]:
@@ -167,7 +190,7 @@ def _by_language(rows: Rows, lang: str | None, free: bool) -> dict[str, Rows]:
 
 
 def _pictures(name: str, rows: Rows, labels: Sequence[str] | None) -> dict[str, Any]:
-    kind = parse(name)[0]
+    kind = name if name in language_model.NAMES else parse(name)[0]
     if kind in LABELS and labels:
         texts = [row["prediction"] for row in rows], [row["references"] for row in rows]
         return {"labels": metrics.label_table(*texts, labels), "confusion": metrics.confusion(*texts, labels)}

@@ -9,6 +9,7 @@ A group's value is the mean over its rows. No torch, no text.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from llama_tasks.metrics.bootstrap import Array, percentile_interval, resampled_
 
 Rows = Sequence[Mapping[str, Any]]
 Values = Mapping[str, Mapping[str, float]]
+_Key = tuple[int, Any]
 
 INPUT, ANSWER, LANGUAGE, LABEL = "input_length", "answer_length", "language", "label"
 MOST_GROUPS = 12  # values of a column that is sliced by without being asked
@@ -50,7 +52,7 @@ def slice_by(rows: Rows, column: str, values: Values, *, n_resamples: int = 1000
     stats = {name: _statistics(rows, own) for name, own in values.items()}
     groups, drawn = [], []
     scored = np.logical_and.reduce([part[:, 1] > 0 for part in stats.values()])
-    for group, members in _groups(rows, column).items():
+    for group, members in _groups(rows, column):
         places = [place for place in members if scored[place]]
         if not places:
             continue
@@ -113,36 +115,56 @@ def _is_endless(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _groups(rows: Rows, name: str) -> dict[str, list[int]]:
-    """Group -> places of its rows, in the order of the values."""
+def _groups(rows: Rows, name: str) -> list[tuple[str, list[int]]]:
+    """(group, places of its rows), in the order of the values."""
     found = _column(rows, name)
-    numbers = [value for value in found if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    numbers = [float(value) for value in found if _is_number(value)]
     edges = _quartiles(numbers) if len(set(numbers)) > MOST_GROUPS or name in (INPUT, ANSWER) else []
-    places: dict[tuple[int, Any, str], list[int]] = {}
+    places: dict[_Key, list[int]] = {}
     for place, value in enumerate(found):
         places.setdefault(_key(value, edges), []).append(place)
-    named = {key: places[key] for key in sorted(places)}
-    if edges:
-        return {key[2] or _span([found[at] for at in at_places]): at_places for key, at_places in named.items()}
-    return {key[2]: at_places for key, at_places in named.items()}
+    names = _names({key: [found[at] for at in places[key]] for key in sorted(places)})
+    return [(names[key], places[key]) for key in names]
 
 
 def _quartiles(numbers: Sequence[float]) -> list[float]:
     return sorted(set(np.quantile(numbers, np.arange(1, _BINS) / _BINS).tolist())) if numbers else []
 
 
-def _key(value: Any, edges: Sequence[float]) -> tuple[int, Any, str]:
-    """What sorts and names a group: numbers by size, texts by the alphabet, rows without a value last."""
+def _is_number(value: Any) -> bool:
+    """A number that floats can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _key(value: Any, edges: Sequence[float]) -> _Key:
+    """What keeps groups apart and sorts them: numbers by size, texts by the alphabet, rows without a value last."""
     if value is None:
-        return 2, 0, _WITHOUT
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return 1, 0, str(value)
-    return (0, int(np.searchsorted(edges, value)), "") if edges else (0, value, f"{value:g}")
+        return 2, 0
+    if not _is_number(value):
+        return 1, str(value)
+    return 0, int(np.searchsorted(edges, float(value))) if edges else value
 
 
-def _span(numbers: Sequence[float]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:g}" if low == high else f"{low:g} – {high:g}"
+def _names(groups: Mapping[_Key, Sequence[Any]]) -> dict[_Key, str]:
+    """What each group of values is called, no two alike: numbers in six digits, in all where two would look the same, and a
+    text that looks like another group in quotes."""
+    names = {key: _name(key, values, "g") for key, values in groups.items()}
+    if len(set(names.values())) < len(names):
+        names = {key: _name(key, values, "") for key, values in groups.items()}
+    taken = {name for key, name in names.items() if key[0] != 1}
+    for key, name in names.items():
+        while key[0] == 1 and name in taken:
+            name = f'"{name}"'
+        names[key] = name
+        taken.add(name)
+    return names
+
+
+def _name(key: _Key, values: Sequence[Any], form: str) -> str:
+    if key[0] != 0:
+        return str(key[1]) if key[0] == 1 else _WITHOUT
+    low, high = (format(end, "" if isinstance(end, int) else form) for end in (min(values), max(values)))
+    return low if low == high else f"{low} – {high}"
 
 
 def _statistics(rows: Rows, own: Mapping[str, float]) -> Array:

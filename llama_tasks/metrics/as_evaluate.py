@@ -16,6 +16,8 @@ import datasets
 import evaluate
 
 from llama_tasks import metrics
+from llama_tasks.errors import MetricError
+from llama_tasks.metrics.base import check_rows
 from llama_tasks.metrics.language_model import NAMES as LANGUAGE_MODELS
 
 _INPUTS = """predictions: one text a row.
@@ -25,13 +27,17 @@ choices: each label's log-likelihood, one object {label: [...], logprob: [...]} 
 nll, tokens, bytes, and nothing else: -log P in nats and sizes, one a text (perplexity, bits_per_byte, loss)."""
 
 
+_NUMBERS = ("nll", "tokens", "bytes")
+
+
 class TaskMetric(evaluate.Metric):
     """A metric of `llama_tasks.metrics`, `config_name`, for texts in `lang`.
 
     `compute` gives {name: value, interval, n, signature}.
 
     Raises:
-        MetricError: as `metrics.create`, and in `compute` as `metrics.score`.
+        MetricError: as `metrics.create`, in `compute` as `metrics.score`, and in `add` and `add_batch` too for rows of
+            another form or with half a surrogate pair, which Arrow cannot hold.
     """
 
     def __init__(
@@ -59,13 +65,29 @@ class TaskMetric(evaluate.Metric):
             case "choices":
                 columns["choices"] = datasets.Sequence({"label": text, "logprob": number})
         if self._metric.name in LANGUAGE_MODELS:
-            columns = dict.fromkeys(("nll", "tokens", "bytes"), number)
+            columns = dict.fromkeys(_NUMBERS, number)
         return evaluate.MetricInfo(
             description=f"{self._metric.name} for `{self._metric.lang}`: {self._metric.signature}",
             citation="",
             inputs_description=_INPUTS,
             features=datasets.Features(columns),
         )
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> None:
+        """As evaluate's, which `compute` calls too. Arrow would make texts of numbers and lists of texts, so look first."""
+        if self._metric.name not in LANGUAGE_MODELS:
+            predictions, references = _plain(predictions), _plain(references)
+            if predictions != [] or references != []:
+                check_rows(self._metric.name, predictions, references, unanswerable=True)
+        columns = {key: _plain(column) for key, column in columns.items()}
+        for key, column in {"predictions": predictions, "references": references, **columns}.items():
+            _check_values(f"{self._metric.name}: {key}", key, column)
+        super().add_batch(predictions=predictions, references=references, **columns)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **columns: Any) -> None:
+        """As evaluate's: one row."""
+        rows = {key: [value] for key, value in columns.items()}
+        self.add_batch(predictions=[prediction], references=[reference], **rows)
 
     def _compute(self, **columns: Any) -> dict[str, Any]:
         if "choices" in columns:
@@ -76,6 +98,25 @@ class TaskMetric(evaluate.Metric):
         else:
             score = metrics.score(self._metric, **columns, **self._drawn).to_dict()
         return {score["metric"]: score["value"], **{key: score[key] for key in ("interval", "n", "signature")}}
+
+
+def _plain(column: Any) -> Any:
+    """A column of lists, whether it came as lists, as arrays or as lists of arrays."""
+    column = column.tolist() if hasattr(column, "tolist") else column
+    return [_plain(value) for value in column] if isinstance(column, list | tuple) else column
+
+
+def _check_values(what: str, key: str, column: Any) -> None:
+    for index, value in enumerate(column or ()):
+        if key == "sources" and not isinstance(value, str):
+            raise MetricError(f"{what}: row {index} must be a text, not {value!r:.40}")
+        if key in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise MetricError(f"{what}: row {index} must be a number, not {value!r:.40}")
+        for text in [value] if isinstance(value, str) else value if key == "references" else ():
+            if any("\ud800" <= char <= "\udfff" for char in text):
+                raise MetricError(
+                    f"{what}: row {index} holds half a surrogate pair, which is no character: {text!r:.60}"
+                )
 
 
 def as_evaluate(name: str, lang: str, labels: Sequence[str] | None = None, **options: Any) -> TaskMetric:

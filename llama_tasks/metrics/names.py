@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from llama_tasks.errors import MetricError
 from llama_tasks.metrics.bleu import TOKENIZERS
+from llama_tasks.metrics.language_model import NAMES as LANGUAGE_MODELS
 
 _YES_NO = ("yes", "no")
 _CASE = ("mixed", "lc")
@@ -80,6 +81,12 @@ def parse(name: str, own: Iterable[str] = ()) -> tuple[str, dict[str, str]]:
         MetricError: a name, an option or a value that does not exist.
     """
     kind, *parts = str(name).split(":")
+    if kind in LANGUAGE_MODELS:
+        raise MetricError(
+            f"{kind} is of plain text, not of predictions and references: score rows {{nll, tokens, bytes}} with "
+            f"`llama-tasks score --metric {kind} rows.jsonl`, or in Python metrics.LanguageModel({kind!r}); a recipe says "
+            "`eval.scoring: perplexity`"
+        )
     if kind not in ALL:
         known_here = [*own, *ALL]
         raise MetricError(f"there is no metric {kind!r}{suggest(kind, known_here)} Known are {', '.join(known_here)}")

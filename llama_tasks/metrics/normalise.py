@@ -25,13 +25,18 @@ MLQA_LANGUAGES = ("ar", "de", "en", "es", "hi", "vi", "zh")
 
 _MLQA_HAN = re.compile("([\u4e00-\u9fa5])")
 _CMRC_DROPPED = frozenset("-:_*^/\\~`+=，。：？！“”；’《》·、「」（）－～『』")
-# Words whose period ends no sentence, for nltk's algorithm (Kiss and Strunk, 2006) where its own model is not installed.
+# Words whose period ends no sentence: all 156 abbreviations of nltk's English model (`punkt_tab`), which Kiss and Strunk's
+# method (2006) found in newspapers, with ". . " for an ellipsis with spaces.
 _ABBREVIATIONS = {
-    "jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec", "mon", "tue", "tues", "wed", "thu",
-    "thurs", "fri", "sat", "sun", "mr", "mrs", "ms", "messrs", "dr", "prof", "sr", "jr", "st", "rev", "gen", "col", "maj",
-    "capt", "lt", "sgt", "adm", "gov", "sen", "rep", "reps", "hon", "inc", "co", "corp", "ltd", "bros", "vs", "va", "ga", "fla",
-    "calif", "tenn", "mass", "mich", "minn", "okla", "ill", "ariz", "wash", "ore", "conn", "ave", "a.m", "p.m", "u.s", "u.k",
-    "u.n", "d.c", "n.y", "l.a", "u.s.a", "u.s.s.r", "ph.d", "m.d", *"cdefghklmnprstvw",
+    ". . ", "a.a", "a.c", "a.d", "a.g", "a.h", "a.m", "a.m.e", "a.s", "a.t", "adm", "ala", "ariz", "aug", "ave", "b.f", "b.v",
+    "bros", "c", "c.i.t", "c.o.m.b", "c.v", "calif", "chg", "cie", "co", "col", "colo", "conn", "corp", "cos", "ct", "d", "d.c",
+    "d.h", "d.w", "dec", "dr", "e", "e.f", "e.h", "e.l", "e.m", "f", "f.g", "f.j", "feb", "fla", "fri", "ft", "g", "g.d", "g.f",
+    "g.k", "ga", "gen", "h", "h.c", "h.f", "h.m", "i.m.s", "ill", "inc", "j.b", "j.c", "j.j", "j.k", "j.p", "j.r", "jan", "jr",
+    "k", "kan", "ky", "l", "l.a", "l.f", "l.p", "lt", "ltd", "m", "m.b.a", "m.d.c", "m.j", "maj", "messrs", "mg", "mich", "minn",
+    "mr", "mrs", "ms", "n", "n.c", "n.d", "n.h", "n.j", "n.m", "n.v", "n.y", "nev", "nov", "oct", "ok", "okla", "ore", "p",
+    "p.a.m", "p.m", "pa", "ph.d", "prof", "r", "r.a", "r.h", "r.i", "r.j", "r.k", "r.t", "rep", "reps", "s", "s.a", "s.a.y", "s.c",
+    "s.g", "s.p.a", "s.s", "sen", "sep", "sept", "sr", "st", "sw", "t", "t.j", "tenn", "tues", "u.k", "u.n", "u.s", "u.s.a",
+    "u.s.s.r", "v", "va", "vs", "vt", "w", "w.c", "w.r", "w.va", "w.w", "wash", "wed", "wis", "yr",
 }  # fmt: skip
 
 
@@ -85,7 +90,7 @@ def sentence_splitter() -> tuple[Any, str]:
     """What nltk's word tokenizer splits sentences with (the period of each is a token), and how a signature calls it.
 
     It is `punkt`, nltk's English model, where that is installed (`nltk.download("punkt_tab")`). Else it is the same
-    algorithm with a list of common abbreviations: `punkt-untrained`.
+    algorithm with that model's abbreviations, without its word pairs and counts of capitals: `punkt-abbreviations`.
     """
     from nltk.tokenize import PunktTokenizer
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
@@ -96,7 +101,7 @@ def sentence_splitter() -> tuple[Any, str]:
         splitter = PunktSentenceTokenizer()
         splitter._params = PunktParameters()
         splitter._params.abbrev_types.update(_ABBREVIATIONS)
-        return splitter, "punkt-untrained"
+        return splitter, "punkt-abbreviations"
 
 
 @lru_cache(maxsize=1 << 16)

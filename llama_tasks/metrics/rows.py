@@ -44,11 +44,13 @@ def _more(metric: Metric, rows: Rows) -> dict[str, Any]:
 
 def _source(metric: Metric, index: int, row: Mapping[str, Any]) -> str:
     """`source`, or all of `input`: what the model was given besides the prompt's own words."""
-    if "source" in row:
-        return str(row["source"])
-    if "input" not in row:
+    if "source" not in row and "input" not in row:
         raise MetricError(f"{metric.name}: row {index} has neither `source` nor `input`, the text that was summarised")
-    return "\n".join(str(value) for value in row["input"].values())
+    parts = {"source": row["source"]} if "source" in row else row["input"]
+    for key, value in parts.items():
+        if not isinstance(value, str):
+            raise MetricError(f"{metric.name}: `{key}` of row {index} must be a text, not {value!r:.40}")
+    return "\n".join(parts.values())
 
 
 def _column(metric: Metric, rows: Rows, name: str) -> list[Any]:

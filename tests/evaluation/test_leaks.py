@@ -62,10 +62,32 @@ def test_a_target_that_holds_the_text_is_a_leak_too() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("around", "text"),
+    [(f"{PASSAGE} {OTHER} Of this it was said:", CHINESE), (CHINESE * 20, PASSAGE)],
+)
+def test_a_passage_inside_a_text_of_another_script_is_found(around: str, text: str) -> None:
+    train = [prompt("train:0", f"{around} {text} {around}"), prompt("train:1", "x", target=around)]
+    assert found(train, [prompt("a", text)]) == {"a": ("ngram", None)}
+    assert found(train[1:], [prompt("a", text)]) == {}
+
+
+def test_a_short_field_must_equal_a_whole_one() -> None:
+    train = [prompt("train:0", f"{PASSAGE} Who built it? {CHINESE}"), prompt("train:1", OTHER, "Who built it?")]
+    assert found(train[:1], [prompt("a", PASSAGE, "Who built it?")]) == {}
+    assert found(train, [prompt("a", PASSAGE, "Who built it?"), prompt("b", CHINESE, "谁建的？")]) == {
+        "a": ("ngram", None)
+    }
+
+
 def test_another_question_on_the_same_passage_is_none() -> None:
     train = [prompt("train:0", PASSAGE, "Who built it?")]
     assert found(train, [prompt("a", PASSAGE, "When was it built?")]) == {}
     assert found(train, [prompt("a", PASSAGE + " Yes.", "who built it")]) == {"a": ("ngram", None)}
+
+
+def test_without_test_rows_nothing_leaks() -> None:
+    assert found([prompt("train:0", PASSAGE)], []) == {}
 
 
 def test_solved_examples_count_as_trained_on() -> None:

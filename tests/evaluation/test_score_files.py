@@ -100,6 +100,15 @@ def test_rows_of_predictions_by_language(files: Path, capsys: pytest.CaptureFixt
     assert result["counts"]["truncated"] == 1
 
 
+def test_null_says_that_a_row_has_none(files: Path, capsys: pytest.CaptureFixture) -> None:
+    row = {"lang": "en", "prediction": "a b", "references": ["a b"], "input": {"text": "a b c"}, "source": None}
+    rows = [{**row, "failure": None, "answer_cut": None, "shortened": None}, {**row, "failure": "copied"}]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "copy_rate")
+    assert result["scores"][0]["value"] == 100
+    assert result["counts"] == {"rows": 2, "empty": 0, "truncated": 0, "unparsable": 0, "shortened": 0, "copied": 1}
+
+
 def test_squad2_leaves_out_a_part_without_rows(files: Path, capsys: pytest.CaptureFixture) -> None:
     (files / "p.jsonl").write_text(lines({"prediction": "Rome", "references": ["Rome"]}), encoding="utf-8")
     result = scored(capsys, "p.jsonl", "--metric", "squad2", "--lang", "en")
@@ -137,6 +146,37 @@ def test_language_models(files: Path, capsys: pytest.CaptureFixture) -> None:
     assert "per:token" in capsys.readouterr().out
 
 
+def test_losses_by_language_and_beside_other_metrics(files: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        {"prediction": "a", "references": ["a"], "lang": lang, "nll": nll, "tokens": 1, "bytes": 1}
+        for lang, nll in (("en", 1.0), ("zh", 2.0), ("en", 3.0))
+    ]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    result = scored(capsys, "p.jsonl", "--metric", "loss", "--metric", "chrf")
+    found = {(score["metric"], score["lang"]): (score["value"], score["n"]) for score in result["scores"]}
+    assert found == {("loss", "en"): (2, 2), ("loss", "zh"): (2, 1), ("chrf", "en"): (100, 2), ("chrf", "zh"): (100, 1)}
+    assert result["counts"]["rows"] == 3
+    told = scored(capsys, "p.jsonl", "--metric", "loss", "--lang", "mul")
+    assert [(score["lang"], score["value"]) for score in told["scores"]] == [("mul", 2)]
+    assert main(["compare", "p.jsonl", "p.jsonl", "--metric", "perplexity"]) == 2
+    assert "perplexity is of plain text, not of predictions and references: score rows" in capsys.readouterr().err
+
+
+def test_a_metric_without_a_value_stops_no_other(files: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [{"lang": "en", "prediction": "a b", "references": [""], "source": "a b c"}]
+    (files / "p.jsonl").write_text(lines(*rows), encoding="utf-8")
+    why = "length_ratio: none of the 1 rows has what this metric is computed from"
+    for argv in (["--metric", "length_ratio", "--metric", "bleu"], ["--metric", "summary"]):
+        result = scored(capsys, "p.jsonl", *argv)
+        assert result["scores"] and "length_ratio" not in [score["metric"] for score in result["scores"]]
+        assert result["without_value"] == [{"metric": "length_ratio", "lang": "en", "why": why}]
+        assert main(["score", "p.jsonl", *argv]) == 0
+        shown = capsys.readouterr().out
+        assert "no value" in shown and why in shown
+    assert main(["score", "p.jsonl", "--metric", "length_ratio"]) == 2
+    assert why in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("nll", [(4e4, 1.0), (1e308, 1e308), (900.0, 1.0)])
 def test_a_perplexity_beyond_all_numbers_is_a_sentence(
     files: Path, capsys: pytest.CaptureFixture, nll: tuple[float, float]
@@ -171,6 +211,14 @@ def test_a_perplexity_beyond_all_numbers_is_a_sentence(
         (["input.jsonl", "--metric", "novelty", "--lang", "en"], "`input` must be an object {name: value}, not 'a'"),
         (["choices.jsonl", "--metric", "calibration_error", "--lang", "en"], "each label its log-likelihood, a number"),
         (["nll.jsonl", "--metric", "perplexity"], "`nll` must be a number, not 'x'"),
+        (
+            ["source.jsonl", "--metric", "novelty", "--lang", "en"],
+            "`source` must be the text that was summarised, not 7",
+        ),
+        (["no_source.jsonl", "--metric", "novelty", "--lang", "en"], "row 0 has neither `source` nor `input`"),
+        (["null_input.jsonl", "--metric", "novelty", "--lang", "en"], "`x` of row 0 must be a text, not None"),
+        (["failure.jsonl", "--metric", "chrf", "--lang", "en"], "`failure` must be the name of a failure, not ['x']"),
+        (["cut_off.jsonl", "--metric", "chrf", "--lang", "en"], "`answer_cut` must be true or false, not 'x'"),
         (["null_lang.jsonl", "--metric", "chrf"], "row 0 does not say its language"),
         (["hyp.txt", "ref.txt", "--metric", "chrf", "--lang", "zh", "--seed", "-1"], "seed is -1; give 0 or more"),
         (
@@ -191,6 +239,11 @@ def test_mistakes(files: Path, capsys: pytest.CaptureFixture, argv: list[str], m
         "input": {"input": "a"},
         "choices": {"choices": {"a": "b"}},
         "null_lang": {"lang": None},
+        "source": {"source": 7},
+        "no_source": {"source": None},
+        "null_input": {"input": {"x": None}},
+        "failure": {"failure": ["x"]},
+        "cut_off": {"answer_cut": "x"},
     }
     for name, part in odd.items():
         (files / f"{name}.jsonl").write_text(lines({**row, **part}))

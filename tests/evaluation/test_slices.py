@@ -97,3 +97,40 @@ def test_numbers_without_an_end_are_no_numbers() -> None:
     groups = slices.slice_by(made, "age", {"base": values(made)}, n_resamples=20)["groups"]
     assert [(group["group"], group["n"]) for group in groups][-1] == ("(none)", 81)
     assert sum(group["n"] for group in groups) == 120
+
+
+def groups_of(column: list) -> list[tuple[str, int]]:
+    """(group, n) of a column with these values."""
+    made = [{"id": str(i), "references": ["a"], "meta": {"x": value}} for i, value in enumerate(column)]
+    found = slices.slice_by(made, "x", {"a": dict.fromkeys(map(str, range(len(made))), 1.0)}, n_resamples=9)
+    return [(group["group"], group["n"]) for group in found["groups"]]
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([1000001, 1000002, 1000003] * 20, [("1000001", 20), ("1000002", 20), ("1000003", 20)]),
+        ([0.1, 0.1 + 2**-40] * 20, [("0.1", 20), (str(0.1 + 2**-40), 20)]),
+        ([0.1 + 0.2, 0.5] * 20, [("0.3", 20), ("0.5", 20)]),
+        ([1, 1.0, "1"] * 30, [("1", 60), ('"1"', 30)]),
+        ([1, "1", '"1"'] * 20, [("1", 20), ('"1"', 20), ('""1""', 20)]),
+        ([None, "(none)"] * 30, [('"(none)"', 30), ("(none)", 30)]),
+        ([True, 10**400, 2] * 20, [("2", 20), (str(10**400), 20), ("True", 20)]),
+        (
+            [1700000000 + i for i in range(100)],
+            [(f"17000000{low:02} – 17000000{low + 24:02}", 25) for low in (0, 25, 50, 75)],
+        ),
+        (
+            [1.7e9 + i for i in range(100)],
+            [(f"17000000{low:02}.0 – 17000000{low + 24:02}.0", 25) for low in (0, 25, 50, 75)],
+        ),
+    ],
+)
+def test_groups_that_would_look_alike_stay_apart(column: list, expected: list[tuple[str, int]]) -> None:
+    assert groups_of(column) == expected
+
+
+def test_the_worst_of_groups_that_would_look_alike_is_found() -> None:
+    made = [{"id": str(i), "references": ["a"], "meta": {"x": 1700000000 + i}} for i in range(100)]
+    found = slices.slice_by(made, "x", {"a": {str(i): float(i) for i in range(100)}}, n_resamples=9)
+    assert (found["worst"]["a"]["group"], found["worst"]["a"]["gap"]) == ("1700000000 – 1700000024", 75)

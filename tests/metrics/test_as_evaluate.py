@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import socket
 
+import numpy as np
 import pytest
 
 from llama_tasks import metrics
+from llama_tasks.errors import MetricError
 
 evaluate = pytest.importorskip("evaluate", reason="`evaluate` is an optional extra: pip install llama-tasks[evaluate]")
 
@@ -60,3 +62,59 @@ def test_evaluate_loads_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path))
     metric = evaluate.load(module.__file__, "exact_match", lang="zh")
     assert metric.compute(predictions=["北京。"], references=[["北京"]])["exact_match"] == 100
+
+
+TEXT = "hello world again"
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([TEXT], [[[TEXT]]], "a reference of row 0 must be a text, not list"),
+        ([TEXT, TEXT], [["the cat sat"], TEXT], "the references of row 1 must be a list, not str"),
+        ([TEXT, ["b"]], [[TEXT], ["b"]], "the prediction of row 1 must be a text, not list"),
+        ([TEXT, 5], [[TEXT], ["5"]], "the prediction of row 1 must be a text, not int"),
+        ([TEXT, "5"], [[TEXT], [5]], "a reference of row 1 must be a text, not int"),
+        ([TEXT], [TEXT], "the references of row 0 must be a list, not str"),
+        (TEXT, [[TEXT]], "predictions must be a list, not str"),
+        ([TEXT], None, "references must be a list, not None"),
+        ([TEXT], [[TEXT], [TEXT]], "1 predictions but references for 2 rows"),
+        (["\ud83d"], [[TEXT]], "predictions: row 0 holds half a surrogate pair"),
+        ([TEXT], [[TEXT, "a\ude00"]], "references: row 0 holds half a surrogate pair"),
+    ],
+)
+def test_wrong_nesting_is_an_error_before_arrow_hides_it(predictions, references, message):
+    metric = module.as_evaluate("chrf", "en")
+    for call in (metric.compute, metric.add_batch):
+        with pytest.raises(MetricError, match=message):
+            call(predictions=predictions, references=references)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prediction": TEXT, "reference": [[TEXT]]}, "a reference of row 0 must be a text"),
+        ({"prediction": TEXT, "reference": TEXT}, "the references of row 0 must be a list"),
+        ({"prediction": 5, "reference": ["5"]}, "the prediction of row 0 must be a text"),
+    ],
+)
+def test_wrong_nesting_of_one_row(row, message):
+    with pytest.raises(MetricError, match=message):
+        module.as_evaluate("chrf", "en").add(**row)
+
+
+def test_other_columns_have_their_form_too():
+    with pytest.raises(MetricError, match="sources: row 1 must be a text, not 7"):
+        module.as_evaluate("novelty", "en").compute(**ROWS, sources=["one", 7])
+    with pytest.raises(MetricError, match="nll: row 0 must be a number, not '5'"):
+        module.as_evaluate("loss", "en").compute(nll=["5"], tokens=[4], bytes=[8])
+
+
+def test_arrays_and_no_reference_are_rows():
+    metric = module.as_evaluate("exact_match", "en")
+    metric.add_batch(predictions=np.array(["a", "b"]), references=[np.array(["a"], dtype=object), ("c", "b")])
+    metric.add_batch(predictions=[], references=[])
+    metric.add(prediction="", reference=[])
+    assert metric.compute()["exact_match"] == 100
+    losses = module.as_evaluate("loss", "en").compute(nll=np.array([4.0]), tokens=np.array([4]), bytes=[8])
+    assert losses["loss"] == 1

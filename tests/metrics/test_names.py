@@ -28,6 +28,7 @@ def test_names_stand_in_yaml_as_they_are():
         ("bleu:tok=klingon", "tok=klingon is not one of 13a, zh, "),
         ("bleu:tok", r"tok=\? is not one of"),
         ("bleu:tok=zh:tok=char", "names tok twice"),
+        ("perplexity", "perplexity is of plain text, .*: score rows {nll, tokens, bytes} with `llama-tasks score"),
         ("rouge", "there is no metric 'rouge': did you mean 'rouge"),
     ],
 )
