@@ -16,7 +16,7 @@ from llama_tasks.adapters import integrity
 from llama_tasks.contract import CONTRACT_FILE, PromptContract
 from llama_tasks.dataset import Dataset, for_scoring
 from llama_tasks.errors import ModelError
-from llama_tasks.evaluation import prediction, scoring
+from llama_tasks.evaluation import identity, prediction, scoring
 from llama_tasks.evaluation.rehearsal import check_suite, rehearse
 from llama_tasks.files import write_text
 from llama_tasks.recipe import BaseConfig, Recipe
@@ -61,8 +61,8 @@ class Candidate:
         model = adapters.load_any(base, process().device)
         weights: dict[str, Any] = {"base": integrity.check_base(base)}
         if adapter is not None:
+            weights["adapter"] = integrity.check(adapter, {}, "copy the adapter again")
             model = adapters.put_on(model, base, adapter)
-            weights["adapter"] = prediction.weights_of(adapter)
         return cls(base, adapter, model, tokenizer, weights, contract)
 
     def recipe(self, asked: ScoredSet) -> Recipe:
@@ -95,21 +95,28 @@ def run(
         check_suite(recipe)
         dataset = for_scoring(recipe, asked.split, candidate.tokenizer)
         rehearse(dataset, recipe.eval, ("test",))
-        prepared[name] = recipe, dataset
+        made_by = identity.fingerprint(recipe, dataset, dataset.prompts["test"], candidate.model, candidate.weights)
+        prepared[name] = recipe, dataset, made_by
     results = {}
-    for name, (recipe, dataset) in prepared.items():
-        results[name] = _score(name, recipe, dataset, candidate, output / name, say, ranks)
+    for name, (recipe, dataset, made_by) in prepared.items():
+        results[name] = _score(name, recipe, dataset, made_by, candidate, output / name, say, ranks)
     if ranks.index == 0:
         write_text(output / "table.md", table(results))
     return results
 
 
 def _score(
-    name: str, recipe: Recipe, dataset: Dataset, candidate: Candidate, folder: Path, say: Say, ranks: Ranks
+    name: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    made_by: str,
+    candidate: Candidate,
+    folder: Path,
+    say: Say,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """One set: its predictions, unless they are there, and its scores."""
     prompts, target, scores = dataset.prompts["test"], folder / "predictions.jsonl", folder / "scores.json"
-    made_by = prediction.fingerprint(recipe, prompts, candidate.weights)
     known = read_json(scores) if scores.is_file() and target.is_file() else {}
     ranks.wait()
     if known.get("fingerprint") != made_by:

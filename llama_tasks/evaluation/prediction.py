@@ -1,17 +1,13 @@
-"""Prompts -> the rows of predictions.jsonl, as they end; and what they were made with, so that they are never mixed."""
+"""Prompts -> the rows of predictions.jsonl, as they end; and how they were made."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import __version__, files
 from llama_tasks.prompts import Prompt
-from llama_tasks.recipe import Recipe, Suite
+from llama_tasks.recipe import Suite
 from llama_tasks.recipe.decoding_fields import settings
 from llama_tasks.rundir import read_jsonl
 from llama_tasks.rundir.journal import ALONE, Ranks, journal
@@ -60,30 +56,6 @@ def write(
     with journal(target, fingerprint, len(prompts), ranks) as rows:
         for index, row in stream(model, dataset, prompts, suite, rows.missing):
             rows.append(index, row)
-
-
-def fingerprint(
-    recipe: Recipe, prompts: Sequence[Prompt], weights: Mapping[str, Any], system: str = "", data: str = ""
-) -> str:
-    """SHA-256 of all that decides what the rows are: weights, base, prompts, encoding, decoding, version.
-
-    Batch size is left out: a job that ran out of memory may go on with a smaller one.
-    """
-    made_by = {
-        "llama_tasks": __version__, "system": system, "weights": weights, "base": asdict(recipe.base),
-        "prompt": asdict(recipe.prompt), "decoding": settings(recipe.eval), "data": data,
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
-    for prompt in prompts:
-        example = prompt.example
-        row = [example.id, example.lang, prompt.text, list(example.references), list(example.choices or ())]
-        digest.update(json.dumps(row, ensure_ascii=False).encode())
-    return digest.hexdigest()
-
-
-def weights_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of every weight file of a folder."""
-    return {path.name: files.sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def describe(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import ROOT, logprob, make_rows
+from tiny import logprob, make_model, make_rows
 from token_styles import LLAMA2_CHAT
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from llama_tasks.cli import main
 from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
@@ -37,25 +37,6 @@ sets:
     data: {test: labels.jsonl}
     eval: {scoring: likelihood, metrics: [accuracy], n_resamples: 100}
 """
-
-
-def make_model(kind: str, folder: Path) -> Path:
-    """A random model of another family, with settings in its generation_config that must not enter our scores."""
-    torch.manual_seed(0)
-    shared = {"vocab_size": 4608, "bos_token_id": 1, "eos_token_id": 2}
-    if kind == "gpt2":
-        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, **shared))
-    else:
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        model = Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **sizes, **shared))
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=0.4)
-    model.generation_config.repetition_penalty = 3.0
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ROOT / "llama_tasks/embedded/base" / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
