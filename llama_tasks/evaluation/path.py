@@ -41,6 +41,10 @@ def evaluate(
     """
     if recipe.eval.scoring == "perplexity":
         return _perplexity(run, dataset, model, recipe.eval) if ranks.index == 0 else {}
+    if recipe.eval.scoring == "generate":
+        from llama_tasks.generate import check_engine
+
+        check_engine(model, recipe.eval)
     unfinished = run.path / "eval" / UNFINISHED
     done: dict[str, str] = read_json(unfinished) if unfinished.is_file() else {}
     ranks.wait()
