@@ -77,6 +77,21 @@ def test_another_suite_begins_anew(zygote: Zygote, place: Path, whole: tuple[byt
     assert (place / "whole/eval/adapter/predictions.jsonl").read_bytes() == whole[1]
 
 
+def test_a_stopped_evaluation_says_how_it_goes_on(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    shutil.copytree(place / "whole", place / "stopped")
+    run = zygote.start("evaluate", "stopped", cwd=place, slow_rows=[0.05, str(log)])
+    while not log.exists():
+        time.sleep(0.002)
+    run.send(signal.SIGTERM)
+    assert run.wait() == 143
+    assert run.error == (
+        "llama-tasks: Stopped. Type the same command again, and it goes on at the row; nothing is lost.\n"
+    )
+
+
 def test_another_scale_of_the_adapter_begins_anew(
     zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
