@@ -12,7 +12,7 @@ from llama_tasks.recipe.decoding_fields import settings
 from llama_tasks.rundir import read_jsonl
 from llama_tasks.rundir.journal import ALONE, Ranks, journal
 from llama_tasks.tasks import Task
-from llama_tasks.tokens import Fitted, loses_answer
+from llama_tasks.tokens import Encoder, Fitted, loses_answer
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -124,10 +124,15 @@ def _choose(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
 
     encoder = dataset.encoder
     choices = [prompt.example.choices for prompt in prompts]
-    longest = max(map(len, encoder.ids(sorted({choice for row in choices for choice in row}))), default=0)
-    fitted = encoder.fit(prompts, longest + 2)
+    fitted = fit_choices(encoder, prompts)
     scored = stream_choices(model, encoder, prompts, fitted.ids, choices, suite.tokens_per_batch)
     return fitted, ((i, _chosen(dataset.task, found)) for i, found in scored)
+
+
+def fit_choices(encoder: Encoder, prompts: Sequence[Prompt]) -> Fitted:
+    """The prompts as ids that leave room for the longest of their choices."""
+    every = sorted({choice for prompt in prompts for choice in prompt.example.choices})
+    return encoder.fit(prompts, max(map(len, encoder.ids(every)), default=0) + 2)
 
 
 def _cut(prompt: Prompt, shorter: Prompt | None) -> dict[str, bool]:
