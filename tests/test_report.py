@@ -500,3 +500,11 @@ def _prediction(row_id: str) -> dict[str, Any]:
 def _build(base: System, adapter: System | None, **changes: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {"task": "t", "command": "c", "comparisons": [], "training": None, "provenance": {}}
     return build(base=base, adapter=adapter, **arguments | changes)
+
+
+def test_a_chinese_page_counts_rows_and_names_the_general_text_in_chinese() -> None:
+    report = sample_report(with_insight=True)
+    report["leaks"] = {"checked": True, "of": 300, "rows": 0, "kinds": {}, "first": [], "scores": []}
+    page = html(report)
+    for chinese in ('300 <span class="en">rows</span><span class="zh" lang="zh">行</span>', "困惑度", "每字节比特数"):
+        assert chinese in page
