@@ -16,7 +16,7 @@ from llama_tasks import adapters, metrics, rundir, tasks
 from llama_tasks.adapters import integrity
 from llama_tasks.contract import CONTRACT_FILE, PromptContract
 from llama_tasks.dataset import Dataset, for_scoring
-from llama_tasks.errors import ModelError, within
+from llama_tasks.errors import ModelError, RecipeError, within
 from llama_tasks.evaluation import identity, prediction, scoring
 from llama_tasks.evaluation.rehearsal import check_room, check_suite, rehearse
 from llama_tasks.files import write_text
@@ -112,6 +112,8 @@ def _tell(say: Say, name: str, text: str) -> None:
 
 def _prepare(recipe: Recipe, split: str, candidate: Candidate, say: Say) -> tuple[Recipe, Dataset, str]:
     """A set as it is asked, its rows, and the fingerprint of its evaluation, once all that can be looked at before is."""
+    if recipe.eval.scoring == "perplexity":
+        raise RecipeError("eval.scoring: perplexity is measured in runs of the task text alone; a set has answers.")
     check_suite(recipe)
     dataset = for_scoring(recipe, split, candidate.tokenizer)
     demand = rehearse(dataset, recipe.eval, ("test",))

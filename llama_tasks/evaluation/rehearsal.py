@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_tasks import metrics, tasks
 from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.evaluation import forgetting
-from llama_tasks.evaluation.prediction import blank_row
+from llama_tasks.evaluation.prediction import blank_row, fit_choices
 from llama_tasks.evaluation.scoring import measures
 from llama_tasks.metrics.names import CALIBRATION, LANGUAGE_FREE
 from llama_tasks.recipe import Recipe, Suite
@@ -96,12 +96,14 @@ def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validatio
 
 def _demand(dataset: Dataset, suite: Suite, prompts: Sequence[Prompt]) -> Demand:
     encoder = dataset.encoder
-    ids = encoder.fit(prompts, suite.max_new_tokens).ids
     answers = [encoder.eos]
-    longest = suite.max_new_tokens - 1  # the last new token is not read
     if suite.scoring == "likelihood":
+        ids = fit_choices(encoder, prompts).ids
         answers += encoder.ids(sorted({choice for prompt in prompts for choice in prompt.example.choices}))
         longest = max(map(len, answers)) + 1
+    else:
+        ids = encoder.fit(prompts, suite.max_new_tokens).ids
+        longest = suite.max_new_tokens - 1  # the last new token is not read
     row = max(range(len(ids)), key=lambda i: len(ids[i]), default=None)
     if row is None:
         return Demand()

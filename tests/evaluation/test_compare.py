@@ -238,7 +238,7 @@ def test_hostile_rows_are_text(tmp_path: Path) -> None:
             ["--metric", "accuracy"],
             "accuracy compares labels; say which there are: --labels, such as",
         ),
-        (lambda rows: rows, ["--metric", "accuracy", "--labels", "a,b"], "test:0: the true label 'sea "),
+        (lambda rows: rows, ["--metric", "accuracy", "--labels", "a,b"], "test:0: the true label 'bridge toward"),
         (lambda rows: rows, ["--slice", "domian"], "No row has the column 'domian'. Did you mean 'domain'?"),
     ],
 )

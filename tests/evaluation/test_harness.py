@@ -294,8 +294,14 @@ def test_prompts_longer_than_the_model_has_places(place: Path, tmp_path: Path) -
 
 def test_an_error_says_which_set_it_is_about(place: Path) -> None:
     sets = {**load_sets("suite.yaml"), "empty": load_sets("suite.yaml", ["eval.metrics=[]"])["short"]}
+    candidate = harness.Candidate.load(BaseConfig(model=str(place / "gpt2")))
     with pytest.raises(RecipeError, match=r"^sets\.empty: eval.metrics is empty"):
-        harness.run(sets, harness.Candidate.load(BaseConfig(model=str(place / "gpt2"))), place / "never", say)
+        harness.run(sets, candidate, place / "never", say)
+    (place / "plain.yaml").write_text(
+        "sets: {plain: {task: text, data: {test: qa.jsonl}, eval: {scoring: perplexity}}}"
+    )
+    with pytest.raises(RecipeError, match=r"^sets\.plain: eval.scoring: perplexity is measured in runs"):
+        harness.run(load_sets("plain.yaml"), candidate, place / "never", say)
 
 
 @pytest.mark.parametrize(
