@@ -252,7 +252,8 @@ def with_token(folder: Path, token: str, **kind: Any) -> Path:
 def test_padding_that_the_embedding_has_no_row_for(place: Path, tmp_path: Path, kind: str, beams: int) -> None:
     """As where `[PAD]` was added to the tokenizer alone."""
     folder = make_base(tmp_path / kind) if kind == "llama" else make_model(kind, tmp_path / kind)
-    short = load_sets("suite.yaml")["short"]
+    make_rows(place / "lengths.jsonl", [{**row, "question": "How many? " * (n + 1)} for n, row in enumerate(QA)])
+    short = load_sets("suite.yaml", ["data.test=lengths.jsonl", "eval.tokens_per_batch=4000"])["short"]
     sets = {"short": replace(short, eval=replace(short.eval, num_beams=beams))}
     rows = []
     for output in ("before", "after"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +203,16 @@ def test_a_row_that_is_not_there(run: Path, capsys: pytest.CaptureFixture) -> No
     "changes",
     [
         ["eval.scoring=generate", "eval.max_new_tokens=6"],
-        ["eval.scoring=generate", "eval.max_new_tokens=6", "eval.repetition_penalty=5.0"],
+        ["eval.scoring=generate", "eval.max_new_tokens=6", "eval.min_new_tokens=6"],
         ["eval.scoring=generate", "eval.max_new_tokens=6", "eval.do_sample=true", "eval.temperature=3.0"],
         ["data.max_test_samples=5"],
     ],
-    ids=["greedy", "penalty", "sampling", "other rows of the same names"],
+    ids=["greedy", "limits", "sampling", "other rows of the same names"],
 )
-def test_what_is_explained_is_what_the_evaluation_gives(run: Path, changes: list[str]) -> None:
+def test_what_is_explained_is_what_the_evaluation_gives(run: Path, tmp_path: Path, changes: list[str]) -> None:
+    run = shutil.copytree(run, tmp_path / "run")
+    saved = run / "eval/adapter/predictions.jsonl"  # of other rows: test:3 of a sample is not test:3 of all
+    make_rows(saved, [{**row, "raw": "market" if row["raw"] == "sports" else "sports"} for row in read_jsonl(saved)])
     handle, recipe = RunDirectory(run), load_recipe(run / "recipe.yaml", changes)
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
     found = explain.explain(handle, recipe, "3")
