@@ -12,7 +12,8 @@ LlamaTasksError
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class LlamaTasksError(Exception):
@@ -43,6 +44,16 @@ class MetricError(LlamaTasksError):
 
 class HubError(LlamaTasksError):
     """Publishing was refused or failed."""
+
+
+@contextmanager
+def within(part: str) -> Iterator[None]:
+    """Errors of the block say of which part they speak: `sets.qa: eval.metrics is empty ...`."""
+    try:
+        yield
+    except (RecipeError, DataError, ModelError, MetricError) as error:
+        error.args = (f"{part}: {error}",)
+        raise
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

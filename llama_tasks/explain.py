@@ -9,14 +9,14 @@ from typing import Any
 
 from llama_tasks import dataset, evaluation
 from llama_tasks.adapters import load_tokenizer
-from llama_tasks.errors import DataError, RunError
+from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.inspection.pieces import Piece, Speller
 from llama_tasks.prompts import Prompt
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.report import plain
 from llama_tasks.report.as_html import draw
 from llama_tasks.report.rows import compressed
-from llama_tasks.rundir import RunDirectory, read_jsonl
+from llama_tasks.rundir import RunDirectory
 from llama_tasks.tokens import Encoder, Tokens
 
 TOP = 5  # tokens that the terminal names
@@ -65,18 +65,16 @@ def explain(run: RunDirectory, recipe: Recipe, row: str) -> Explanation:
     """Explain the answer of a run's adapter to a row of the test split, by its id or its number (from 0).
 
     Raises:
-        DataError: no such row. RunError: labels were chosen, and no evaluation says which. Also what `evaluation.load` raises.
+        DataError: no such row. RecipeError: plain text, which has no answers. Also what `evaluation.load` raises.
     """
     from llama_tasks.score.attribution import explain as attribute
 
+    evaluation.check_suite(recipe)
+    if recipe.eval.scoring == "perplexity":
+        raise RecipeError("Plain text is measured (eval.scoring: perplexity); there is no answer to explain.")
     encoder, prompt = _find(recipe, row)
     model = evaluation.load(run, recipe)
-    if recipe.eval.scoring == "likelihood":
-        output = encoder.choice_ids(prompt, [_chosen(run, prompt.example.id)])[0]
-        asked = encoder.fit([prompt], len(output)).ids[0]
-    else:
-        asked = encoder.fit([prompt], recipe.eval.max_new_tokens).ids[0]
-        output = _decode(model, encoder, asked, recipe)
+    asked, output = _answer(model, encoder, prompt, recipe.eval)
     found = attribute(model, [*asked, *output], len(asked))
     pieces = Speller(encoder.tokenizer).pieces(Tokens(prompt.example.id, [*asked, *output], len(asked)))
     spans = _spans(pieces)
@@ -95,7 +93,7 @@ def _find(recipe: Recipe, row: str) -> tuple[Encoder, Prompt]:
     of = {prompt.example.id: prompt for prompt in prompts}
     if row in of:
         return encoder, of[row]
-    if row.isdigit() and int(row) < len(prompts):
+    if row.isascii() and row.isdecimal() and int(row) < len(prompts):
         return encoder, prompts[int(row)]
     last = prompts[-1].example.id if prompts else "none"
     raise DataError(
@@ -104,31 +102,19 @@ def _find(recipe: Recipe, row: str) -> tuple[Encoder, Prompt]:
     )
 
 
-def _chosen(run: RunDirectory, name: str) -> str:
-    """The label that the last evaluation chose for a row."""
-    for system in ("adapter", "base"):
-        path = run.path / "eval" / system / "predictions.jsonl"
-        if path.is_file():
-            for row in read_jsonl(path):
-                if row["id"] == name:
-                    return str(row["raw"])
-    raise RunError(f"No evaluation of {run.path} has answered {name}; run `llama-tasks evaluate {run.path}` first.")
+def _answer(model: Any, encoder: Encoder, prompt: Prompt, suite: Suite) -> tuple[list[int], list[int]]:
+    """Ids of a prompt and of its answer, made as an evaluation makes it: decoded as the suite says, or the likeliest choice."""
+    from llama_tasks.evaluation.prediction import fit_choices
+    from llama_tasks.generate import generate
+    from llama_tasks.score.choices import score_choices
 
-
-def _decode(model: Any, encoder: Encoder, asked: Sequence[int], recipe: Recipe) -> list[int]:
-    """The ids of the likeliest answer: greedy, or by beams where the suite says so."""
-    import torch
-
-    from llama_tasks.generate import stop_ids
-
-    ids = torch.tensor([list(asked)], device=model.device)
-    with torch.inference_mode():
-        made = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=recipe.eval.max_new_tokens, do_sample=False,
-            num_beams=recipe.eval.num_beams, eos_token_id=stop_ids(model, encoder), pad_token_id=encoder.eos[0],
-        )  # fmt: skip
-    output: list[int] = made[0, len(asked) :].tolist()
-    return output
+    if suite.scoring == "likelihood":
+        asked, choices = fit_choices(encoder, [prompt]).ids, prompt.example.choices
+        (scores,) = score_choices(model, encoder, [prompt], asked, [choices], suite.tokens_per_batch)
+        return asked[0], encoder.choice_ids(prompt, [max(choices, key=scores.__getitem__)])[0]
+    asked = encoder.fit([prompt], suite.max_new_tokens).ids
+    (output,) = generate(model, encoder, asked, suite, [prompt.example.id])
+    return asked[0], output.ids
 
 
 def _spans(pieces: Sequence[Piece]) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ from llama_tasks.report import System, build, html, load, markdown, plain, score
 from llama_tasks.report.charts import interval_plots, nice_ticks, training_plots
 from llama_tasks.report.content import sample_ids
 from llama_tasks.report.rows import pack
+from llama_tasks.report.words import metric_words
 
 
 class Page(HTMLParser):
@@ -500,3 +501,12 @@ def _prediction(row_id: str) -> dict[str, Any]:
 def _build(base: System, adapter: System | None, **changes: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {"task": "t", "command": "c", "comparisons": [], "training": None, "provenance": {}}
     return build(base=base, adapter=adapter, **arguments | changes)
+
+
+def test_a_chinese_page_counts_rows_and_names_the_general_text_in_chinese() -> None:
+    report = sample_report(with_insight=True)
+    report["leaks"] = {"checked": True, "of": 300, "rows": 0, "kinds": {}, "first": [], "scores": []}
+    page = html(report)
+    assert '(300 <span class="en">rows</span><span class="zh" lang="zh">行</span>)' in page
+    assert "困惑度" in page
+    assert metric_words("bits_per_byte") == ("bits per byte", "每字节比特数")

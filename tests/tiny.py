@@ -26,6 +26,28 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
+def make_model(kind: str, folder: Path) -> Path:
+    """A random model of another family, with settings in its generation_config that must not enter our scores."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    shared = {"vocab_size": 4608, "bos_token_id": 1, "eos_token_id": 2}
+    if kind == "gpt2":
+        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, **shared))
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        model = Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **sizes, **shared))
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=0.4)
+    model.generation_config.repetition_penalty = 3.0
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "llama_tasks/embedded/base" / name, folder / name)
+    return folder
+
+
 def make_rows(path: Path, rows: list[dict]) -> Path:
     """A .jsonl file of the rows."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -24,6 +24,7 @@ from llama_tasks.adapters.adapter import (
 )
 from llama_tasks.adapters.base import (
     Parameters,
+    check_tokenizer,
     count_parameters,
     load_any,
     load_base,
@@ -43,6 +44,7 @@ __all__ = [
     "auto_learning_rate",
     "changes_base",
     "check_reload",
+    "check_tokenizer",
     "count_parameters",
     "load_any",
     "load_base",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,7 +16,10 @@ from llama_tasks.errors import ModelError, RecipeError, did_you_mean
 from llama_tasks.model import NativeLlamaConfig, NativeLlamaForCausalLM, load_native
 from llama_tasks.model.configuration_native_llama import MODEL_TYPE
 from llama_tasks.recipe import BaseConfig
-from llama_tasks.tokens.tokenizer import where_is
+from llama_tasks.tokens.tokenizer import largest_id, where_is
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +81,7 @@ def load_any(base: BaseConfig, device: torch.device | str = "cpu") -> Any:
         ModelError: not found, no causal language model, pickled weights, or code of its own that would have to run.
     """
     place = where_is(base.model, base.revision)
-    try:
-        kind = PreTrainedConfig.get_config_dict(place, revision=base.revision)[0].get("model_type")
-    except (OSError, ValueError):
-        kind = None  # load_native says what is wrong
-    if kind in (None, "llama", MODEL_TYPE):
+    if _config_of(base).get("model_type") in (None, "llama", MODEL_TYPE):
         return load_base(base, device)
     dtype = resolve_dtype(base.dtype, device)
     quantization = quantizer(base, dtype)
@@ -99,6 +98,28 @@ def load_any(base: BaseConfig, device: torch.device | str = "cpu") -> Any:
     compute_4bit_as_trained(model)
     _keep_only_ends(model)
     return model.eval()
+
+
+def check_tokenizer(base: BaseConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError where a text can become a token that the embedding has no row for; by the configuration, so before any
+    weights are loaded."""
+    rows, largest = _config_of(base).get("vocab_size"), largest_id(tokenizer)
+    if isinstance(rows, int) and largest >= rows:
+        raise ModelError(
+            f"The tokenizer of {base.model!r} gives texts ids up to {largest}, and the model's embedding has {rows} rows; use the "
+            "tokenizer that the model was trained with."
+        )
+
+
+def _config_of(base: BaseConfig) -> dict[str, Any]:
+    """config.json of a base as it stands; empty where there is none, which loading then says."""
+    try:
+        found: dict[str, Any] = PreTrainedConfig.get_config_dict(
+            where_is(base.model, base.revision), revision=base.revision
+        )[0]
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _keep_only_ends(model: Any) -> None:

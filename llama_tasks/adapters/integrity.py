@@ -40,8 +40,17 @@ def check_base(base: BaseConfig, known: Mapping[str, str] | None = None) -> dict
 
 def check_trained(run: Path, folder: Path) -> None:
     """Compare what a run trained with what it wrote down at its end. Raises ModelError, naming the file."""
-    known = json.loads((run / TRAINED).read_text(encoding="utf-8")) if (run / TRAINED).is_file() else {}
-    check(folder, known, "finish the run again with `llama-tasks finetune ... --resume`")
+    check(folder, _written_down(run), "finish the run again with `llama-tasks finetune ... --resume`")
+
+
+def of_trained(run: Path, folder: Path) -> dict[str, str]:
+    """SHA-256 of what a run trained, for whoever has had it compared: as the run wrote it down, else by reading the files."""
+    return _written_down(run) or check(folder, {}, "train it again")
+
+
+def _written_down(run: Path) -> dict[str, str]:
+    path = run / TRAINED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def check(folder: Path, known: Mapping[str, str], cure: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from llama_tasks.cli import models, scoring, training
 from llama_tasks.cli.common import complain
 from llama_tasks.errors import LlamaTasksError
-from llama_tasks.supervise.interrupt import STOPPED, terminable
+from llama_tasks.supervise.interrupt import terminable
 
 EPILOG = """examples:
   llama-tasks finetune recipes/summarize.yaml
@@ -18,19 +18,27 @@ EPILOG = """examples:
   llama-tasks score --metric rouge --lang zh hypotheses.txt references.txt
   llama-tasks compare runs/a runs/b --slice domain --html compare.html
 """
+# How a command that was stopped goes on; what is not here begins anew.
+GOES_ON = {
+    **dict.fromkeys(("finetune", "crossval"), " A run that had begun goes on with --resume; nothing of it is lost."),
+    **dict.fromkeys(
+        ("evaluate", "predict"), " Type the same command again, and it goes on at the row; nothing is lost."
+    ),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 good, 2 the user's mistake, 130 Ctrl-C, 143 SIGTERM)."""
     args = _parse(argv)
+    stopped = f"Stopped.{GOES_ON.get(args.command, '')}"
     try:
-        with terminable():
+        with terminable(stopped):
             return args.run_command(args) or 0
     except LlamaTasksError as error:
         complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        complain(STOPPED)
+        complain(stopped)
         return 130
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ not in ("MemoryError", "OutOfMemoryError") and "can't allocate memory" not in str(

@@ -2,6 +2,7 @@
 
 path.py         run -> predictions -> scores -> report       rehearsal.py      whether that will work, before the training
 prediction.py   prompts -> the rows of predictions.jsonl     scoring.py        those rows -> scores, and comparisons
+identity.py     what makes rows those of one evaluation
 insight.py      what a report says beside scores, from       slices.py, forgetting.py, leaks.py
 systems.py      two or more systems on the same rows         score_files.py    predictions that others made
 pairs.py        two of them: significance, rows won and lost

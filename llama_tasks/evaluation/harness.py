@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from llama_tasks import adapters, metrics, rundir, tasks
 from llama_tasks.adapters import integrity
 from llama_tasks.contract import CONTRACT_FILE, PromptContract
 from llama_tasks.dataset import Dataset, for_scoring
-from llama_tasks.errors import ModelError
-from llama_tasks.evaluation import prediction, scoring
-from llama_tasks.evaluation.rehearsal import check_suite, rehearse
+from llama_tasks.errors import ModelError, RecipeError, within
+from llama_tasks.evaluation import identity, prediction, scoring
+from llama_tasks.evaluation.rehearsal import check_room, check_suite, rehearse
 from llama_tasks.files import write_text
+from llama_tasks.generate import check_engine
 from llama_tasks.recipe import BaseConfig, Recipe
 from llama_tasks.recipe.suites import ScoredSet
 from llama_tasks.rundir import command_line, read_json, read_jsonl, write_json
@@ -43,12 +45,14 @@ class Candidate:
         """Load a model (a LLaMA as the native one) and the adapter of a folder.
 
         Raises:
-            ModelError: either cannot be loaded, or the adapter's contract is about another tokenizer.
+            ModelError: either cannot be loaded, the adapter's contract is about another tokenizer, or the tokenizer is not the
+                model's.
         """
         from llama_tasks.parallel import process
 
         base = adapters.pin(base)
         tokenizer = adapters.load_tokenizer(base)
+        adapters.check_tokenizer(base, tokenizer)
         contract = None
         if adapter is not None:
             if not (adapter / "adapter_config.json").is_file():
@@ -61,8 +65,8 @@ class Candidate:
         model = adapters.load_any(base, process().device)
         weights: dict[str, Any] = {"base": integrity.check_base(base)}
         if adapter is not None:
+            weights["adapter"] = integrity.check(adapter, {}, "copy the adapter again")
             model = adapters.put_on(model, base, adapter)
-            weights["adapter"] = prediction.weights_of(adapter)
         return cls(base, adapter, model, tokenizer, weights, contract)
 
     def recipe(self, asked: ScoredSet) -> Recipe:
@@ -87,29 +91,51 @@ def run(
     """Score every set; returns what each scores.json holds. A set that is done already is not done again, a killed one goes on.
 
     Raises:
-        RecipeError, DataError, MetricError: a set that cannot be scored as it is asked; all are looked at before any is decoded.
+        RecipeError, DataError, MetricError, ModelError: a set that cannot be scored as it is asked; all are looked at before any
+            is decoded.
     """
     prepared = {}
     for name, asked in sets.items():
-        recipe = candidate.recipe(asked)
-        check_suite(recipe)
-        dataset = for_scoring(recipe, asked.split, candidate.tokenizer)
-        rehearse(dataset, recipe.eval, ("test",))
-        prepared[name] = recipe, dataset
+        with within(f"sets.{name}"):
+            prepared[name] = _prepare(candidate.recipe(asked), asked.split, candidate, partial(_tell, say, name))
     results = {}
-    for name, (recipe, dataset) in prepared.items():
-        results[name] = _score(name, recipe, dataset, candidate, output / name, say, ranks)
+    for name, (recipe, dataset, made_by) in prepared.items():
+        results[name] = _score(name, recipe, dataset, made_by, candidate, output / name, say, ranks)
     if ranks.index == 0:
         write_text(output / "table.md", table(results))
     return results
 
 
+def _tell(say: Say, name: str, text: str) -> None:
+    say(f"{name}: {text}")
+
+
+def _prepare(recipe: Recipe, split: str, candidate: Candidate, say: Say) -> tuple[Recipe, Dataset, str]:
+    """A set as it is asked, its rows, and the fingerprint of its evaluation, once all that can be looked at before is."""
+    if recipe.eval.scoring == "perplexity":
+        raise RecipeError("eval.scoring: perplexity is measured in runs of the task text alone; a set has answers.")
+    check_suite(recipe)
+    dataset = for_scoring(recipe, split, candidate.tokenizer)
+    demand = rehearse(dataset, recipe.eval, ("test",))
+    check_room(demand, candidate.model, candidate.tokenizer, say)
+    if recipe.eval.scoring == "generate":
+        check_engine(candidate.model, recipe.eval)
+    made_by = identity.fingerprint(recipe, dataset, dataset.prompts["test"], candidate.model, candidate.weights)
+    return recipe, dataset, made_by
+
+
 def _score(
-    name: str, recipe: Recipe, dataset: Dataset, candidate: Candidate, folder: Path, say: Say, ranks: Ranks
+    name: str,
+    recipe: Recipe,
+    dataset: Dataset,
+    made_by: str,
+    candidate: Candidate,
+    folder: Path,
+    say: Say,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """One set: its predictions, unless they are there, and its scores."""
     prompts, target, scores = dataset.prompts["test"], folder / "predictions.jsonl", folder / "scores.json"
-    made_by = prediction.fingerprint(recipe, prompts, candidate.weights)
     known = read_json(scores) if scores.is_file() and target.is_file() else {}
     ranks.wait()
     if known.get("fingerprint") != made_by:

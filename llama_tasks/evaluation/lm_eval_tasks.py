@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from llama_tasks import metrics, tasks
+from llama_tasks import files, metrics, tasks
 from llama_tasks.dataset import render_all, to_score
-from llama_tasks.errors import RecipeError
-from llama_tasks.files import write_text
+from llama_tasks.errors import RecipeError, within
+from llama_tasks.evaluation.rehearsal import check_suite
 from llama_tasks.prompts import Prompt
 from llama_tasks.recipe import TASKS, BaseConfig, Suite
 from llama_tasks.recipe.decoding_fields import FIELDS, settings
@@ -29,35 +29,56 @@ from llama_tasks.recipe.suites import ScoredSet
 
 
 def export(sets: Mapping[str, ScoredSet], folder: Path, eos: str = "") -> list[str]:
-    """Write every set into a new folder; returns the names of the tasks.
+    """Write every set into a new folder, or none; returns the names of the tasks.
 
     Raises:
-        RecipeError: the folder exists, or a set that the harness cannot hold.
+        RecipeError: the folder exists, two sets would be one task, or a set that the harness cannot hold.
+        MetricError: a metric that a set's rows cannot be measured by.
     """
     if folder.exists():
         raise RecipeError(f"{folder} exists; name another folder.")
-    return [_export(name, asked, folder, eos) for name, asked in sets.items()]
+    owners: dict[str, str] = {}
+    made: dict[str, str] = {}  # name of a file -> its text
+    for name, asked in sets.items():
+        with within(f"sets.{name}"):
+            title = _title(name)
+            if title in owners:
+                raise RecipeError(f"its task would be called {title}, as that of sets.{owners[title]} is; rename one.")
+            owners[title] = name
+            made |= _files(title, asked, eos)
+    with files.staged(folder) as staging:
+        for name, text in made.items():
+            (staging / name).write_text(text, encoding="utf-8")
+    return list(owners)
 
 
-def _export(name: str, asked: ScoredSet, folder: Path, eos: str) -> str:
-    suite, title = asked.eval, f"llama_tasks_{name}".replace("-", "_")
+def _title(name: str) -> str:
+    title = f"llama_tasks_{name}".replace("-", "_")
     if not title.isidentifier():
-        raise RecipeError(f"sets.{name}: lm-evaluation-harness needs names of letters, digits and underscores.")
+        raise RecipeError("lm-evaluation-harness needs names of letters, digits and underscores.")
+    return title
+
+
+def _files(title: str, asked: ScoredSet, eos: str) -> dict[str, str]:
+    """The three files of a set: name -> text."""
+    suite, recipe = asked.eval, asked.recipe(BaseConfig())
     if asked.prompt.template == "chat":
         raise RecipeError(
-            f"sets.{name}: the harness renders chat templates itself (--apply_chat_template); leave prompt.template out."
+            "the harness renders chat templates itself (--apply_chat_template); leave prompt.template out."
         )
     if asked.task == "text" or asked.task not in TASKS:
-        raise RecipeError(f"sets.{name}: only the four tasks, generated or ranked, become tasks of the harness.")
-    task, rows, renderer = to_score(asked.recipe(BaseConfig()), asked.split)
+        raise RecipeError("only the four tasks, generated or ranked, become tasks of the harness.")
+    check_suite(recipe)
+    task, rows, renderer = to_score(recipe, asked.split)
     prompts = render_all(task, renderer, rows, training=False)
     lines = [json.dumps(_row(prompt, suite, eos), ensure_ascii=False) for prompt in prompts]
     languages = sorted({prompt.example.lang for prompt in prompts})
     names = {_identifier(metric, lang, languages): (metric, lang) for metric in suite.metrics for lang in languages}
-    write_text(folder / f"{title}.jsonl", "\n".join(lines) + "\n")
-    write_text(folder / f"{title}.py", _module(title, asked.task, names, list(task.labels)))
-    write_text(folder / f"{title}.yaml", _yaml(title, suite, names, list(task.labels)))
-    return title
+    return {
+        f"{title}.jsonl": "\n".join(lines) + "\n",
+        f"{title}.py": _module(title, asked.task, names, list(task.labels)),
+        f"{title}.yaml": _yaml(title, suite, names, list(task.labels)),
+    }
 
 
 def _row(prompt: Prompt, suite: Suite, eos: str) -> dict[str, Any]:
@@ -83,7 +104,7 @@ def _identifier(metric: str, lang: str, languages: Sequence[str]) -> str:
 def _yaml(title: str, suite: Suite, names: Mapping[str, tuple[str, str]], labels: Sequence[str]) -> str:
     tree: dict[str, Any] = {"task": title, "test_split": "test", "doc_to_text": "{{prompt}}", "target_delimiter": ""}
     if suite.engine != "auto":
-        raise RecipeError(f"{title}: the harness decodes by an engine of its own; leave eval.engine out.")
+        raise RecipeError("the harness decodes by an engine of its own; leave eval.engine out.")
     if suite.scoring == "likelihood":
         tree |= {"output_type": "multiple_choice", "doc_to_choice": "options", "doc_to_target": "gold"}
     else:

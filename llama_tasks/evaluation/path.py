@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_tasks import files, metrics, report, tasks
 from llama_tasks.errors import RunError
-from llama_tasks.evaluation import insight, prediction
+from llama_tasks.evaluation import identity, insight, prediction
 from llama_tasks.evaluation.prediction import predict as predict
 from llama_tasks.evaluation.scoring import compare, row_values, score
 from llama_tasks.recipe import Recipe, Suite
@@ -41,16 +41,23 @@ def evaluate(
     """
     if recipe.eval.scoring == "perplexity":
         return _perplexity(run, dataset, model, recipe.eval) if ranks.index == 0 else {}
+    if recipe.eval.scoring == "generate":
+        from llama_tasks.generate import check_engine
+
+        check_engine(model, recipe.eval)
     unfinished = run.path / "eval" / UNFINISHED
     done: dict[str, str] = read_json(unfinished) if unfinished.is_file() else {}
     ranks.wait()
     if ranks.index == 0:
         files.sweep(run.path / "eval")
     systems = ["base", "adapter"] if hasattr(model, "disable_adapter") else ["base"]
+    made_by = identity.fingerprint(recipe, dataset, dataset.prompts["test"], model, _weights(run, recipe))
     for name in systems:
         switched_off = name == "base" and len(systems) > 1
         with model.disable_adapter() if switched_off else nullcontext():
-            done[name] = _answer(run, recipe, dataset, model, name, done.get(name), say, ranks)
+            if done.get(name) != made_by or not (run.path / "eval" / name / "predictions.jsonl").is_file():
+                _answer(run, recipe, dataset, model, name, made_by, say, ranks)
+        done[name] = made_by
         if ranks.index == 0:
             write_json(unfinished, done)
             forget(run.path / "eval" / name / "predictions.jsonl")
@@ -64,19 +71,23 @@ def evaluate(
 
 
 def _answer(
-    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, name: str, done: str | None, say: Say, ranks: Ranks
-) -> str:
-    """predictions.jsonl of one system, unless it was `done` before a kill; returns the fingerprint of its rows."""
+    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, name: str, made_by: str, say: Say, ranks: Ranks
+) -> None:
+    """predictions.jsonl of one system, and how it was made."""
     prompts, target = dataset.prompts["test"], run.path / "eval" / name / "predictions.jsonl"
-    weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
-    made_by = prediction.fingerprint(recipe, prompts, weights, system=name)
-    if done == made_by and target.is_file():
-        return made_by
     say(f"scoring the {'trained model' if name == 'adapter' else name} on the test split")
     prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
     if ranks.index == 0:
         write_json(target.with_name(DECODING), prediction.describe(model, dataset, prompts, recipe.eval, target))
-    return made_by
+
+
+def _weights(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """Hashes of a run's weight files, once `load` has compared them: as they were written down, so that large ones are not
+    read again."""
+    from llama_tasks.adapters.integrity import check_base, of_trained
+
+    base = run.environment().get("base") or check_base(recipe.base)
+    return {"base": base, "trained": of_trained(run.path, run.adapter)}
 
 
 def all_ranks() -> Ranks:
@@ -167,8 +178,7 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     target.parent.mkdir(parents=True, exist_ok=True)
     dataset, prompts = for_prediction(recipe, source, tokenizer, target.parent)
     model, ranks = load(run, recipe), all_ranks()
-    weights = {"base": run.environment().get("base"), "trained": prediction.weights_of(run.adapter)}
-    made_by = prediction.fingerprint(recipe, prompts, weights)
+    made_by = identity.fingerprint(recipe, dataset, prompts, model, _weights(run, recipe))
     prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
     if ranks.index == 0:
         forget(target)

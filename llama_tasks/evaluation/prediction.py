@@ -1,22 +1,18 @@
-"""Prompts -> the rows of predictions.jsonl, as they end; and what they were made with, so that they are never mixed."""
+"""Prompts -> the rows of predictions.jsonl, as they end; and how they were made."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_tasks import __version__, files
 from llama_tasks.prompts import Prompt
-from llama_tasks.recipe import Recipe, Suite
+from llama_tasks.recipe import Suite
 from llama_tasks.recipe.decoding_fields import settings
 from llama_tasks.rundir import read_jsonl
 from llama_tasks.rundir.journal import ALONE, Ranks, journal
 from llama_tasks.tasks import Task
-from llama_tasks.tokens import Fitted, loses_answer
+from llama_tasks.tokens import Encoder, Fitted, loses_answer
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -60,30 +56,6 @@ def write(
     with journal(target, fingerprint, len(prompts), ranks) as rows:
         for index, row in stream(model, dataset, prompts, suite, rows.missing):
             rows.append(index, row)
-
-
-def fingerprint(
-    recipe: Recipe, prompts: Sequence[Prompt], weights: Mapping[str, Any], system: str = "", data: str = ""
-) -> str:
-    """SHA-256 of all that decides what the rows are: weights, base, prompts, encoding, decoding, version.
-
-    Batch size is left out: a job that ran out of memory may go on with a smaller one.
-    """
-    made_by = {
-        "llama_tasks": __version__, "system": system, "weights": weights, "base": asdict(recipe.base),
-        "prompt": asdict(recipe.prompt), "decoding": settings(recipe.eval), "data": data,
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode())
-    for prompt in prompts:
-        example = prompt.example
-        row = [example.id, example.lang, prompt.text, list(example.references), list(example.choices or ())]
-        digest.update(json.dumps(row, ensure_ascii=False).encode())
-    return digest.hexdigest()
-
-
-def weights_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of every weight file of a folder."""
-    return {path.name: files.sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def describe(
@@ -152,10 +124,15 @@ def _choose(model: Any, dataset: Dataset, prompts: Sequence[Prompt], suite: Suit
 
     encoder = dataset.encoder
     choices = [prompt.example.choices for prompt in prompts]
-    longest = max(map(len, encoder.ids(sorted({choice for row in choices for choice in row}))), default=0)
-    fitted = encoder.fit(prompts, longest + 2)
+    fitted = fit_choices(encoder, prompts)
     scored = stream_choices(model, encoder, prompts, fitted.ids, choices, suite.tokens_per_batch)
     return fitted, ((i, _chosen(dataset.task, found)) for i, found in scored)
+
+
+def fit_choices(encoder: Encoder, prompts: Sequence[Prompt]) -> Fitted:
+    """The prompts as ids that leave room for the longest of their choices."""
+    every = sorted({choice for prompt in prompts for choice in prompt.example.choices})
+    return encoder.fit(prompts, max(map(len, encoder.ids(every)), default=0) + 2)
 
 
 def _cut(prompt: Prompt, shorter: Prompt | None) -> dict[str, bool]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics, tasks
-from llama_tasks.errors import RecipeError
+from llama_tasks.errors import ModelError, RecipeError
 from llama_tasks.evaluation import forgetting
-from llama_tasks.evaluation.prediction import blank_row
+from llama_tasks.evaluation.prediction import blank_row, fit_choices
 from llama_tasks.evaluation.scoring import measures
 from llama_tasks.metrics.names import CALIBRATION, LANGUAGE_FREE
 from llama_tasks.recipe import Recipe, Suite
@@ -16,6 +17,22 @@ from llama_tasks.recipe.decoding_fields import check_decoding
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
+    from llama_tasks.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What rows ask of a model.
+
+    Attributes:
+        places: tokens of the longest prompt with its answer.
+        row: whose prompt that is.
+        token: the largest id.
+    """
+
+    places: int = 0
+    row: str = ""
+    token: int = 0
 
 
 def check_suite(recipe: Recipe) -> None:
@@ -55,20 +72,64 @@ def check_suite(recipe: Recipe) -> None:
         )
 
 
-def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validation", "test")) -> None:
-    """Take every step of the evaluation but the model, before anything is trained.
+def rehearse(dataset: Dataset, suite: Suite, splits: Sequence[str] = ("validation", "test")) -> Demand:
+    """Take every step of the evaluation but the model, before anything is trained; returns what the rows will ask of it.
 
     Raises:
         MetricError: a metric does not fit the references (a language code, a script, a label set).
         DataError: a prompt too long to be answered, or no file of general texts.
     """
     if suite.scoring == "perplexity":
-        return
+        return Demand()
     if suite.general_text is not None:
         forgetting.read(suite.general_text)
+    demands = []
     for name in splits:
         prompts = dataset.prompts[name]
-        dataset.encoder.fit(prompts, suite.max_new_tokens)
+        demands.append(_demand(dataset, suite, prompts))
         for _, metric, part in measures([blank_row(prompt, 0) for prompt in prompts], suite, dataset.task):
             if getattr(metric, "needs", None) != "choices":  # those come with the predictions
                 metrics.value_of(metric, metrics.row_statistics(metric, [{**row, "prediction": ""} for row in part]))
+    longest = max(demands, key=lambda demand: demand.places)
+    return replace(longest, token=max(demand.token for demand in demands))
+
+
+def _demand(dataset: Dataset, suite: Suite, prompts: Sequence[Prompt]) -> Demand:
+    encoder = dataset.encoder
+    answers = [encoder.eos]
+    if suite.scoring == "likelihood":
+        ids = fit_choices(encoder, prompts).ids
+        answers += encoder.ids(sorted({choice for prompt in prompts for choice in prompt.example.choices}))
+        longest = max(map(len, answers)) + 1
+    else:
+        ids = encoder.fit(prompts, suite.max_new_tokens).ids
+        longest = suite.max_new_tokens - 1  # the last new token is not read
+    row = max(range(len(ids)), key=lambda i: len(ids[i]), default=None)
+    if row is None:
+        return Demand()
+    return Demand(len(ids[row]) + longest, prompts[row].name, max(max(part) for part in [*ids, *answers] if part))
+
+
+def check_room(demand: Demand, model: Any, tokenizer: Any, say: Callable[[str], None]) -> None:
+    """Whether a model has a row in its embedding for every token of the rows, and places for the longest one. Beyond its places
+    a model with rotary positions still answers, so that is only said.
+
+    Raises:
+        ModelError: it has not.
+    """
+    config = model.config
+    if demand.token >= config.vocab_size:
+        raise ModelError(
+            f"the rows hold the token {tokenizer.convert_ids_to_tokens(demand.token)!r} (id {demand.token}), and the "
+            f"model's embedding has {config.vocab_size} rows; use the tokenizer that the model was trained with."
+        )
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or demand.places <= limit:
+        return
+    told = (
+        f"{demand.row} needs {demand.places} tokens, its answer counted in, and the model was made for {limit}; lower "
+        "prompt.max_length (with prompt.on_too_long=truncate_prompt) or eval.max_new_tokens"
+    )
+    if not (getattr(config, "rope_parameters", None) or getattr(config, "rope_theta", None)):
+        raise ModelError(f"{told}.")
+    say(f"{told}: what it answers beyond that is worth little.")

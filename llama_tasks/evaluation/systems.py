@@ -9,6 +9,7 @@ Rows are matched by their id (lines of text by their number). No torch.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from llama_tasks.errors import DataError, MetricError, RunError
 from llama_tasks.evaluation import scoring, slices
 from llama_tasks.evaluation.pairs import outcome, pairs
 from llama_tasks.evaluation.score_files import choices_of, read_rows
-from llama_tasks.metrics.names import is_language_free
+from llama_tasks.metrics.names import LABELS, is_language_free
 from llama_tasks.recipe import Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory
@@ -101,6 +102,7 @@ def compare(
     if not rows[0]:
         raise DataError(f"{sides[0].name} has no rows to compare.")
     suite, task = _measures(sides, rows[0], names, labels, n_resamples, seed)
+    _check_labels(rows[0], suite, task)
     optional = _parts_of_groups(names)
     systems = [_scored(name, own, suite, task, optional) for name, own in zip(called, rows, strict=True)]
     values = {system.name: system.row_values for system in systems}
@@ -132,17 +134,29 @@ def _no_language(sides: Sequence[Side], names: Sequence[str]) -> str | None:
 
 
 def _short_names(names: Sequence[str]) -> list[str]:
-    """The parts of paths that tell them apart: runs/a/eval/adapter/predictions.jsonl and the same of runs/b are a and b."""
-    parts = [[part for part in Path(name).with_suffix("").parts if part != "/"] for name in names]
-    if len(set(names)) == 1:
-        return [f"{parts[0][-1]}#{number}" for number in range(1, len(names) + 1)]
-    while all(len(own) > 1 for own in parts) and len({own[-1] for own in parts}) == 1:
+    """The parts of paths that tell them apart: runs/a/eval/adapter/predictions.jsonl and the same of runs/b are a and b. A path
+    that comes several times is numbered."""
+    paths = [tuple(part for part in Path(name).with_suffix("").parts if part != "/") for name in names]
+    different = list(dict.fromkeys(paths))
+    short = dict(zip(different, _told_apart(different), strict=True))
+    times = Counter(paths)
+    return [
+        short[path] if times[path] == 1 else f"{short[path]}#{paths[: place + 1].count(path)}"
+        for place, path in enumerate(paths)
+    ]
+
+
+def _told_apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """The last parts of paths, as few as there have to be; `predictions` says nothing of whose they are."""
+    folders = [path[:-1] if path[-1] == "predictions" and len(path) > 1 else path for path in paths]
+    parts = folders if len(set(folders)) == len(paths) else list(paths)
+    while len(parts) > 1 and all(len(own) > 1 for own in parts) and len({own[-1] for own in parts}) == 1:
         parts = [own[:-1] for own in parts]
     for depth in range(1, max(map(len, parts)) + 1):
         short = ["/".join(own[-depth:]) for own in parts]
-        if len(set(short)) == len(names):
-            return short
-    return [f"{'/'.join(own)}#{number}" for number, own in enumerate(parts, 1)]  # a path that comes twice
+        if len(set(short)) == len(short):
+            break
+    return short
 
 
 def _aligned(sides: Sequence[Side], called: Sequence[str], lang: str | None) -> list[list[dict[str, Any]]]:
@@ -192,6 +206,24 @@ def _measures(
     known = labels or (own.task.labels if own and own.task else None) or choices_of(rows)
     task = own.task if own and own.task and not labels else Task(known)
     return Suite(metrics=wanted, n_resamples=n_resamples, seed=seed), task
+
+
+def _check_labels(rows: Rows, suite: Suite, task: Task) -> None:
+    """Raise MetricError where labels are measured and there is no set of them, or a row's own is not in it."""
+    named = [name for name in suite.metrics if name not in task.metrics and metrics.parse(name)[0] in LABELS]
+    if not named:
+        return
+    if not task.labels:
+        raise MetricError(
+            f"{named[0]} compares labels; say which there are: --labels, such as --labels positive,negative."
+        )
+    for row in rows:
+        wrong = [label for label in row["references"] if label not in task.labels]
+        if wrong:
+            raise MetricError(
+                f"{row['id']}: the true label {wrong[0]!r} is not among the labels {', '.join(task.labels)}; add it to --labels, "
+                "or mend the row."
+            )
 
 
 def _parts_of_groups(names: Sequence[str]) -> set[str]:

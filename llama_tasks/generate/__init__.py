@@ -7,9 +7,10 @@ by_vllm.py   vLLM's engine
 
 from __future__ import annotations
 
-from llama_tasks.generate.outputs import engine_of, generate, stop_ids, stream
+from llama_tasks.generate.outputs import check_engine, engine_of, generate, stop_ids, stream
 
 __all__ = [
+    "check_engine",
     "engine_of",
     "generate",
     "stop_ids",

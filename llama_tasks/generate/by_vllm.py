@@ -20,17 +20,20 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what it makes room for (vllm
 BEYOND_VLLM = ("modules_to_save", "trainable_token_indices", "use_dora", "layer_replication", "target_parameters")
 
 
-def by_vllm(job: Job) -> Iterator[tuple[int, list[int]]]:
-    """By vLLM's `LLM.generate`, which loads the model's own files once more, and the adapter's beside them.
-
-    Raises:
-        ModelError: vLLM is not installed, the model does not come from files or not as they are (4 bits, say), or the adapter
-            is more than LoRA.
-    """
+def check_vllm(model: Any) -> None:
+    """Raise ModelError where vLLM is not installed, the model does not come from files or not as they are (4 bits, say), or the
+    adapter is more than LoRA."""
     if importlib.util.find_spec("vllm") is None:
         raise ModelError(
             "eval.engine: vllm needs vLLM, which is not installed (pip install vllm); or leave eval.engine out."
         )
+    _files(model)
+    _lora(model)
+
+
+def by_vllm(job: Job) -> Iterator[tuple[int, list[int]]]:
+    """By vLLM's `LLM.generate`, which loads the model's own files once more, and the adapter's beside them; for a model that
+    `check_vllm` lets pass."""
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
 
@@ -77,6 +80,15 @@ def _save_adapter(model: Any, folder: Path) -> int:
     Raises:
         ModelError: vLLM would leave out part of it.
     """
+    config = _lora(model)
+    if config is None:
+        return 0
+    model.save_pretrained(folder)
+    return max(config.r, *config.rank_pattern.values(), 0)
+
+
+def _lora(model: Any) -> Any:
+    """peft's configuration of the active LoRA, None where there is none. Raises ModelError as `_save_adapter`."""
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -84,7 +96,7 @@ def _save_adapter(model: Any, folder: Path) -> int:
     if not isinstance(model, PeftModel) or any(
         m.disable_adapters for m in model.modules() if isinstance(m, BaseTunerLayer)
     ):
-        return 0
+        return None
     config = model.peft_config[model.active_adapter]
     more = [name for name in BEYOND_VLLM if getattr(config, name, None)]
     if config.peft_type != "LORA" or more:
@@ -92,8 +104,7 @@ def _save_adapter(model: Any, folder: Path) -> int:
             f"eval.engine: vllm takes plain LoRA alone, and this adapter is {', '.join(more) or config.peft_type}; leave "
             "eval.engine out."
         )
-    model.save_pretrained(folder)
-    return max(config.r, *config.rank_pattern.values(), 0)
+    return config
 
 
 def _files(model: Any) -> str:

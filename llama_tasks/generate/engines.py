@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from llama_tasks.errors import ModelError
-from llama_tasks.generate.by_vllm import by_vllm
+from llama_tasks.generate.by_vllm import by_vllm, check_vllm
 from llama_tasks.generate.sampling import Chooser
 from llama_tasks.recipe import Suite
 from llama_tasks.recipe.decoding_fields import is_greedy
@@ -101,8 +101,6 @@ def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
 
     Sampling draws from one seed for all rows, so texts depend on what is decoded together.
     """
-    if not hasattr(ContinuousBatchingConfig, "page_size"):
-        raise ModelError("eval.engine: continuous_batching needs transformers 5.19 or newer; or leave eval.engine out.")
     suite = job.suite
     drawn = {"temperature": suite.temperature, "top_k": suite.top_k or None, "top_p": suite.top_p}
     config = GenerationConfig(
@@ -132,6 +130,11 @@ def by_continuous_batching(job: Job) -> Iterator[tuple[int, list[int]]]:
         yield index, output.generated_tokens
 
 
+def _check_continuous_batching(_: Any) -> None:
+    if not hasattr(ContinuousBatchingConfig, "page_size"):
+        raise ModelError("eval.engine: continuous_batching needs transformers 5.19 or newer; or leave eval.engine out.")
+
+
 def _blocks(job: Job) -> int:
     """Blocks of memory for a batch of the suite's tokens, or for the longest row. Left to itself transformers fills more than half
     of a machine's memory with zeros."""
@@ -147,3 +150,8 @@ def _number(request: str) -> int:
 ENGINES: dict[str, Callable[[Job], Iterator[tuple[int, list[int]]]]] = {
     "transformers": by_batches, "continuous_batching": by_continuous_batching, "vllm": by_vllm,
 }  # fmt: skip
+#: What an engine needs of a model and of this machine, looked at before anything is decoded; each raises ModelError.
+CHECKS: dict[str, Callable[[Any], None]] = {
+    "continuous_batching": _check_continuous_batching,
+    "vllm": check_vllm,
+}

@@ -25,11 +25,17 @@ from llama_tasks.tokens import Encoder
 
 @dataclass(frozen=True)
 class Output:
-    """One generated text; `finish` is `stop` when the model ended it with EOS, `length` when it ran into the limit."""
+    """One generated text; `finish` is `stop` when the model ended it with EOS, `length` when it ran into the limit. `ids` are its
+    tokens, an EOS counted in."""
 
     text: str
     finish: Literal["stop", "length"]
-    tokens: int
+    ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return len(self.ids)
 
 
 def generate(
@@ -50,8 +56,9 @@ def stream(
     names: of the rows, from which their random numbers are made; left out: their indices.
 
     Raises:
-        ModelError: the engine that the suite asks for cannot decode this model, or is not installed.
+        ModelError: as `check_engine`.
     """
+    check_engine(model, suite)
     ends = stop_ids(model, encoder)
     names = names or [str(i) for i in range(len(prompts))]
     was_training = model.training
@@ -59,9 +66,8 @@ def stream(
     try:
         for index, ids in _decode(model, encoder, prompts, ends, suite, names):
             end = next((i for i, token in enumerate(ids) if token in ends), None)
-            stopped, ids = end is not None, ids[:end]
-            text = encoder.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            yield index, Output(text, "stop" if stopped else "length", len(ids) + stopped)
+            text = encoder.tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            yield index, Output(text, "length", ids) if end is None else Output(text, "stop", ids[: end + 1])
     finally:
         model.train(was_training)
 
@@ -80,21 +86,33 @@ def engine_of(model: Any, suite: Suite) -> str:
     return "native" if suite.num_beams == 1 and _native(model) is not None else "transformers"
 
 
+def check_engine(model: Any, suite: Suite) -> None:
+    """Raise ModelError where the engine that the suite asks for cannot decode this model, or is not installed."""
+    engine = engine_of(model, suite)
+    if engine == "native" and _native(model) is None:
+        raise ModelError(
+            "eval.engine: native decodes the native LLaMA with attention `sdpa` alone; leave it out, and transformers decodes."
+        )
+    if engine in engines.CHECKS:
+        engines.CHECKS[engine](model)
+
+
 def _decode(
     model: Any, encoder: Encoder, prompts: Sequence[list[int]], ends: list[int], suite: Suite, names: Sequence[str]
 ) -> Iterator[tuple[int, list[int]]]:
     """(index, new ids) of every prompt, by the engine."""
-    engine = engine_of(model, suite)
-    if engine == "native":
-        native = _native(model)
-        if native is None:
-            raise ModelError(
-                "eval.engine: native decodes the native LLaMA with attention `sdpa` alone; leave it out, and transformers decodes."
-            )
+    engine, native = engine_of(model, suite), _native(model)
+    if engine == "native" and native is not None:
         return decode_by_slots(native, prompts, ends, suite, names)
-    pad = encoder.tokenizer.pad_token_id if encoder.tokenizer.pad_token_id is not None else encoder.eos[0]
-    job = engines.Job(model, prompts, ends, pad, suite, names)
+    job = engines.Job(model, prompts, ends, _padding(model, encoder), suite, names)
     return engines.ENGINES[engine](job)
+
+
+def _padding(model: Any, encoder: Encoder) -> int:
+    """The tokenizer's padding, unless the embedding has no row for it (many a tokenizer was given one later). It is masked, so any
+    id does."""
+    pad = encoder.tokenizer.pad_token_id
+    return encoder.eos[0] if pad is None or pad >= model.config.vocab_size else pad
 
 
 def _native(model: Any) -> NativeLlamaForCausalLM | None:

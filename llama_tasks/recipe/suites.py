@@ -64,7 +64,7 @@ def load_sets(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Scor
         raise RecipeError(
             f"{path} must hold `sets:` and under it one entry a set, such as `qa: {{task: qa, eval: qa.yaml}}`."
         )
-    if wrong := [name for name in map(str, tree["sets"]) if "/" in name or name in (".", "..")]:
+    if wrong := [name for name in map(str, tree["sets"]) if {"/", "\0"} & set(name) or name in ("", ".", "..")]:
         raise RecipeError(f"{path}: a set is a folder of the results, so it cannot be called {wrong[0]!r}.")
     return {str(name): _load(path, str(name), given, overrides) for name, given in tree["sets"].items()}
 

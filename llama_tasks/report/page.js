@@ -161,8 +161,9 @@
     const hits = [];
     let fresh = performance.now();
     for (const at of candidates) {
-      const text = await row(at);
-      if (JSON.stringify(text).toLowerCase().includes(term)) hits.push(at);
+      const [id, , input, references, answers] = await row(at);
+      const texts = [id, ...input.map(([, text]) => text), ...references, ...answers];
+      if (texts.some((text) => text.toLowerCase().includes(term))) hits.push(at);
       if (performance.now() - fresh > FRESH) {
         tell(hits.length, false);
         await new Promise(requestAnimationFrame);
@@ -176,8 +177,7 @@
     const mine = ++asked;
     const term = fields.q.value.trim().toLowerCase();
     const candidates = chosen();
-    // As JSON writes them, so that a quotation mark is found too.
-    const hits = term ? await matching(candidates, JSON.stringify(term).slice(1, -1), mine) : candidates;
+    const hits = term ? await matching(candidates, term, mine) : candidates;
     if (mine !== asked) return;
     [found, shown] = [hits, 0];
     body.replaceChildren();

@@ -22,6 +22,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "same_rows": ("on the same rows.", "在相同的行上。"),
     "metric": ("metric", "指标"),
     "rows": ("rows", "行数"),
+    "rows_unit": ("rows", "行"),
     "interval": ("interval", "区间"),
     "difference": ("difference", "差值"),
     "p": ("p", "p 值"),
@@ -98,6 +99,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "各模型对与任务无关的普通文本的预测情况，越低越好；上升说明有所遗忘。",
     ),
     "texts": ("texts", "篇"),
+    "perplexity": ("perplexity", "困惑度"),
+    "bits per byte": ("bits per byte", "每字节比特数"),
     "training": ("Training", "训练"),
     "step": ("step", "步"),
     "paired bootstrap": ("paired bootstrap", "配对自助法检验"),
@@ -191,7 +194,7 @@ def both(english: str, chinese: str) -> Markup:
 def metric_words(metric: object) -> tuple[str, str]:
     """A metric's name in English and Chinese; most are written as the field writes them, in both."""
     name = metric_name(metric)
-    return WORDS["accuracy"] if name == "accuracy" else (name, name)
+    return WORDS[name] if name in ("accuracy", "perplexity", "bits per byte") else (name, name)
 
 
 def metric(name: object) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from llama_tasks.errors import LlamaTasksError
 
-STOPPED = "Stopped. A run that had begun goes on with --resume; nothing of it is lost."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -25,12 +24,13 @@ class Interrupted(LlamaTasksError):
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Within the block SIGTERM raises Interrupted, as SIGINT raises KeyboardInterrupt, so that files are cleaned up."""
+def terminable(message: str) -> Iterator[None]:
+    """Within the block SIGTERM raises Interrupted with the message, as SIGINT raises KeyboardInterrupt, so that files are cleaned
+    up."""
     if threading.current_thread() is not threading.main_thread():  # where no handler can be set
         yield
         return
-    old = signal.signal(signal.SIGTERM, _raise)
+    old = signal.signal(signal.SIGTERM, lambda signum, _: _raise(signum, message))
     try:
         yield
     finally:
@@ -65,7 +65,7 @@ class Interrupts:
         self._raising = True
         try:
             if self.signum is not None:
-                _raise(self.signum, None)
+                _raise(self.signum)
             yield
         finally:
             self._raising = False
@@ -79,8 +79,8 @@ class Interrupts:
             os._exit(128 + signum)
         self.signum = signum
         if self._raising:
-            _raise(signum, frame)
+            _raise(signum)
 
 
-def _raise(signum: int, frame: FrameType | None) -> None:
-    raise Interrupted(STOPPED, signum)
+def _raise(signum: int, message: str = "Stopped.") -> None:
+    raise Interrupted(message, signum)

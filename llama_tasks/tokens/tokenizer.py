@@ -34,6 +34,12 @@ def load_tokenizer(base: BaseConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def largest_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The largest id that a text can become; special tokens written in a text stay text (`Encoder.ids`)."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return max(number for number in tokenizer.get_vocab().values() if number not in special)
+
+
 def _not_found(model: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     kind = "folder" if Path(model).exists() else "folder, and no such model can be had from the Hub"

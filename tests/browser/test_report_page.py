@@ -114,6 +114,27 @@ def test_rows_come_as_they_are_needed_and_are_found_and_sorted(browse: Browse, p
     assert browse(page, "#answer=failure:empty&lang=en").rows[:3] == [2, 8, 14]
 
 
+def test_a_search_reads_the_texts_alone(browse: Browse, tmp_path: Path) -> None:
+    """Neither how the rows are kept, nor their language, nor the names of fields."""
+    texts = ["a [bracket]", 'a "quotation"', "over\nnonce", "plain"]
+    rows = [{"id": f"test:{at}", "lang": "en", "input": {"document": text}, "references": ["x"], "prediction": "y"}
+            for at, text in enumerate(texts)]  # fmt: skip
+    sides = [systems.Side(name, rows) for name in ("a", "b")]
+    found = systems.compare(sides, ["chrf"], n_resamples=5)
+    written = tmp_path / "compared.html"
+    written.write_text(comparison.page(found.result, found.systems), encoding="utf-8")
+    for term, hits in (
+        ("%5B", [0]),
+        ("%22quo", [1]),
+        ("nonce", [2]),
+        ("nnonce", []),
+        ("en", []),
+        ("docu", []),
+        ("test:3", [3]),
+    ):
+        assert browse(written, f"#q={term}").rows == hits, term
+
+
 def test_differences_are_marked(browse: Browse, page: Path) -> None:
     dom = browse(page, "#q=tired&lang=en")
     assert "tired" in dom.texts["mark"] and "knock" in dom.texts["mark"]

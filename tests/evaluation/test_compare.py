@@ -202,6 +202,9 @@ def test_names_are_what_tells_paths_apart() -> None:
         (["x/one", "y/one", "y/two"], ["x/one", "y/one", "y/two"]),
         (["same", "same"], ["same#1", "same#2"]),
         (["/a/run/p.jsonl", "/a/run/p.jsonl"], ["p#1", "p#2"]),
+        (["runs/qa", "runs/qa/eval/base/predictions.jsonl"], ["qa", "base"]),
+        (["runs/qa", "runs/qa/eval/base/predictions.jsonl", "runs/qa"], ["qa#1", "base", "qa#2"]),
+        (["runs/qa", "runs/qa/predictions.jsonl"], ["qa", "predictions"]),
     ):
         sides = [systems.Side(path, predictions(0.5, 1, 12)) for path in paths]
         assert list(systems.compare(sides, ["rouge1"], n_resamples=5).result["systems"]) == names
@@ -230,6 +233,12 @@ def test_hostile_rows_are_text(tmp_path: Path) -> None:
         (lambda rows: [{**row, "lang": "de"} for row in rows], [], "have other languages in 120 rows, first test:0"),
         (lambda rows: [{k: row[k] for k in row if k != "lang"} for row in rows], [], "give --lang, such as --lang en"),
         (lambda rows: rows, ["--metric", "bleau"], "did you mean 'bleu'"),
+        (
+            lambda rows: rows,
+            ["--metric", "accuracy"],
+            "accuracy compares labels; say which there are: --labels, such as",
+        ),
+        (lambda rows: rows, ["--metric", "accuracy", "--labels", "a,b"], "test:0: the true label 'bridge toward"),
         (lambda rows: rows, ["--slice", "domian"], "No row has the column 'domian'. Did you mean 'domain'?"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,42 @@ def test_another_suite_begins_anew(zygote: Zygote, place: Path, whole: tuple[byt
     assert run.wait() == -signal.SIGKILL
     assert zygote.run("evaluate", "whole", cwd=place).wait() == 0
     assert (place / "whole/eval/adapter/predictions.jsonl").read_bytes() == whole[1]
+
+
+def test_a_stopped_evaluation_says_how_it_goes_on(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    shutil.copytree(place / "whole", place / "stopped")
+    run = zygote.start("evaluate", "stopped", cwd=place, slow_rows=[0.05, str(log)])
+    while not log.exists():
+        time.sleep(0.002)
+    run.send(signal.SIGTERM)
+    assert run.wait() == 143
+    assert run.error == (
+        "llama-tasks: Stopped. Type the same command again, and it goes on at the row; nothing is lost.\n"
+    )
+
+
+def test_another_scale_of_the_adapter_begins_anew(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    """Killed among the adapter's rows; its weights stay as they are, their scale does not."""
+    log, folder = tmp_path / "log", place / "scaled"
+    shutil.copytree(place / "whole", folder)
+    rows = (folder / "eval/base/predictions.jsonl").read_bytes().count(b"\n")
+    run = zygote.start("evaluate", "scaled", cwd=place, slow_rows=[0.05, str(log)])
+    while not log.exists() or len(log.read_text().split()) < rows + 2:
+        time.sleep(0.002)
+    run.send(signal.SIGKILL)
+    assert run.wait() == -signal.SIGKILL
+    config = json.loads((folder / "adapter/adapter_config.json").read_text())
+    (folder / "adapter/adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 100_000}))
+    found = []
+    for _ in range(2):
+        assert zygote.run("evaluate", "scaled", cwd=place).wait() == 0
+        found.append((folder / "eval/adapter/predictions.jsonl").read_bytes())
+    assert found[0] == found[1] != whole[1]
 
 
 def test_two_processes_write_what_one_writes(place: Path, whole: tuple[bytes, bytes]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import ROOT, logprob, make_rows
+from tiny import logprob, make_base, make_model, make_rows
 from token_styles import LLAMA2_CHAT
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llama_tasks.cli import main
 from llama_tasks.contract import PromptContract, hash_of, special_ids, tokenizer_sha256
@@ -37,25 +39,6 @@ sets:
     data: {test: labels.jsonl}
     eval: {scoring: likelihood, metrics: [accuracy], n_resamples: 100}
 """
-
-
-def make_model(kind: str, folder: Path) -> Path:
-    """A random model of another family, with settings in its generation_config that must not enter our scores."""
-    torch.manual_seed(0)
-    shared = {"vocab_size": 4608, "bos_token_id": 1, "eos_token_id": 2}
-    if kind == "gpt2":
-        model: Any = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=256, **shared))
-    else:
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-        model = Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **sizes, **shared))
-    for weight in model.parameters():
-        if weight.dim() == 2:
-            torch.nn.init.normal_(weight, std=0.4)
-    model.generation_config.repetition_penalty = 3.0
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ROOT / "llama_tasks/embedded/base" / name, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +177,7 @@ def test_few_shot_examples_come_from_other_rows(place: Path) -> None:
         ("sets: {a: {task: qa, eval: {temperature: 2}}}", "no effect"),
         ("sets: {a: {task: qa, eval: none.yaml}}", "There is no suite"),
         ("sets: {../a: {task: qa}}", "cannot be called '../a'"),
+        ("sets: {'': {task: qa}}", "cannot be called ''"),
     ],
 )
 def test_wrong_suites_are_refused(tmp_path: Path, text: str, error: str) -> None:
@@ -253,6 +237,91 @@ def test_a_folder_has_no_revision(place: Path, capsys: pytest.CaptureFixture) ->
     assert main(["evaluate", "--suite", "suite.yaml", "--model", "gpt2", "--revision", "main"]) == 2
     told = capsys.readouterr().err
     assert "gpt2 is a folder and has no revision 'main'; leave the revision out." in told and told.count("\n") == 1
+
+
+def with_token(folder: Path, token: str, **kind: Any) -> Path:
+    """A copy of the folder's tokenizer with one token more than the embedding has rows."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": token}) if kind else tokenizer.add_tokens([token])
+    assert tokenizer.convert_tokens_to_ids(token) >= 4608
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "beams"), [("qwen2", 1), ("llama", 2)])
+def test_padding_that_the_embedding_has_no_row_for(place: Path, tmp_path: Path, kind: str, beams: int) -> None:
+    """As where `[PAD]` was added to the tokenizer alone."""
+    folder = make_base(tmp_path / kind) if kind == "llama" else make_model(kind, tmp_path / kind)
+    make_rows(place / "lengths.jsonl", [{**row, "question": "How many? " * (n + 1)} for n, row in enumerate(QA)])
+    short = load_sets("suite.yaml", ["data.test=lengths.jsonl", "eval.tokens_per_batch=4000"])["short"]
+    sets = {"short": replace(short, eval=replace(short.eval, num_beams=beams))}
+    rows = []
+    for output in ("before", "after"):
+        harness.run(sets, harness.Candidate.load(BaseConfig(model=str(folder))), tmp_path / output, say)
+        rows.append(list(read_jsonl(tmp_path / output / "short/predictions.jsonl")))
+        with_token(folder, "[PAD]", special=True)
+    assert rows[0] == rows[1]
+
+
+def test_a_tokenizer_of_another_model_is_refused(place: Path, tmp_path: Path) -> None:
+    folder = with_token(make_model("gpt2", tmp_path / "gpt2"), "a|pple|s")
+    with pytest.raises(ModelError, match="ids up to 4608, and the model's embedding has 4608 rows"):
+        harness.Candidate.load(BaseConfig(model=str(folder)))
+
+
+def test_a_chat_template_with_tokens_that_the_model_has_not(place: Path, tmp_path: Path) -> None:
+    folder = with_token(make_model("gpt2", tmp_path / "gpt2"), "<|ask|>", special=True)
+    (folder / "chat_template.jinja").write_text(f"<|ask|>{LLAMA2_CHAT}")
+    sets = {"short": load_sets("suite.yaml", ["prompt.template=chat"])["short"]}
+    with pytest.raises(ModelError, match=r"sets.short: the rows hold the token '<\|ask\|>' \(id 4608\)"):
+        harness.run(sets, harness.Candidate.load(BaseConfig(model=str(folder))), tmp_path / "never", say)
+
+
+def test_prompts_longer_than_the_model_has_places(place: Path, tmp_path: Path) -> None:
+    make_rows(place / "long.jsonl", [*QA[:2], {**QA[2], "context": "Anna has 2 apples. " * 100}])
+    sets = load_sets("suite.yaml", ["prompt.max_length=4000"])
+    sets["short"] = load_sets("suite.yaml", ["prompt.max_length=4000", "data.test=long.jsonl"])["short"]
+    told: list[str] = []
+    with pytest.raises(ModelError, match=r"sets.short: test:2 \(.*long.jsonl:3\) needs \d+ tokens.* was made for 256"):
+        harness.run(sets, harness.Candidate.load(BaseConfig(model=str(place / "gpt2"))), tmp_path / "never", say)
+    assert not (tmp_path / "never").exists()
+    folder = make_model("qwen2", tmp_path / "qwen2")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 256}))
+    candidate = harness.Candidate.load(BaseConfig(model=str(folder)))
+    harness.run({"short": sets["short"]}, candidate, tmp_path / "said", told.append)
+    assert "made for 256" in told[0] and "worth little" in told[0]
+
+
+def test_an_error_says_which_set_it_is_about(place: Path) -> None:
+    sets = {**load_sets("suite.yaml"), "empty": load_sets("suite.yaml", ["eval.metrics=[]"])["short"]}
+    candidate = harness.Candidate.load(BaseConfig(model=str(place / "gpt2")))
+    with pytest.raises(RecipeError, match=r"^sets\.empty: eval.metrics is empty"):
+        harness.run(sets, candidate, place / "never", say)
+    (place / "plain.yaml").write_text(
+        "sets: {plain: {task: text, data: {test: qa.jsonl}, eval: {scoring: perplexity}}}"
+    )
+    with pytest.raises(RecipeError, match=r"^sets\.plain: eval.scoring: perplexity is measured in runs"):
+        harness.run(load_sets("plain.yaml"), candidate, place / "never", say)
+
+
+@pytest.mark.parametrize(
+    ("engine", "error"),
+    [
+        ("native", "native decodes the native LLaMA"),
+        pytest.param(
+            "vllm", "not installed", marks=pytest.mark.skipif(bool(find_spec("vllm")), reason="vLLM is there")
+        ),
+    ],
+)
+def test_an_engine_that_cannot_is_refused_before_the_first_set(
+    place: Path, tmp_path: Path, engine: str, error: str
+) -> None:
+    sets = {"first": load_sets("suite.yaml")["short"], "second": load_sets("suite.yaml")["short"]}
+    sets["second"] = replace(sets["second"], eval=replace(sets["second"].eval, engine=engine))
+    with pytest.raises(ModelError, match=f"sets.second: .*{error}"):
+        harness.run(sets, harness.Candidate.load(BaseConfig(model=str(place / "gpt2"))), tmp_path / "out", say)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_suite_of_the_embedded_samples(root: Path) -> None:

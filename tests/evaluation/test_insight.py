@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import logprob, make_base, make_rows, recipe_text
 
-from llama_tasks import adapters, explain, score
+from llama_tasks import adapters, dataset, explain, score
 from llama_tasks.cli import main
 from llama_tasks.errors import DataError
-from llama_tasks.evaluation import forgetting, insight, write_report
+from llama_tasks.evaluation import forgetting, insight, predict, write_report
+from llama_tasks.evaluation import load as load_run
 from llama_tasks.metrics import LanguageModel, value_of
 from llama_tasks.recipe import load_recipe
 from llama_tasks.report import load
@@ -193,3 +195,29 @@ def test_weights_stand_by_the_pieces_of_the_text(run: Path) -> None:
 def test_a_row_that_is_not_there(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["explain", str(run), "--row", "99"]) == 2
     assert "has no row '99'; it has 33, from test:0 (or 0) to test:32 (or 32)" in capsys.readouterr().err
+    assert main(["explain", str(run), "--row", "²"]) == 2
+    assert "has no row '²'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["eval.scoring=generate", "eval.max_new_tokens=6"],
+        ["eval.scoring=generate", "eval.max_new_tokens=6", "eval.min_new_tokens=6"],
+        ["eval.scoring=generate", "eval.max_new_tokens=6", "eval.do_sample=true", "eval.temperature=3.0"],
+        ["data.max_test_samples=5"],
+    ],
+    ids=["greedy", "limits", "sampling", "other rows of the same names"],
+)
+def test_what_is_explained_is_what_the_evaluation_gives(run: Path, tmp_path: Path, changes: list[str]) -> None:
+    run = shutil.copytree(run, tmp_path / "run")
+    saved = run / "eval/adapter/predictions.jsonl"  # of other rows: test:3 of a sample is not test:3 of all
+    make_rows(saved, [{**row, "raw": "market" if row["raw"] == "sports" else "sports"} for row in read_jsonl(saved)])
+    handle, recipe = RunDirectory(run), load_recipe(run / "recipe.yaml", changes)
+    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    found = explain.explain(handle, recipe, "3")
+    (row,) = predict(load_run(handle, recipe), data, data.prompts["test"][3:4], recipe.eval)
+    ids = [number for piece in found.output for number in piece.ids]
+    assert found.row == row["id"] == "test:3"
+    assert data.encoder.tokenizer.decode(ids, skip_special_tokens=True).strip() == row["raw"].strip()
+    assert row["input"]["text"] in "".join(piece.text for piece in found.prompt)

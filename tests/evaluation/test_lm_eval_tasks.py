@@ -88,3 +88,18 @@ def test_what_the_harness_cannot_hold_is_refused(tmp_path: Path, changes: list[s
         lm_eval_tasks.export(load_sets(tmp_path / "suite.yaml", changes), tmp_path / "tasks")
     with pytest.raises(RecipeError, match="exists"):
         lm_eval_tasks.export({}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ("a-b: {task: qa, eval: {metrics: [f1]}}, a_b: {task: qa, eval: {metrics: [f1]}}", "llama_tasks_a_b, as that of sets.a-b"),
+        ("a: {task: qa, eval: {metrics: [f1]}}, b: {task: qa, eval: {metrics: []}}", "sets.b: eval.metrics is empty"),
+        ("a: {task: qa, eval: {metrics: [f1]}}, b: {task: qa, eval: {metrics: [f1], engine: vllm}}", "sets.b: the harness decodes"),
+    ],
+)  # fmt: skip
+def test_all_sets_are_written_or_none(tmp_path: Path, sets: str, said: str) -> None:
+    (tmp_path / "suite.yaml").write_text(f"sets: {{{sets}}}")
+    with pytest.raises(RecipeError, match=said):
+        lm_eval_tasks.export(load_sets(tmp_path / "suite.yaml"), tmp_path / "tasks")
+    assert [path.name for path in tmp_path.iterdir()] == ["suite.yaml"]
