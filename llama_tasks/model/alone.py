@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from .lora import NotOneProduct, merged
 from .norm import rms_norm
 from .products import turning_is_faster
 
-if TYPE_CHECKING:
-    from .decoding import Slots
-
+ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
 SHORT = 1024  # numbers in a row of W; reading longer ones takes most of the time, however W is laid out
+
+#: (number of a layer, its new key and value [1, K, 1, C]) -> all keys and values of the text so far, [1, K, S, C].
+Remember = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -57,33 +58,33 @@ class Alone:
         """None where the usual step is as fast, or where a layer does more than multiply: quantised, hooked, other adapters."""
         if not turning_is_faster() or model.dtype != torch.float32 or model.device.type != "cpu":
             return None
-        if model.config.hidden_size > SHORT or any(m._forward_hooks or m._forward_pre_hooks for m in model.modules()):
+        if model.config.hidden_size > SHORT or any(map(_is_hooked, model.modules())):
             return None
         try:
             return Alone(model)
         except NotOneProduct:
             return None
 
-    def step(self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, slots: Slots, place: int) -> Tensor:
-        """Logits [1, V] behind the embedded token [1, D], which comes to `place` of the first slot; cos, sin [1, C]."""
+    def step(self, hidden: Tensor, cos: Tensor, signed_sin: Tensor, remember: Remember) -> Tensor:
+        """Logits [1, V] behind the embedded token [1, D]; cos, sin [C] of its place."""
         turned = self.heads + self.groups
         for number, layer in enumerate(self.layers):
             rows = _times(rms_norm(hidden, layer.norm, self.eps), *layer.qkv).view(-1, self.head_dim)
             qk = rows[:turned]
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, dims=-1), signed_sin)
-            k, v = slots.keys[number][:1], slots.values[number][:1]
-            k[0, :, place], v[0, :, place] = qk[self.heads :], rows[turned:]
+            k, v = remember(number, qk[None, self.heads :, None], rows[None, turned:, None])
             out = F.scaled_dot_product_attention(
-                qk[None, : self.heads, None],
-                k[:, :, : place + 1],
-                v[:, :, : place + 1],
-                scale=self.scaling,
-                enable_gqa=self.heads != self.groups,
+                qk[None, : self.heads, None], k, v, scale=self.scaling, enable_gqa=self.heads != self.groups
             )
             hidden = _add(hidden, out.view(1, -1), *layer.o)
             gate, up = _times(rms_norm(hidden, layer.mlp_norm, self.eps), *layer.gate_up).chunk(2, dim=-1)
             hidden = _add(hidden, self.act_fn(gate) * up, *layer.down)
         return _times(rms_norm(hidden, self.norm, self.eps), *self.head)
+
+
+def _is_hooked(module: Any) -> bool:
+    """Something happens around its call: a hook of torch, or one of accelerate's, whose weights may lie elsewhere."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
 
 
 def _times(x_1D: Tensor, weight_DF: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,15 +13,14 @@ Shapes: T tokens of a packed row, N slots in use of B, S places of a slot, H que
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .alone import Alone
-
-ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
+from .alone import ALONE_AFTER, Alone
 
 # Types of rotary frequencies that stay as they are however long a text grows; of the others, texts cannot share a step.
 STEADY_ROPE = ("default", "linear", "llama3", "yarn")
@@ -72,6 +71,12 @@ class Slots:
             q_N1HC.transpose(1, 2), k, v, attn_mask=self._mask, scale=scaling, enable_gqa=grouped
         )
         return out.transpose(1, 2)
+
+    def append(self, place: int, layer: int, k_1K1C: Tensor, v_1K1C: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep a token of the first slot at `place`; the keys and values of its text so far, [1, K, S, C]."""
+        k, v = self.keys[layer][:1], self.values[layer][:1]
+        k[:, :, place], v[:, :, place] = k_1K1C[:, :, 0], v_1K1C[:, :, 0]
+        return k[:, :, : place + 1], v[:, :, : place + 1]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` places of one slot to another."""
@@ -145,7 +150,8 @@ class Decoder:
         place = self.lengths[0]
         self.lengths[0] += 1
         cos, sin = (table[0, place] for table in self.rotary)
-        return alone.step(self.model.model.embed_tokens(ids_1), cos, sin, self.slots, place)
+        remember = partial(self.slots.append, place)
+        return alone.step(self.model.model.embed_tokens(ids_1), cos, sin, remember)
 
     def leave(self, slot: int) -> None:
         """Free a slot; the last one in use takes its place (and number)."""

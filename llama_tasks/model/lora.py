@@ -50,10 +50,7 @@ class _Part:
 
 def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
     """The parts of a peft LoRA layer, or None where peft does more than the formula above."""
-    if not type(layer).__module__.startswith("peft.tuners.lora.") or type(layer).__name__ not in (
-        "Linear",
-        "Linear4bit",
-    ):
+    if not _is_lora(layer):
         return None
     active = layer.active_adapters
     if layer.disable_adapters or layer.merged or len(active) != 1 or active[0] not in layer.lora_A:
@@ -74,12 +71,19 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
     return None if weight is None else _Part(weight, base.bias, a.weight, b.weight, layer.scaling[name])
 
 
+def _is_lora(layer: Any) -> bool:
+    kind = type(layer)
+    return kind.__module__.startswith("peft.tuners.lora.") and kind.__name__ in ("Linear", "Linear4bit")
+
+
 class NotOneProduct(Exception):
     """A layer does more than multiply by a float32 matrix and add a bias."""
 
 
 def merged(layer: Any) -> tuple[Tensor, Tensor | None]:
     """What a layer multiplies by, its LoRA added, W + s B A [F, D] in float32, and its bias [F]. NotOneProduct if it does more."""
+    if _is_lora(layer) and layer.disable_adapters and not layer.merged:
+        layer = layer.base_layer
     if is_plain(layer) and layer.weight.dtype == torch.float32:
         return layer.weight.detach(), layer.bias
     part = _plain_lora(layer, torch.float32)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
@@ -35,6 +35,7 @@ from . import kernels
 from .attention_packed import Documents, PackedLayout, packed_attention, see_documents
 from .configuration_native_llama import NativeLlamaConfig
 from .decoding import Slots
+from .generation import NativeGenerationMixin
 from .lora import project
 from .loss import Targets, sum_of_losses, without_document_starts
 from .norm import rms_norm
@@ -328,7 +329,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
+class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
     """The language model: hidden states to logits over the vocabulary, and the loss."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -367,6 +368,10 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
         `loss_weights` float [B, T] may weigh the targets (their sum takes the place of the number of targets), and
         `objective` may take the place of `sum_of_losses`, with the arguments of that.
         """
+        others = {**kwargs, "inputs_embeds": inputs_embeds, "labels": labels}
+        logits = self.short_step(input_ids, attention_mask, position_ids, past_key_values, others)
+        if logits is not None:
+            return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
         packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
         targets = places = None
         if labels is not None and (skip_logits or packed[1] is not None):
@@ -387,7 +392,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states, logits, loss = outputs.last_hidden_state, None, None
+        hidden_states, loss = outputs.last_hidden_state, None
         if places is not None:
             hidden_ND = hidden_states.flatten(0, 1).index_select(0, places)
         if targets is not None:

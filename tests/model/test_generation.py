@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import ContinuousBatchingConfig, GenerationConfig, StaticCache
+from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, StaticCache
+from transformers.cache_utils import DynamicLayer
+
+from llama_tasks.model import alone
+from llama_tasks.model.alone import ALONE_AFTER, Alone
+from llama_tasks.model.generation import LEAST, RoomyLayer
 
 IDS = torch.tensor([[0, 0, 0, 11, 12, 13, 14, 15, 11], [1, 21, 22, 23, 24, 21, 22, 23, 24]])
 MASK = (IDS != 0).long()
@@ -141,3 +149,169 @@ def test_one_graph_with_a_static_cache(pair: Any) -> None:
         got = step(torch.tensor([[5]]), past_key_values=cache, position_ids=torch.tensor([[9]])).logits
         expected = native(torch.cat([IDS[1:], torch.tensor([[5]])], dim=1)).logits[:, -1:]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+# One text
+
+ONE = slice(1, None)  # the row without padding
+
+
+@pytest.fixture
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """On every processor a single text takes the short way; grows by one with each of its steps."""
+    taken: list[int] = []
+    usual = Alone.step
+
+    def step(self: Alone, *args: Any) -> torch.Tensor:
+        taken.append(1)
+        return usual(self, *args)
+
+    monkeypatch.setattr(alone, "turning_is_faster", lambda: True)
+    monkeypatch.setattr(Alone, "step", step)
+    return taken
+
+
+ONE_TEXT: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    **{name: MODES[name] for name in ("sampling", "processors", "prompt in pieces")},
+    "a cache of one's own": {"past_key_values": "new"},
+}
+
+
+@pytest.mark.parametrize("options", ONE_TEXT.values(), ids=ONE_TEXT)
+def test_one_text_takes_the_short_way_to_the_same_tokens(
+    pair: Any, short_steps: list[int], options: dict[str, Any]
+) -> None:
+    count = 3 * ALONE_AFTER
+
+    def made(model: Any) -> list[list[int]]:
+        own = {"past_key_values": DynamicCache(config=model.config)} if "past_key_values" in options else {}
+        return generate(model, ONE, max_new_tokens=count, **{**options, **own})
+
+    reference, native = pair
+    assert made(native) == made(reference)
+    # The first token is the prompt's; a prompt in pieces may end in one of a single token.
+    assert len(short_steps) in (count - ALONE_AFTER, count - ALONE_AFTER + 1)
+
+
+def test_the_short_way_has_the_adapter_and_weights_of_its_time(
+    pair: Any, short_steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, native = pair
+    torch.manual_seed(0)
+    wrapped = get_peft_model(native, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
+    settings = {"max_new_tokens": 3 * ALONE_AFTER}
+    with_adapter, steps = generate(wrapped, ONE, **settings), len(short_steps)
+    with wrapped.disable_adapter():
+        without = generate(wrapped, ONE, **settings)
+    assert steps and len(short_steps) == 2 * steps
+    assert with_adapter != without
+    short_steps.clear()
+    with monkeypatch.context() as context:
+        context.setattr(alone, "turning_is_faster", lambda: False)
+        assert generate(wrapped, ONE, **settings) == with_adapter
+    assert not short_steps
+    with torch.no_grad():
+        native.lm_head.weight.neg_()
+    assert generate(wrapped, ONE, **settings) != with_adapter
+
+
+LONG_WAYS: dict[str, dict[str, Any]] = {
+    "two texts": {"rows": slice(None)},
+    "padding": {"rows": slice(0, 1)},
+    "beams": MODES["beam"],
+    "a fixed cache": MODES["static cache"],
+    "what happened on the way": {"output_hidden_states": True, "return_dict_in_generate": True},
+}
+
+
+@pytest.mark.parametrize("options", LONG_WAYS.values(), ids=LONG_WAYS)
+def test_anything_else_goes_the_usual_way(pair: Any, short_steps: list[int], options: dict[str, Any]) -> None:
+    settings = {"rows": ONE, "max_new_tokens": 2 * ALONE_AFTER, **options}
+    rows = settings.pop("rows")
+    found = [
+        model.generate(
+            IDS[rows], attention_mask=MASK[rows], do_sample=False, eos_token_id=None, pad_token_id=0, **settings
+        )
+        for model in pair
+    ]
+    first, second = (getattr(each, "sequences", each) for each in found)
+    assert torch.equal(first, second) and not short_steps
+
+
+# The cache with room
+
+OPERATIONS: dict[str, Callable[[Any], Any]] = {
+    "crop": lambda layer: layer.crop(-2),
+    "repeat": lambda layer: layer.batch_repeat_interleave(2),
+    "select": lambda layer: layer.batch_select_indices(torch.tensor([1, 0])),
+    "reorder": lambda layer: layer.reorder_cache(torch.tensor([1, 1])),
+    "reset": lambda layer: layer.reset(),
+}
+
+
+def tokens(seed: int, count: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, 2, count, 4, generator=generator), torch.randn(rows, 2, count, 4, generator=generator)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_a_layer_with_room_holds_what_transformers_own_holds(operation: Callable[[Any], Any]) -> None:
+    layers = DynamicLayer(), RoomyLayer()
+    for seed, count in enumerate((5, 1, 1, LEAST, 1)):
+        for layer in layers:
+            layer.update(*tokens(seed, count))
+        assert all(torch.equal(getattr(layers[0], name), getattr(layers[1], name)) for name in ("keys", "values"))
+    for layer in layers:
+        operation(layer)
+        rows = layer.keys.shape[0] if layer.is_initialized else 2
+        found = layer.update(*tokens(9, 3, rows))
+        assert found[0] is layer.keys
+    assert all(torch.equal(getattr(layers[0], name), getattr(layers[1], name)) for name in ("keys", "values"))
+
+
+def test_a_token_does_not_move_the_past() -> None:
+    layer = RoomyLayer()
+    layer.update(*tokens(0, 7))
+    place = layer.keys.data_ptr()
+    for seed in range(LEAST):
+        layer.update(*tokens(seed, 1))
+    assert layer.keys.data_ptr() == place and layer.keys.shape[2] == 7 + LEAST
+    layer.update(*tokens(0, 1))
+    assert layer.keys.data_ptr() != place
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_two_texts_go_on_from_one_past(copied: Callable[[Any], Any]) -> None:
+    one = RoomyLayer()
+    one.update(*tokens(0, 4))
+    other = copied(one)
+    first, second = one.update(*tokens(1, 1))[0], other.update(*tokens(2, 1))[0]
+    assert torch.equal(first[:, :, 4:], tokens(1, 1)[0])
+    assert torch.equal(second[:, :, 4:], tokens(2, 1)[0])
+    assert torch.equal(first[:, :, :4], second[:, :, :4])
+
+
+def test_what_was_cropped_stays_as_it_was_for_who_holds_it() -> None:
+    layer = RoomyLayer()
+    held = layer.update(*tokens(0, 4))[0]
+    layer.crop(-1)
+    layer.update(*tokens(1, 1))
+    assert torch.equal(held, tokens(0, 4)[0])
+
+
+def test_keys_with_a_gradient_are_not_written_over() -> None:
+    layer = RoomyLayer()
+    keys, values = tokens(0, 3)
+    layer.update(keys.requires_grad_(), values)
+    found, _ = layer.update(*tokens(1, 1))
+    found.sum().backward()
+    assert keys.grad is not None and bool((keys.grad == 1).all())
+
+
+def test_generate_makes_room(pair: Any) -> None:
+    made = pair[1].generate(IDS[ONE], max_new_tokens=4, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
+    assert {type(layer) for layer in made.past_key_values.layers} == {RoomyLayer}
+    own = DynamicCache(config=pair[1].config)
+    pair[1].generate(IDS[ONE], past_key_values=own, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert {type(layer) for layer in own.layers} == {DynamicLayer}

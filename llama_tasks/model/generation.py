@@ -1,0 +1,173 @@
+"""What transformers' `generate` gets from the native model beside its forward: a cache with room, and a short step for one text.
+
+    room    k k k k k . . . .        keys [B, K, S, C] of a layer; `keys` is the view of those that are there
+
+transformers' dynamic cache copies the whole past for every token; here a token is written behind it, and the past is copied only
+when the room is full, or when another text went on from the same past.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from .alone import ALONE_AFTER, Alone
+
+LEAST = 256  # tokens of room beyond those at hand; a quarter of them where that is more
+
+
+class _Room:
+    """Memory [B, K, S, C] of which the first `filled` places have been written. Never are they written again: a cache that was
+    cropped, or copied without its tensors, finds the places behind its own taken, and moves out."""
+
+    def __init__(self, past: Tensor, new: Tensor) -> None:
+        self.filled = past.shape[-2] if past.numel() else 0
+        end = self.filled + new.shape[-2]
+        self.memory = new.new_empty(*new.shape[:2], end + max(LEAST, end // 4), new.shape[-1])
+        if self.filled:
+            self.memory[:, :, : self.filled] = past
+
+    def holds(self, past: Tensor, more: int) -> bool:
+        """Whether `past` is what has been written here, and `more` places are free."""
+        same = past.data_ptr() == self.memory.data_ptr() and past.shape[:2] == self.memory.shape[:2]
+        return same and past.shape[-2] == self.filled and self.filled + more <= self.memory.shape[-2]
+
+    def add(self, new: Tensor) -> Tensor:
+        """Write behind what is there; the view of all of it."""
+        end = self.filled + new.shape[-2]
+        self.memory[:, :, self.filled : end] = new
+        self.filled = end
+        return self.memory[:, :, :end]
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of transformers' dynamic cache that does not copy the past for every token."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: list[_Room | None] = [None, None]
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, K, S, C] with the new ones [B, K, T, C] behind them."""
+        if key_states.requires_grad or value_states.requires_grad:  # a gradient needs tensors that stay as they are
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = self._add(0, self.keys, key_states), self._add(1, self.values, value_states)
+        return self.keys, self.values
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self._rooms = [None, None]
+
+    def _add(self, which: int, past: Tensor, new: Tensor) -> Tensor:
+        room = self._rooms[which]
+        if room is None or not room.holds(past, new.shape[-2]):
+            room = self._rooms[which] = _Room(past, new)
+        return room.add(new)
+
+
+def make_room(cache: Any) -> None:
+    """Give a new dynamic cache layers with room."""
+    if type(cache) is DynamicCache and not cache.offloading:
+        fresh = [type(layer) is DynamicLayer and not layer.is_initialized for layer in cache.layers]
+        cache.layers = [RoomyLayer() if new else layer for new, layer in zip(fresh, cache.layers, strict=True)]
+
+
+class NativeGenerationMixin(GenerationMixin):
+    """transformers' generation with both."""
+
+    _lone: LoneText | None = None
+
+    def short_step(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Any,
+        position_ids: Tensor | None,
+        cache: Any,
+        others: dict[str, Any],
+    ) -> Tensor | None:
+        """Logits [1, 1, V] of a step within `generate` that the short way can do, else None."""
+        if self._lone is None or torch.compiler.is_compiling():
+            return None
+        return self._lone.step(input_ids, attention_mask, position_ids, cache, others)
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """As transformers has it; a dynamic cache that is made here has room to grow into."""
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        if given is None:
+            make_room(model_kwargs.get("past_key_values"))
+
+    @contextmanager
+    def _optimize_model_for_decode(self) -> Iterator[None]:
+        """Around the steps of `generate`, by transformers' name: a single text has a shorter way."""
+        with super()._optimize_model_for_decode():
+            self._lone = LoneText(self)
+            try:
+                yield
+            finally:
+                self._lone = None
+
+
+class LoneText:
+    """One text of `generate` on the CPU, token by token, by `alone` from its eighth step on; dropped when `generate` returns."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.steps = 0
+        self.alone: Alone | None = None
+
+    def step(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Any,
+        position_ids: Tensor | None,
+        cache: Any,
+        others: dict[str, Any],
+    ) -> Tensor | None:
+        """Logits [1, 1, V] behind the one token of `input_ids` [1, 1]; None where the model has to run as always."""
+        if input_ids is None or input_ids.shape != (1, 1) or not self._is_plain(attention_mask, cache, others):
+            return None
+        self.steps += 1
+        if self.steps == ALONE_AFTER:
+            self.alone = Alone.of(self.model)
+        if self.alone is None:
+            return None
+        body = self.model.model
+        hidden = body.embed_tokens(input_ids[0])
+        if position_ids is None:
+            position_ids = torch.tensor([[cache.get_seq_length()]])
+        cos, sin = (table[0, 0] for table in body.rotary_emb(hidden, position_ids=position_ids))
+        return self.alone.step(hidden, cos, sin, lambda layer, k, v: cache.update(k, v, layer))[None]
+
+    def _is_plain(self, attention_mask: Any, cache: Any, others: dict[str, Any]) -> bool:
+        model, config = self.model, self.model.config
+        if model.training or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+            return False
+        if config._attn_implementation != "sdpa" or config.output_attentions or config.output_hidden_states:
+            return False
+        if any(value is not None and value is not False for value in others.values()):
+            return False
+        if not _remembers_all(cache):
+            return False
+        return attention_mask is None or (attention_mask.dim() == 2 and bool(attention_mask.all()))
+
+
+def _remembers_all(cache: Any) -> bool:
+    """A dynamic cache of the whole past, here and in full precision."""
+    if not isinstance(cache, Cache) or type(cache) is not DynamicCache or cache.offloading:
+        return False
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
