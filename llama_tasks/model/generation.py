@@ -89,18 +89,9 @@ class NativeGenerationMixin(GenerationMixin):
 
     _lone: LoneText | None = None
 
-    def short_step(
-        self,
-        input_ids: Tensor | None,
-        attention_mask: Any,
-        position_ids: Tensor | None,
-        cache: Any,
-        others: dict[str, Any],
-    ) -> Tensor | None:
-        """Logits [1, 1, V] of a step within `generate` that the short way can do, else None."""
-        if self._lone is None or torch.compiler.is_compiling():
-            return None
-        return self._lone.step(input_ids, attention_mask, position_ids, cache, others)
+    def short_step(self, *asked: Any) -> Tensor | None:
+        """Logits [1, 1, V] of a step within `generate` that the short way can do (`LoneText.step`), else None."""
+        return None if self._lone is None or torch.compiler.is_compiling() else self._lone.step(*asked)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any
