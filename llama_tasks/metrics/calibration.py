@@ -60,9 +60,10 @@ class CalibrationError:
                 "scored with `scoring: likelihood`"
             )
         values = list(choices.values())
-        if not all(map(math.isfinite, values)):
-            raise MetricError(f"{self.name}: row {index} has a log-likelihood that is not finite: {dict(choices)}")
         top = max(values)
+        # Minus infinity is a choice that the model holds for impossible; only all of them together are no distribution.
+        if not math.isfinite(top) or any(map(math.isnan, values)):
+            raise MetricError(f"{self.name}: row {index} has log-likelihoods that are no distribution: {dict(choices)}")
         return math.exp(choices[prediction] - top) / sum(math.exp(value - top) for value in values)
 
 

@@ -68,12 +68,17 @@ def words(text: str) -> list[str]:
     """Lower-cased words of any language: runs of letters, marks and digits; an unspaced character is a word.
 
     "Über 3,5 km" -> über 3 5 km;  "GDP增长5.2%" -> gdp 增 长 5 2;  "हिन्दी" -> one word, with its vowel signs
+
+    Characters that only shape what stands around them (soft hyphen, joiners, marks of direction) are left out, as they do not
+    part words (UAX #29, WB4); the zero-width space does.
     """
     return "".join(map(_spread, text.lower())).split()
 
 
 @lru_cache(maxsize=1 << 16)
 def _spread(char: str) -> str:
+    if unicodedata.category(char) == "Cf" and char != "\u200b":
+        return ""
     if not (char.isalnum() or unicodedata.category(char).startswith("M")):
         return " "
     return f" {char} " if unspaced(char) else char

@@ -42,6 +42,7 @@ def test_bins_equal_sklearn(bins):
         ([{"a": 0.0, "b": 0.0}], [["a"]], 50),  # half sure, right
         ([{"a": 0.0, "b": -800.0}], [["a"]], 0),
         ([{"a": 0.0, "b": -800.0}], [["b"]], 100),
+        ([{"a": -3.0, "b": -math.inf}], [["a"]], 0),  # impossible is a probability too
         ([{"a": -1000.0, "b": -1000.0}] * 2, [["a"], ["b"]], 0),  # half sure, right in half the cases
         ([{"a": math.log(3), "b": 0.0}] * 2, [["a"], ["b"]], 25),
     ],
@@ -60,7 +61,10 @@ def test_golden(choices, references, expected):
         ([], "1 predictions but choices for 0 rows"),
         ([None], "row 0 has no log-likelihood of its prediction 'a'"),
         ([{"b": 0.0}], "row 0 has no log-likelihood of its prediction 'a'"),
-        ([{"a": float("nan")}], "row 0 has a log-likelihood that is not finite"),
+        ([{"a": float("nan")}], "row 0 has log-likelihoods that are no distribution"),
+        ([{"a": 0.0, "b": float("nan")}], "row 0 has log-likelihoods that are no distribution"),
+        ([{"a": -math.inf, "b": -math.inf}], "row 0 has log-likelihoods that are no distribution"),
+        ([{"a": math.inf, "b": 0.0}], "row 0 has log-likelihoods that are no distribution"),
     ],
 )
 def test_refusals(choices, message):

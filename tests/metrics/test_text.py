@@ -33,6 +33,9 @@ def test_base_language(lang, expected):
         ("コーヒー・カップ", ["コ", "ー", "ヒ", "ー", "カ", "ッ", "プ"]),
         ("안녕 세계", ["안녕", "세계"]),
         ("don't", ["don", "t"]),
+        ("Donau\u00addampf", ["donaudampf"]),  # soft hyphen
+        ("می\u200cخواهم", ["میخواهم"]),  # zero-width non-joiner
+        ("\u200fشكرا\u200e \ufeffbon\u200bjour", ["شكرا", "bon", "jour"]),  # only the zero-width space parts
         ("，。！ \n", []),
         ("", []),
     ],
