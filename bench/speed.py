@@ -8,7 +8,7 @@ Pairs in turn (A B A B), each run one epoch of synthetic examples in a process o
 buffers are made, are left out. The ratio is that of the medians. Rows join those in the output file, or replace their like.
 
 Peers: `trainer`, transformers' LlamaForCausalLM with peft's LoRA under Trainer, length-grouped, `sdpa`, fused AdamW, autocast for
-bf16; beside it both sides run with batches of 2,048 and of 512 tokens, and of each the better one counts. `trl`: SFTTrainer with
+bf16; beside it both sides run with batches of 2,048, 1,024 and 512 tokens, and of each the best one counts. `trl`: SFTTrainer with
 packing. `bf16`: the native model itself in bf16, beside one in nf4.
 """
 
@@ -28,7 +28,7 @@ import results
 from workloads import TOKENS, WORKLOADS, save_model
 
 BATCH = 2048
-SMALL = 512  # the other batch, beside Trainer
+SMALLER = (1024, 512)  # the other batches, beside Trainer
 PEERS = ("trainer", "trl", "bf16")
 SETTING = ("shape", "workload", "dtype")
 
@@ -82,15 +82,17 @@ def work(who: str, model: str, shape: str, workload: str, dtype: str, batch: int
 def measure(peers: list[str], repeats: int, batch: int, setting: dict[str, Any]) -> dict[str, Any]:
     """One row: whether both sides compute the same, then native and peers in turn, with their ratios."""
     turns = [("native", batch)] if peers else []
-    if "trainer" in peers and batch > SMALL:
-        turns += [("native", SMALL), ("trainer", SMALL)]
+    if "trainer" in peers:
+        turns += [(name, size) for size in SMALLER if size < batch for name in ("native", "trainer")]
     turns += [(peer, batch) for peer in peers]
     runs: dict[str, list[dict[str, Any]]] = {f"{name} {size}": [] for name, size in turns}
     with tempfile.TemporaryDirectory() as folder:
         save_model(setting["shape"], Path(folder))
         row: dict[str, Any] = {**{name: setting[name] for name in SETTING}, "peers": peers}
         # Prefixes by a small batch: padded rows, with logits of every token, would need 20 GB at the 135M shape.
-        row["check_fp32"] = start("check", min(batch, SMALL) if setting["workload"] == "5q" else batch, folder, setting)
+        row["check_fp32"] = start(
+            "check", min(batch, min(SMALLER)) if setting["workload"] == "5q" else batch, folder, setting
+        )
         for _ in range(repeats):
             for name, size in turns:
                 runs[f"{name} {size}"].append(start(name, size, folder, setting))

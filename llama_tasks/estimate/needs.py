@@ -4,7 +4,8 @@ Memory of one process at the worst moment of a step, with T tokens in the heavie
 H hidden, I intermediate and K key-value width, L layers, r the rank of LoRA, b bytes a number:
 
     saved by a layer    b T (7 H + 4 I + 2 K + 7 r)      its two norms' inputs and outputs, q, k, v, what attention gives, gate,
-                                                          up, silu(gate), their product; x A^T of the seven layers of LoRA
+                                                          up, silu(gate), their product; x A^T of the seven layers of LoRA;
+                                                          b for each weight of attention, where a CPU keeps them
     saved in all        (L - 1) layers; the last one keeps K and V of T tokens, the rest of N; N H for the loss
     recomputed          with gradient checkpointing b T H a layer, and one layer in full
     logits              a chunk of them (loss.rows_per_chunk), never all; beside a teacher's, six times that
@@ -32,13 +33,14 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.estimate.devices import Device
 from llama_tasks.estimate.shape import Shape, frozen_bytes, shape_of, size_of
 from llama_tasks.model.alone import SHORT
+from llama_tasks.model.attention_products import weights_kept
 from llama_tasks.model.loss import rows_per_chunk
 from llama_tasks.model.modeling_native_llama import READS_AT_MOST
 from llama_tasks.model.products import turning_is_faster
 from llama_tasks.packing.plan import families_of
 from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
 from llama_tasks.score import LOGITS
-from llama_tasks.supervise.preflight import answered_together, heaviest
+from llama_tasks.supervise.preflight import answered_together, heaviest, with_weights_kept
 from llama_tasks.tokens import Tokens
 from llama_tasks.train.optimizers import make_optimizer
 
@@ -56,13 +58,14 @@ TAUGHT = 6  # tensors as large as a chunk of logits that distillation holds at o
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The heaviest batch: tokens, those that the last layer is computed for, those with loss, and how many more attention lays
-    out where prefixes are shared."""
+    """The heaviest batch: tokens, those that the last layer is computed for, those with loss, how many more attention lays
+    out where prefixes are shared, and the lengths of documents like its own where none are."""
 
     tokens: int
     read: int
     targets: int
     laid_out: int = 0
+    lengths: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +109,16 @@ def batch_of(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     made = heaviest_batch(tokens, config)
     families, share = families_of(tokens, config)
     more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if share else 0.0
-    return dataclasses.replace(made, laid_out=int(more * made.tokens))
+    return dataclasses.replace(made, laid_out=int(more * made.tokens), lengths=() if share else made.lengths)
 
 
 def heaviest_batch(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     """The heaviest batch of the training rows."""
     made = heaviest(tokens, config.tokens_per_batch)
     read = made.num_targets if made.num_targets <= READS_AT_MOST * made.num_tokens else made.num_tokens
-    return Batch(made.num_tokens, read, made.num_targets)
+    # Of the batches that a pre-flight tries, the one whose attention keeps more.
+    documents = heaviest(shorter, config.tokens_per_batch) if (shorter := with_weights_kept(tokens)) else made
+    return Batch(made.num_tokens, read, made.num_targets, lengths=tuple(documents.cu_seq_lens.diff().tolist()))
 
 
 def answers_of(dataset: Dataset, recipe: Recipe, vocabulary: int) -> Answers:
@@ -159,7 +164,10 @@ def memory(
         teacher=_teacher(recipe, batch, device),
         gradients=trained // spread,
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
-        activations=int(held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)),
+        activations=int(
+            held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)
+            + (HELD[device] * attention_weights(recipe.train, shape, batch, kept) if device == "cpu" else 0)
+        ),
         logits=chunk + whole_head,
         backward=3 * kept * batch.tokens * config.intermediate_size + unpacked,
         evaluation=_evaluation(shape, answers, size, loose, device) + unpacked,
@@ -211,7 +219,7 @@ def largest_batch(recipe: Recipe, shape: Shape, batch: Batch, device: str, room:
     """The largest power of two that `train.tokens_per_batch` may be within `room` bytes, or None where no batch fits."""
     part = {"read": batch.read / batch.tokens, "targets": batch.targets / batch.tokens}
     for size in (2**i for i in range(20, 6, -1)):
-        tried = Batch(size, int(size * part["read"]), int(size * part["targets"]))
+        tried = Batch(size, int(size * part["read"]), int(size * part["targets"]), lengths=batch.lengths)
         if memory(recipe, shape, tried, device, spread).peak <= room:
             return size
     return None
@@ -235,6 +243,16 @@ def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     last = batch.read * layer + (0 if batch.read == batch.tokens else batch.tokens * (hidden + 2 * narrow))
     shared = layers * batch.laid_out * 2 * narrow  # keys and values of a prefix, once for each that continues it
     return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden + shared)
+
+
+def attention_weights(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
+    """Bytes of the weights that a CPU's attention keeps for the backward pass; the last layer's queries are too few to."""
+    if not batch.lengths:
+        return 0
+    heads, layers = shape.config.num_attention_heads, shape.config.num_hidden_layers
+    layers = 1 if config.gradient_checkpointing else layers if batch.read == batch.tokens else layers - 1
+    a_token = sum(weights_kept(length, size) for length in batch.lengths) / sum(batch.lengths)
+    return int(size * heads * layers * batch.tokens * a_token)
 
 
 def _evaluation(shape: Shape, answers: Answers, size: int, loose: float, device: str) -> int:

@@ -1,8 +1,19 @@
 """Causal attention of a rectangle of documents, by whichever way is fastest on the device.
 
-torch's fused attention (SDPA) is the rule. On CPUs that multiply bfloat16 in hardware it is slow for it: its backward pass took 6
-to 9 times as long as plain batched products (documents of 44 tokens), 2 to 3 times at 460. There, scores are written out, in
-the precision of transformers' eager attention: products in bfloat16, softmax over float32 sums.
+torch's fused attention (SDPA) is the rule. In training on CPUs it is slow in its backward pass, which makes every weight again
+by many small products. Two kinds of processor write the scores out instead, as products that all heads and documents share:
+
+- those that multiply bfloat16 in hardware, in bfloat16: SDPA's backward pass took 6 to 9 times as long (documents of 44
+  tokens), 2 to 3 times at 460. The scores of a document are one product, in the precision of transformers' eager attention:
+  products in bfloat16, softmax over float32 sums.
+- AMD processors without AVX-512, in float32, for documents of `LONG` to `LONGEST` tokens: 0.62 to 0.82 of SDPA's time. Queries
+  go in blocks of `BLOCK`, so that most of what no query sees is never computed:
+
+        queries  0-63      ->  keys 0-63
+                 64-127    ->  keys 0-127
+                 128-191   ->  keys 0-191
+
+Weights are kept for the backward pass as far as `KEPT` of them a query allow; those of later blocks are made again.
 
 Shapes: N documents, L query and S key slots, H query heads, K key/value heads of G = H / K queries, C channels.
 """
@@ -17,25 +28,54 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-LONGEST = 1024  # keys; beyond, the scores of a document would be the largest thing in memory
-KEPT = 256  # keys; beyond, the backward pass makes the weights again instead of keeping them
+from .products import is_amd_without_avx512
+
+LONG, LONGEST = (
+    128,
+    1024,
+)  # tokens: below, blocks gain nothing; above, scores are the largest thing in memory, and SDPA is as fast
+BLOCK = 64  # queries; 48 to 96 take the same time
+KEPT = 384  # weights for each query, on average over a document
 
 
 def causal_attention(
     q_NLHC: Tensor, k_NSKC: Tensor, v_NSKC: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
     """[N, L, H, C]. `mask` bool [N, 1, L, S] says who is seen; None (then S = L): everyone not later."""
-    if dropout == 0.0 and k_NSKC.shape[1] <= LONGEST and _multiplies_bfloat16(q_NLHC):
-        return _Products.apply(q_NLHC, k_NSKC, v_NSKC, mask, scaling)
-    out_NHLC = F.scaled_dot_product_attention(
+    if dropout == 0.0 and (block := _block(q_NLHC, k_NSKC.shape[1], mask)):
+        return _Products.apply(q_NLHC, k_NSKC, v_NSKC, mask, scaling, block)
+    out_NLHC = F.scaled_dot_product_attention(
         q_NLHC.transpose(1, 2), k_NSKC.transpose(1, 2), v_NSKC.transpose(1, 2), attn_mask=mask, dropout_p=dropout,
         is_causal=mask is None, scale=scaling, enable_gqa=q_NLHC.shape[2] != k_NSKC.shape[2],
     )  # fmt: skip
-    return out_NHLC.transpose(1, 2)
+    return out_NLHC.transpose(1, 2)
+
+
+def weights_kept(length: int, size: int) -> int:
+    """Weights of each head that training keeps of a document of so many tokens on this CPU, in numbers of `size` bytes."""
+    if size == 2 and _cpu_multiplies_bfloat16() and length <= LONGEST:
+        return sum(_kept(length, length))
+    return sum(_kept(length, BLOCK)) if size == 4 and _gains_by_blocks(length) else 0
+
+
+def _block(q_NLHC: Tensor, n_keys: int, mask: Tensor | None) -> int:
+    """Queries of a block, or 0 where SDPA is the faster way."""
+    if q_NLHC.device.type != "cpu" or torch.compiler.is_compiling():
+        return 0
+    length = q_NLHC.shape[1]
+    if _multiplies_bfloat16(q_NLHC):
+        return length if n_keys <= LONGEST else 0
+    # Without a gradient SDPA is as fast, and gives the bits that transformers' LLaMA gives.
+    learns = torch.is_grad_enabled() and q_NLHC.requires_grad and q_NLHC.dtype == torch.float32
+    return BLOCK if mask is None and learns and _gains_by_blocks(length) else 0
+
+
+def _gains_by_blocks(length: int) -> bool:
+    return LONG <= length <= LONGEST and is_amd_without_avx512()
 
 
 def _multiplies_bfloat16(x: Tensor) -> bool:
-    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and _cpu_multiplies_bfloat16()
+    return x.dtype == torch.bfloat16 and _cpu_multiplies_bfloat16()
 
 
 @cache
@@ -44,59 +84,93 @@ def _cpu_multiplies_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def _spans(length: int, block: int) -> list[tuple[int, int]]:
+    """The first query of each block, and the one behind its last."""
+    return [(start, min(length, start + block)) for start in range(0, length, block)]
+
+
+def _kept(length: int, block: int, n_keys: int | None = None) -> list[int]:
+    """Weights of each head that the first blocks keep, one number a block, as many blocks as the room allows."""
+    kept: list[int] = []
+    for start, end in _spans(length, block):
+        weights = (end - start) * (n_keys or end)
+        if sum(kept) + weights > KEPT * length:
+            break
+        kept.append(weights)
+    return kept
+
+
 class _Products(torch.autograd.Function):
     """w = softmax(scale q k^T), o = w v;   dv = w^T do,  ds = w (do v^T - sum(w do v^T)),  dq = scale ds k,  dk = scale ds^T q.
 
-    Every matrix is [N K, G L or S, ...]: queries that share keys are rows of one product, and no key is repeated.
+    Every matrix is [N K, L G or S, ...], of a block its rows and the keys that it sees: queries that share keys are rows of
+    one product, and no key is repeated.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, q_NLHC: Tensor, k_NSKC: Tensor, v_NSKC: Tensor, mask: Tensor | None, scaling: float
+        ctx: Any, q_NLHC: Tensor, k_NSKC: Tensor, v_NSKC: Tensor, mask: Tensor | None, scaling: float, block: int
     ) -> Tensor:
-        n, length, _, channels = q_NLHC.shape
-        keys = k_NSKC.shape[2]
-        q = (
-            (q_NLHC * scaling)
-            .view(n, length, keys, -1, channels)
-            .permute(0, 2, 3, 1, 4)
-            .reshape(n * keys, -1, channels)
-        )
-        k, v = (x.transpose(1, 2).reshape(n * keys, -1, channels) for x in (k_NSKC, v_NSKC))
-        ctx.shape, ctx.scaling, ctx.mask = (n, length, keys), scaling, mask
-        weights = _weights(q, k, mask, ctx.shape)
-        ctx.save_for_backward(q, k, v, weights if k.shape[1] <= KEPT else None)
-        return _tokens_first(torch.bmm(weights, v), ctx.shape)
+        (n, length, _, channels), (_, n_keys, heads, _) = q_NLHC.shape, k_NSKC.shape
+        q = _rows(q_NLHC, heads, scaling)
+        k, v = (x.transpose(1, 2).reshape(n * heads, n_keys, channels) for x in (k_NSKC, v_NSKC))
+        out_NLHC = torch.empty_like(q_NLHC, memory_format=torch.contiguous_format)
+        n_kept = len(_kept(length, block, None if mask is None else n_keys))
+        kept: list[Tensor] = []
+        for start, end in _spans(length, block):
+            weights = _weights(q, k, mask, (n, heads, length), start, end)
+            out = torch.bmm(weights, v[:, : weights.shape[-1]])
+            _by_keys(out_NLHC, heads)[:, :, start:end] = out.view(n, heads, end - start, -1, channels)
+            if len(kept) < n_kept:
+                kept.append(weights)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.shape, ctx.mask, ctx.scaling, ctx.block = (n, heads, length), mask, scaling, block
+        return out_NLHC
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_NLHC: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, weights = ctx.saved_tensors
-        n, length, keys = ctx.shape
-        channels = q.shape[-1]
-        weights = _weights(q, k, ctx.mask, ctx.shape) if weights is None else weights
-        grad = grad_NLHC.reshape(n, length, keys, -1, channels).permute(0, 2, 3, 1, 4).reshape(n * keys, -1, channels)
-        dv = torch.bmm(weights.transpose(1, 2), grad)
-        ds = torch._softmax_backward_data(torch.bmm(grad, v.transpose(1, 2)), weights, -1, weights.dtype)
-        dq = _tokens_first(torch.bmm(ds, k).mul_(ctx.scaling), ctx.shape)
-        dk = torch.bmm(ds.transpose(1, 2), q)
-        dk_NSKC, dv_NSKC = (x.view(n, keys, -1, channels).transpose(1, 2) for x in (dk, dv))
-        return dq, dk_NSKC, dv_NSKC, None, None
+        q, k, v, *kept = ctx.saved_tensors
+        n, heads, length = ctx.shape
+        groups, channels = q.shape[1] // length, q.shape[2]
+        grad = _rows(grad_NLHC, heads)
+        dq_NLHC = torch.empty_like(grad_NLHC, memory_format=torch.contiguous_format)
+        dk, dv = torch.zeros_like(k), torch.zeros_like(v)
+        for i, (start, end) in enumerate(_spans(length, ctx.block)):
+            weights = kept[i] if i < len(kept) else _weights(q, k, ctx.mask, ctx.shape, start, end)
+            rows, seen = slice(start * groups, end * groups), slice(weights.shape[-1])
+            dv[:, seen].baddbmm_(weights.transpose(1, 2), grad[:, rows])
+            ds = torch.bmm(grad[:, rows], v[:, seen].transpose(1, 2))
+            torch._softmax_backward_data(ds, weights, -1, weights.dtype, grad_input=ds)
+            dq = torch.bmm(ds, k[:, seen]).view(n, heads, end - start, groups, channels)
+            torch.mul(dq, ctx.scaling, out=_by_keys(dq_NLHC, heads)[:, :, start:end])
+            dk[:, seen].baddbmm_(ds.transpose(1, 2), q[:, rows])
+        dk_NSKC, dv_NSKC = (x.view(n, heads, -1, channels).transpose(1, 2) for x in (dk, dv))
+        return dq_NLHC, dk_NSKC, dv_NSKC, None, None, None
 
 
-def _weights(q: Tensor, k: Tensor, mask: Tensor | None, shape: tuple[int, int, int]) -> Tensor:
-    """Softmax of the scores of what is seen, [N K, G L, S]."""
-    n, length, keys = shape
-    scores = torch.bmm(q, k.transpose(1, 2))
-    slots = scores.view(n, keys, -1, length, k.shape[1])
+def _weights(q: Tensor, k: Tensor, mask: Tensor | None, shape: tuple[int, int, int], start: int, end: int) -> Tensor:
+    """Softmax of the scores of what the queries from `start` to `end` see, [N K, (end - start) G, S or `end` keys]."""
+    n, heads, length = shape
+    groups = q.shape[1] // length
+    seen = end if mask is None else k.shape[1]
+    scores = torch.bmm(q[:, start * groups : end * groups], k[:, :seen].transpose(1, 2))
+    slots = scores.view(n, heads, end - start, groups, seen)
     if mask is None:
-        slots += torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1)
+        later = torch.full((end - start, end - start), -torch.inf, dtype=q.dtype).triu(1)
+        slots[..., start:] += later[:, None]
     else:
-        slots.masked_fill_(~mask[:, :, None], -torch.inf)
-    return scores.softmax(-1)
+        slots.masked_fill_(~mask[:, :, start:end, None], -torch.inf)
+    return torch.softmax(scores, -1, out=scores)
 
 
-def _tokens_first(x: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """[N K, G L, C] -> [N, L, H, C]."""
-    n, length, keys = shape
-    return x.view(n, keys, -1, length, x.shape[-1]).permute(0, 3, 1, 2, 4).flatten(2, 3)
+def _rows(x_NLHC: Tensor, heads: int, scaling: float = 1.0) -> Tensor:
+    """A copy, times `scaling`, in which queries that share keys are rows of one matrix: [N K, L G, C]."""
+    found = _by_keys(x_NLHC, heads)
+    rows = torch.mul(found, scaling, out=torch.empty(found.shape, dtype=found.dtype))
+    return rows.view(found.shape[0] * heads, -1, found.shape[-1])
+
+
+def _by_keys(x_NLHC: Tensor, heads: int) -> Tensor:
+    """The same memory as [N, K, L, G, C]."""
+    return x_NLHC.unflatten(2, (heads, -1)).transpose(1, 2)

@@ -104,9 +104,14 @@ def _onednn_is_faster() -> bool:
     )
 
 
-@cache
 def turning_is_faster() -> bool:
     """Whether float32 products of few rows gain by another layout: AMD processors without AVX-512."""
+    return is_amd_without_avx512()
+
+
+@cache
+def is_amd_without_avx512() -> bool:
+    """A processor of the kind on which MKL's other ways were measured."""
     return _is_amd() and not _has_avx512() and torch.backends.mkl.is_available()
 
 

@@ -21,6 +21,7 @@ from llama_tasks import checkpoint, evaluation, files, parallel
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.generate.slots import HELD
+from llama_tasks.model.attention_products import LONGEST
 from llama_tasks.packing import Batch, Family, collate
 from llama_tasks.recipe import Recipe, Suite, TrainConfig
 from llama_tasks.score import score_text
@@ -49,7 +50,7 @@ def preflight(folder: Path, recipe: Recipe, dataset: Dataset, training: Training
     """
     tokens, size = dataset.train.tokens, recipe.train.tokens_per_batch
     with _undisturbed(training):
-        starved = _starved(training, lambda: training.rehearse(heaviest(tokens, size)))
+        starved = _starved(training, lambda: _rehearse(training, tokens, size))
         if starved:
             began = f"The longest batch ({size:,} tokens) does not fit the memory{_of(starved, training)}"
             raise OutOfMemory(began + _training_advice(recipe, tokens, training, guess))
@@ -75,8 +76,8 @@ def check_space(folder: Path, training: Training) -> None:
 
 
 def heaviest(tokens: Sequence[Tokens], tokens_per_batch: int) -> Batch:
-    """The longest examples as one batch, as many as it holds: none of examples that share no prefix needs more memory (families
-    may be laid out at up to `plan.LAID_OUT` times as many tokens in attention)."""
+    """The longest examples as one batch, as many as it holds: none of examples that share no prefix has more tokens (families
+    may be laid out at up to `plan.LAID_OUT` times as many in attention)."""
     chosen: list[Tokens] = []
     room = tokens_per_batch
     for item in sorted(tokens, key=lambda item: -len(item.input_ids)):
@@ -84,6 +85,19 @@ def heaviest(tokens: Sequence[Tokens], tokens_per_batch: int) -> Batch:
             chosen.append(item)
             room -= len(item.input_ids)
     return collate([Family((item,)) for item in chosen])
+
+
+def with_weights_kept(tokens: Sequence[Tokens]) -> list[Tokens]:
+    """The examples whose attention may keep its weights for the backward pass, where longer ones do not: a batch of them may
+    need more memory than one of the longest."""
+    return [item for item in tokens if len(item.input_ids) <= LONGEST]
+
+
+def _rehearse(training: Training, tokens: Sequence[Tokens], tokens_per_batch: int) -> None:
+    """A step with each batch that may be the heaviest; the same batches on all processes, whatever their processors."""
+    training.rehearse(heaviest(tokens, tokens_per_batch))
+    if 0 < len(shorter := with_weights_kept(tokens)) < len(tokens):
+        training.rehearse(heaviest(shorter, tokens_per_batch))
 
 
 def evaluate(recipe: Recipe, dataset: Dataset, training: Training, tokens_per_batch: int) -> None:
@@ -197,7 +211,7 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
         while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
             size = config.tokens_per_batch >> halvings
             # A quarter to spare: memory is not laid out the same twice.
-            if not _starved(training, partial(training.rehearse, heaviest(tokens, size + size // 4))):
+            if not _starved(training, partial(_rehearse, training, tokens, size + size // 4)):
                 keys = [f"train.tokens_per_batch={size}",
                         f"train.gradient_accumulation_steps={config.gradient_accumulation_steps << halvings}"]  # fmt: skip
                 keys = (keys if halvings else []) + (["train.gradient_checkpointing=true"] if checkpointing else [])
