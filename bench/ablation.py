@@ -96,6 +96,7 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
     "head, loss and gradient in one": [(modeling, "sum_of_losses", plain_loss)],
     "LoRA of several layers at once": [(modeling, "project", lambda x, *layers: tuple(layer(x) for layer in layers))],
     "bf16 attention by products": [(attention_products, "_multiplies_bfloat16", lambda x: False)],
+    "long documents by blocks of products": [(attention_products, "_gains_by_blocks", lambda length: False)],
     "float32 products by oneDNN": [(products, "_onednn_is_faster", lambda: False)],
     "norm with its gradient": [(modeling.NativeLlamaRMSNorm, "forward", plain_norm)],
     PREFIXES: [],
@@ -110,6 +111,8 @@ def applies(name: str, workload: str, dtype: str) -> bool:
         return workload == "5q"
     if name == "bf16 attention by products":
         return dtype != "fp32" and attention_products._cpu_multiplies_bfloat16()
+    if name == "long documents by blocks of products":
+        return dtype == "fp32" and workload in ("170+4", "419+41") and products.is_amd_without_avx512()
     return name != "float32 products by oneDNN" or (dtype == "fp32" and products._onednn_is_faster())
 
 

@@ -19,7 +19,7 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.estimate import devices, forecast, planning
 from llama_tasks.estimate import needs as estimate
 from llama_tasks.estimate.shape import frozen_bytes, shape_of
-from llama_tasks.model import NativeLlamaForCausalLM
+from llama_tasks.model import NativeLlamaForCausalLM, attention_products
 from llama_tasks.packing import Family, collate
 from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe, TrainConfig, load_recipe
 from llama_tasks.tokens import Tokens
@@ -39,9 +39,9 @@ def recipe(config: dict, adapter: dict | None, **train: object) -> Recipe:
     return Recipe(task="text", base=BaseConfig(config=config, dtype="float32"), adapter=adapter, train=settings)
 
 
-def saved_bytes(model: NativeLlamaForCausalLM, responses: int) -> int:
-    """What autograd saves over the forward pass of ten examples of 100 tokens, weights left out."""
-    items = [Tokens(str(i), list(range(5, 105)), 100 - responses) for i in range(10)]
+def saved_bytes(model: NativeLlamaForCausalLM, responses: int, length: int = 100) -> int:
+    """What autograd saves over the forward pass of some examples, 1,000 tokens in all, weights left out."""
+    items = [Tokens(str(i), list(range(5, 5 + length)), length - responses) for i in range(1000 // length)]
     batch = collate([Family((item,)) for item in items])
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -63,6 +63,26 @@ def test_activations_are_what_autograd_saves(adapter: dict | None, responses: in
     read = 10 * responses if responses == 10 else 1000
     formula = estimate.saved(asked.train, shape_of(asked), estimate.Batch(1000, read, 10 * responses), 4)
     assert formula == pytest.approx(saved_bytes(model, responses), rel=0.06)
+
+
+@pytest.mark.parametrize("by_blocks", [False, True])
+def test_weights_that_attention_keeps_are_counted(monkeypatch: pytest.MonkeyPatch, by_blocks: bool) -> None:
+    monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: by_blocks)
+    asked = recipe(SMALL, {"r": 8})
+    model = adapters.attach(adapters.new_model(SMALL), {"r": 8}, BaseConfig()).train()
+    batch = estimate.Batch(1000, 100, 100, lengths=(250, 250))
+    found = estimate.attention_weights(asked.train, shape_of(asked), batch, 4)
+    assert (found > 0) == by_blocks
+    formula = found + estimate.saved(asked.train, shape_of(asked), batch, 4)
+    assert formula == pytest.approx(saved_bytes(model, 25, 250), rel=0.06)
+
+
+def test_the_estimate_knows_the_batch_that_keeps_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of the longest examples, weights of those short enough to keep them."""
+    monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: True)
+    items = [Tokens(str(i), [5] * length, length - 5) for i, length in enumerate((2000, 900, 900, 40))]
+    batch = estimate.heaviest_batch(items, TrainConfig(tokens_per_batch=2048))
+    assert (batch.tokens, batch.lengths) == (2040, (900, 900, 40))
 
 
 def test_parameters_are_those_of_the_model() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from llama_tasks.model import attention_products
 from llama_tasks.model.attention_packed import Documents, PackedLayout, Rectangle
 
 LENGTHS = [5, 1, 17, 30, 2, 16, 1, 9]
@@ -46,8 +47,14 @@ def test_packed_equals_one_document_at_a_time(make_pair: Any, attn: str, fields:
     torch.testing.assert_close(by_positions, alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("by_blocks", [False, True])
 @pytest.mark.parametrize("skip_logits", [False, True])
-def test_loss_and_gradients_equal_one_document_at_a_time(pair: Any, skip_logits: bool) -> None:
+def test_loss_and_gradients_equal_one_document_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, pair: Any, skip_logits: bool, by_blocks: bool
+) -> None:
+    monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: by_blocks)
+    monkeypatch.setattr(attention_products, "LONG", 10)
+    monkeypatch.setattr(attention_products, "BLOCK", 4)
     reference, native = pair
     ids = row()
     count = sum(length - 1 for length in LENGTHS)

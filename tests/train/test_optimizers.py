@@ -13,7 +13,9 @@ from loops import CONFIG, ONE_STEP, assert_resumes_exactly, training
 from llama_tasks import checkpoint
 from llama_tasks.errors import RecipeError
 from llama_tasks.packing import collate
-from llama_tasks.supervise.preflight import _undisturbed
+from llama_tasks.supervise import preflight
+from llama_tasks.supervise.preflight import _rehearse, _undisturbed
+from llama_tasks.tokens import Tokens
 
 #: name: (class, settings, what the settings must have become)
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
@@ -73,6 +75,20 @@ def test_a_rehearsal_leaves_no_trace(name: str) -> None:
     list(rehearsed.run())
     expected, found = checkpoint.trained_weights(plain), checkpoint.trained_weights(rehearsed)
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_batch_that_may_need_more_than_the_longest_is_tried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention keeps weights of examples up to a length: the fullest batch of those is rehearsed, if longer ones exist."""
+    run, tried = training(), []
+    monkeypatch.setattr(run, "rehearse", lambda batch: tried.append(batch.cu_seq_lens.diff().tolist()))
+    tokens = [Tokens(str(i), [5] * n, 2) for i, n in enumerate((50, 20, 8, 20, 12))]
+    _rehearse(run, tokens, 60)
+    assert tried == [[50, 8]]
+    monkeypatch.setattr(preflight, "LONGEST", 30)
+    _rehearse(run, tokens, 60)
+    assert tried[1:] == [[50, 8], [20, 20, 12, 8]]
+    _rehearse(run, tokens[:1], 60)
+    assert tried[3:] == [[50]]
 
 
 def test_the_weights_of_a_schedule_free_run_are_its_average() -> None:
