@@ -30,10 +30,8 @@ from torch.nn import functional as F
 
 from .products import is_amd_without_avx512
 
-LONG, LONGEST = (
-    128,
-    1024,
-)  # tokens: below, blocks gain nothing; above, scores are the largest thing in memory, and SDPA is as fast
+LONG = 128  # tokens; below, blocks gain nothing
+LONGEST = 1024  # tokens; above, scores would be the largest thing in memory, and SDPA is as fast as blocks
 BLOCK = 64  # queries; 48 to 96 take the same time
 KEPT = 384  # weights for each query, on average over a document
 
