@@ -96,7 +96,7 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
     "head, loss and gradient in one": [(modeling, "sum_of_losses", plain_loss)],
     "LoRA of several layers at once": [(modeling, "project", lambda x, *layers: tuple(layer(x) for layer in layers))],
     "bf16 attention by products": [(attention_products, "_multiplies_bfloat16", lambda x: False)],
-    "long documents by blocks of products": [(attention_products, "_gains_by_blocks", lambda length: False)],
+    "long documents by blocks of products": [(attention_products, "IN_BLOCKS", range(0))],
     "float32 products by oneDNN": [(products, "_onednn_is_faster", lambda: False)],
     "norm with its gradient": [(modeling.NativeLlamaRMSNorm, "forward", plain_norm)],
     PREFIXES: [],

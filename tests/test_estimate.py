@@ -70,19 +70,26 @@ def test_weights_that_attention_keeps_are_counted(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: by_blocks)
     asked = recipe(SMALL, {"r": 8})
     model = adapters.attach(adapters.new_model(SMALL), {"r": 8}, BaseConfig()).train()
-    batch = estimate.Batch(1000, 100, 100, lengths=(250, 250))
-    found = estimate.attention_weights(asked.train, shape_of(asked), batch, 4)
+    tokens = [Tokens(str(i), [5] * 250, 225) for i in range(4)]
+    batch = estimate.heaviest_batch(tokens, TrainConfig(tokens_per_batch=1000))
+    found = estimate.attention_weights(asked.train, shape_of(asked), batch)
     assert (found > 0) == by_blocks
     formula = found + estimate.saved(asked.train, shape_of(asked), batch, 4)
     assert formula == pytest.approx(saved_bytes(model, 25, 250), rel=0.06)
 
 
-def test_the_estimate_knows_the_batch_that_keeps_most(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("lengths", "counted"), [
+    ((2000, 700, 700, 700, 40), (700, 700)), ((2000, 2000, 704), (704,)), ((128, *[100] * 19), (128,) * 20), ((2000,), ())
+])  # fmt: skip
+def test_the_estimate_counts_the_batch_that_keeps_most(
+    monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], counted: tuple[int, ...]
+) -> None:
     """Tokens of the longest examples, weights of those short enough to keep them."""
     monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: True)
-    items = [Tokens(str(i), [5] * length, length - 5) for i, length in enumerate((2000, 900, 900, 40))]
+    items = [Tokens(str(i), [5] * length, length - 5) for i, length in enumerate(lengths)]
     batch = estimate.heaviest_batch(items, TrainConfig(tokens_per_batch=2048))
-    assert (batch.tokens, batch.lengths) == (2040, (900, 900, 40))
+    kept = sum(attention_products.weights_kept(length) for length in counted)
+    assert batch.weights * batch.tokens == pytest.approx(kept)
 
 
 def test_parameters_are_those_of_the_model() -> None:

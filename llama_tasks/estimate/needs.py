@@ -33,6 +33,7 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.estimate.devices import Device
 from llama_tasks.estimate.shape import Shape, frozen_bytes, shape_of, size_of
 from llama_tasks.model.alone import SHORT
+from llama_tasks.model.attention_packed import laid_out
 from llama_tasks.model.attention_products import weights_kept
 from llama_tasks.model.loss import rows_per_chunk
 from llama_tasks.model.modeling_native_llama import READS_AT_MOST
@@ -40,7 +41,7 @@ from llama_tasks.model.products import turning_is_faster
 from llama_tasks.packing.plan import families_of
 from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
 from llama_tasks.score import LOGITS
-from llama_tasks.supervise.preflight import answered_together, heaviest, with_weights_kept
+from llama_tasks.supervise.preflight import answered_together, heaviest, in_blocks
 from llama_tasks.tokens import Tokens
 from llama_tasks.train.optimizers import make_optimizer
 
@@ -59,13 +60,13 @@ TAUGHT = 6  # tensors as large as a chunk of logits that distillation holds at o
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """The heaviest batch: tokens, those that the last layer is computed for, those with loss, how many more attention lays
-    out where prefixes are shared, and the lengths of documents like its own where none are."""
+    out where prefixes are shared, and the weights of attention that float32 training on this CPU keeps, a token and head."""
 
     tokens: int
     read: int
     targets: int
     laid_out: int = 0
-    lengths: tuple[int, ...] = ()
+    weights: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,16 +110,17 @@ def batch_of(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     made = heaviest_batch(tokens, config)
     families, share = families_of(tokens, config)
     more = sum(f.num_laid_out for f in families) / sum(f.num_tokens for f in families) - 1 if share else 0.0
-    return dataclasses.replace(made, laid_out=int(more * made.tokens), lengths=() if share else made.lengths)
+    return dataclasses.replace(made, laid_out=int(more * made.tokens))
 
 
 def heaviest_batch(tokens: Sequence[Tokens], config: TrainConfig) -> Batch:
     """The heaviest batch of the training rows."""
     made = heaviest(tokens, config.tokens_per_batch)
     read = made.num_targets if made.num_targets <= READS_AT_MOST * made.num_tokens else made.num_tokens
-    # Of the batches that a pre-flight tries, the one whose attention keeps more.
-    documents = heaviest(shorter, config.tokens_per_batch) if (shorter := with_weights_kept(tokens)) else made
-    return Batch(made.num_tokens, read, made.num_targets, lengths=tuple(documents.cu_seq_lens.diff().tolist()))
+    shorter = in_blocks(tokens)  # a batch of them has most weights
+    lengths = heaviest(shorter, config.tokens_per_batch).cu_seq_lens.diff().long() if shorter else torch.zeros(0).long()
+    weights = sum(weights_kept(length) for length in laid_out(lengths).tolist())
+    return Batch(made.num_tokens, read, made.num_targets, weights=weights / made.num_tokens)
 
 
 def answers_of(dataset: Dataset, recipe: Recipe, vocabulary: int) -> Answers:
@@ -166,7 +168,7 @@ def memory(
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
         activations=int(
             held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)
-            + (HELD[device] * attention_weights(recipe.train, shape, batch, kept) if device == "cpu" else 0)
+            + (HELD[device] * attention_weights(recipe.train, shape, batch) if (device, kept) == ("cpu", 4) else 0)
         ),
         logits=chunk + whole_head,
         backward=3 * kept * batch.tokens * config.intermediate_size + unpacked,
@@ -219,7 +221,7 @@ def largest_batch(recipe: Recipe, shape: Shape, batch: Batch, device: str, room:
     """The largest power of two that `train.tokens_per_batch` may be within `room` bytes, or None where no batch fits."""
     part = {"read": batch.read / batch.tokens, "targets": batch.targets / batch.tokens}
     for size in (2**i for i in range(20, 6, -1)):
-        tried = Batch(size, int(size * part["read"]), int(size * part["targets"]), lengths=batch.lengths)
+        tried = Batch(size, int(size * part["read"]), int(size * part["targets"]), weights=batch.weights)
         if memory(recipe, shape, tried, device, spread).peak <= room:
             return size
     return None
@@ -245,14 +247,11 @@ def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden + shared)
 
 
-def attention_weights(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
-    """Bytes of the weights that a CPU's attention keeps for the backward pass; the last layer's queries are too few to."""
-    if not batch.lengths:
-        return 0
+def attention_weights(config: TrainConfig, shape: Shape, batch: Batch) -> int:
+    """Bytes of the weights that attention keeps for the backward pass; a last layer of few queries, which is masked, keeps none."""
     heads, layers = shape.config.num_attention_heads, shape.config.num_hidden_layers
     layers = 1 if config.gradient_checkpointing else layers if batch.read == batch.tokens else layers - 1
-    a_token = sum(weights_kept(length, size) for length in batch.lengths) / sum(batch.lengths)
-    return int(size * heads * layers * batch.tokens * a_token)
+    return int(4 * heads * layers * batch.tokens * batch.weights)
 
 
 def _evaluation(shape: Shape, answers: Answers, size: int, loose: float, device: str) -> int:

@@ -175,6 +175,14 @@ class PackedLayout:
         return cls(tuple(rectangles), torch.cat(queries).to(device), slot_of_query.to(device))
 
 
+def laid_out(lengths: Tensor) -> Tensor:
+    """The query slots that each document of these lengths takes where none continues another, int64 [n_docs]."""
+    slots = lengths.clone()
+    for members in _alike(lengths, torch.zeros_like(lengths)):
+        slots[members] = lengths[members].max()
+    return slots
+
+
 def _with_keys(
     documents: Documents, members: Tensor, order_NL: Tensor, ends: Tensor, device: torch.device
 ) -> Rectangle:

@@ -6,14 +6,12 @@ by many small products. Two kinds of processor write the scores out instead, as 
 - those that multiply bfloat16 in hardware, in bfloat16: SDPA's backward pass took 6 to 9 times as long (documents of 44
   tokens), 2 to 3 times at 460. The scores of a document are one product, in the precision of transformers' eager attention:
   products in bfloat16, softmax over float32 sums.
-- AMD processors without AVX-512, in float32, for documents of `LONG` to `LONGEST` tokens: 0.62 to 0.82 of SDPA's time. Queries
-  go in blocks of `BLOCK`, so that most of what no query sees is never computed:
+- AMD processors without AVX-512, in float32, for documents of 128 to 768 tokens: 0.62 to 0.75 of SDPA's time. Queries go in
+  blocks, so that most of what no query sees is never computed, and all weights are kept for the backward pass:
 
         queries  0-63      ->  keys 0-63
                  64-127    ->  keys 0-127
                  128-191   ->  keys 0-191
-
-Weights are kept for the backward pass as far as `KEPT` of them a query allow; those of later blocks are made again.
 
 Shapes: N documents, L query and S key slots, H query heads, K key/value heads of G = H / K queries, C channels.
 """
@@ -30,10 +28,10 @@ from torch.nn import functional as F
 
 from .products import is_amd_without_avx512
 
-LONG = 128  # tokens; below, blocks gain nothing
-LONGEST = 1024  # tokens; above, scores would be the largest thing in memory, and SDPA is as fast as blocks
-BLOCK = 64  # queries; 48 to 96 take the same time
-KEPT = 384  # weights for each query, on average over a document
+LONGEST = 1024  # keys, in bfloat16; beyond, the scores of a document would be the largest thing in memory
+KEPT = 256  # keys, in bfloat16; beyond, the backward pass makes the weights again instead of keeping them
+BLOCK = 64  # queries, in float32; 48 to 96 take the same time
+IN_BLOCKS = range(128, 769)  # queries, in float32; below, blocks gain nothing, above, weights are too large to keep
 
 
 def causal_attention(
@@ -49,11 +47,11 @@ def causal_attention(
     return out_NLHC.transpose(1, 2)
 
 
-def weights_kept(length: int, size: int) -> int:
-    """Weights of each head that training keeps of a document of so many tokens on this CPU, in numbers of `size` bytes."""
-    if size == 2 and _cpu_multiplies_bfloat16() and length <= LONGEST:
-        return sum(_kept(length, length))
-    return sum(_kept(length, BLOCK)) if size == 4 and _gains_by_blocks(length) else 0
+def weights_kept(length: int) -> int:
+    """Weights of each head that training in float32 on this CPU keeps of a row of so many tokens."""
+    if length not in IN_BLOCKS or not is_amd_without_avx512():
+        return 0
+    return sum((end - start) * end for start, end in _spans(length, BLOCK))
 
 
 def _block(q_NLHC: Tensor, n_keys: int, mask: Tensor | None) -> int:
@@ -63,13 +61,14 @@ def _block(q_NLHC: Tensor, n_keys: int, mask: Tensor | None) -> int:
     length = q_NLHC.shape[1]
     if _multiplies_bfloat16(q_NLHC):
         return length if n_keys <= LONGEST else 0
-    # Without a gradient SDPA is as fast, and gives the bits that transformers' LLaMA gives.
-    learns = torch.is_grad_enabled() and q_NLHC.requires_grad and q_NLHC.dtype == torch.float32
-    return BLOCK if mask is None and learns and _gains_by_blocks(length) else 0
+    gains = mask is None and length in IN_BLOCKS and is_amd_without_avx512()
+    return BLOCK if gains and _learns_in_float32(q_NLHC) else 0
 
 
-def _gains_by_blocks(length: int) -> bool:
-    return LONG <= length <= LONGEST and is_amd_without_avx512()
+def _learns_in_float32(x: Tensor) -> bool:
+    """Without a gradient SDPA is as fast, and gives the bits that transformers' LLaMA gives."""
+    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return exact and x.requires_grad and torch.is_grad_enabled()
 
 
 def _multiplies_bfloat16(x: Tensor) -> bool:
@@ -87,17 +86,6 @@ def _spans(length: int, block: int) -> list[tuple[int, int]]:
     return [(start, min(length, start + block)) for start in range(0, length, block)]
 
 
-def _kept(length: int, block: int, n_keys: int | None = None) -> list[int]:
-    """Weights of each head that the first blocks keep, one number a block, as many blocks as the room allows."""
-    kept: list[int] = []
-    for start, end in _spans(length, block):
-        weights = (end - start) * (n_keys or end)
-        if sum(kept) + weights > KEPT * length:
-            break
-        kept.append(weights)
-    return kept
-
-
 class _Products(torch.autograd.Function):
     """w = softmax(scale q k^T), o = w v;   dv = w^T do,  ds = w (do v^T - sum(w do v^T)),  dq = scale ds k,  dk = scale ds^T q.
 
@@ -113,13 +101,12 @@ class _Products(torch.autograd.Function):
         q = _rows(q_NLHC, heads, scaling)
         k, v = (x.transpose(1, 2).reshape(n * heads, n_keys, channels) for x in (k_NSKC, v_NSKC))
         out_NLHC = torch.empty_like(q_NLHC, memory_format=torch.contiguous_format)
-        n_kept = len(_kept(length, block, None if mask is None else n_keys))
         kept: list[Tensor] = []
         for start, end in _spans(length, block):
             weights = _weights(q, k, mask, (n, heads, length), start, end)
             out = torch.bmm(weights, v[:, : weights.shape[-1]])
             _by_keys(out_NLHC, heads)[:, :, start:end] = out.view(n, heads, end - start, -1, channels)
-            if len(kept) < n_kept:
+            if block < length or n_keys <= KEPT:
                 kept.append(weights)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.shape, ctx.mask, ctx.scaling, ctx.block = (n, heads, length), mask, scaling, block

@@ -21,7 +21,7 @@ from llama_tasks import checkpoint, evaluation, files, parallel
 from llama_tasks.dataset import Dataset
 from llama_tasks.errors import RunError
 from llama_tasks.generate.slots import HELD
-from llama_tasks.model.attention_products import LONGEST
+from llama_tasks.model.attention_products import IN_BLOCKS
 from llama_tasks.packing import Batch, Family, collate
 from llama_tasks.recipe import Recipe, Suite, TrainConfig
 from llama_tasks.score import score_text
@@ -87,16 +87,16 @@ def heaviest(tokens: Sequence[Tokens], tokens_per_batch: int) -> Batch:
     return collate([Family((item,)) for item in chosen])
 
 
-def with_weights_kept(tokens: Sequence[Tokens]) -> list[Tokens]:
-    """The examples whose attention may keep its weights for the backward pass, where longer ones do not: a batch of them may
-    need more memory than one of the longest."""
-    return [item for item in tokens if len(item.input_ids) <= LONGEST]
+def in_blocks(tokens: Sequence[Tokens]) -> list[Tokens]:
+    """The examples short enough for attention to keep its weights, as a CPU may: a batch of them can need more memory than one
+    of the longest."""
+    return [item for item in tokens if len(item.input_ids) < IN_BLOCKS.stop]
 
 
 def _rehearse(training: Training, tokens: Sequence[Tokens], tokens_per_batch: int) -> None:
-    """A step with each batch that may be the heaviest; the same batches on all processes, whatever their processors."""
+    """A step with each batch that may be the heaviest; the same ones on all processes, whatever their CPUs."""
     training.rehearse(heaviest(tokens, tokens_per_batch))
-    if 0 < len(shorter := with_weights_kept(tokens)) < len(tokens):
+    if training.accelerator.device.type == "cpu" and 0 < len(shorter := in_blocks(tokens)) < len(tokens):
         training.rehearse(heaviest(shorter, tokens_per_batch))
 
 
@@ -200,15 +200,16 @@ def _training_advice(recipe: Recipe, tokens: Sequence[Tokens], training: Trainin
     """Try smaller batches, then gradient checkpointing, and say the first that fits; sizes above the estimate's are not tried."""
     config = recipe.train
     longest = max(len(item.input_ids) for item in tokens)
+    least = max(len(item.input_ids) for item in in_blocks(tokens) or tokens)  # smaller batches are the same ones
     for checkpointing in (config.gradient_checkpointing, True):
         if checkpointing:
             training.checkpoint_gradients()
         halvings = 0 if checkpointing and not config.gradient_checkpointing else 1
         guessed = gather_object([guess(replace(config, gradient_checkpointing=checkpointing)) if guess else None])
         most = min(guessed) if all(guessed) else None  # all processes try the same
-        while most and config.tokens_per_batch >> halvings > max(most, longest):
+        while most and config.tokens_per_batch >> halvings > max(most, least):
             halvings += 1
-        while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > longest:
+        while halvings == 0 or config.tokens_per_batch >> (halvings - 1) > least:
             size = config.tokens_per_batch >> halvings
             # A quarter to spare: memory is not laid out the same twice.
             if not _starved(training, partial(_rehearse, training, tokens, size + size // 4)):

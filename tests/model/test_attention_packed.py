@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama_tasks.model import attention_products
-from llama_tasks.model.attention_packed import Documents, PackedLayout, Rectangle
+from llama_tasks.model.attention_packed import Documents, PackedLayout, Rectangle, laid_out
 
 LENGTHS = [5, 1, 17, 30, 2, 16, 1, 9]
 BOUNDS = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -47,13 +47,30 @@ def test_packed_equals_one_document_at_a_time(make_pair: Any, attn: str, fields:
     torch.testing.assert_close(by_positions, alone, atol=1e-5, rtol=0)
 
 
+def test_long_documents_train_under_autocast(monkeypatch: pytest.MonkeyPatch, pair: Any) -> None:
+    monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: True)
+    monkeypatch.setattr(attention_products, "IN_BLOCKS", range(10, 40))
+    _, native = pair
+    with torch.autocast("cpu", torch.bfloat16):
+        native(row(), labels=row(), skip_logits=True, **flash_names()).loss.backward()
+    assert all(p.grad.isfinite().all() for p in native.parameters())
+
+
+@pytest.mark.parametrize("lengths", [[128, *[100] * 19], [400], [700, 500, 300, 300]])
+def test_what_attention_lays_out_is_known_beforehand(lengths: list[int]) -> None:
+    bounds = torch.tensor([0, *lengths]).cumsum(0)
+    layout = PackedLayout.build(Documents.read(bounds, None, sum(lengths)), torch.device("cpu"))
+    expected = [rectangle.length for rectangle in layout.rectangles for _ in range(rectangle.documents)]
+    assert sorted(laid_out(torch.tensor(lengths)).tolist()) == sorted(expected)
+
+
 @pytest.mark.parametrize("by_blocks", [False, True])
 @pytest.mark.parametrize("skip_logits", [False, True])
 def test_loss_and_gradients_equal_one_document_at_a_time(
     monkeypatch: pytest.MonkeyPatch, pair: Any, skip_logits: bool, by_blocks: bool
 ) -> None:
     monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: by_blocks)
-    monkeypatch.setattr(attention_products, "LONG", 10)
+    monkeypatch.setattr(attention_products, "IN_BLOCKS", range(10, 40))
     monkeypatch.setattr(attention_products, "BLOCK", 4)
     reference, native = pair
     ids = row()

@@ -44,56 +44,55 @@ def test_attention_by_products_is_sdpa(
 
 @pytest.fixture
 def by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of three queries, for documents of two tokens and more."""
+    """Blocks of three queries, for documents of 2 to 19 tokens."""
     monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: True)
-    monkeypatch.setattr(attention_products, "LONG", 2)
+    monkeypatch.setattr(attention_products, "IN_BLOCKS", range(2, 20))
     monkeypatch.setattr(attention_products, "BLOCK", 3)
 
 
 @pytest.mark.usefixtures("by_blocks")
 @pytest.mark.parametrize(("heads", "keys"), [(4, 4), (4, 2), (6, 1)])
 @pytest.mark.parametrize("length", [2, 6, 11])
-@pytest.mark.parametrize("kept", [384, 4, 0])
-def test_attention_by_blocks_is_sdpa(
-    monkeypatch: pytest.MonkeyPatch, heads: int, keys: int, length: int, kept: int
-) -> None:
-    monkeypatch.setattr(attention_products, "KEPT", kept)
+def test_attention_by_blocks_is_sdpa(monkeypatch: pytest.MonkeyPatch, heads: int, keys: int, length: int) -> None:
     inputs = qkv(heads, keys, length)
     found = output_and_gradients(inputs, None)
     assert "_Products" in type(found[0].grad_fn).__name__
-    monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: False)
+    monkeypatch.setattr(attention_products, "IN_BLOCKS", range(0))
     expected = output_and_gradients(inputs, None)
     assert "_Products" not in type(expected[0].grad_fn).__name__
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("by_blocks")
-@pytest.mark.parametrize("length", [5, 8, 30])
-def test_blocks_keep_the_weights_that_they_say(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
-    """Three documents of four heads, beside q, k and v; of the longest one, not all."""
-    monkeypatch.setattr(attention_products, "KEPT", 12)
+@pytest.mark.parametrize("length", [1, 5, 8, 19, 20])
+def test_blocks_keep_the_weights_that_they_say(length: int) -> None:
+    """Three documents of four heads, beside q, k and v."""
     inputs = qkv(4, 2, length)
     kept: list[Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         causal_attention(*inputs, None, 1.0, 0.0)
-    said = attention_products.weights_kept(length, 4)
-    assert sum(x.numel() for x in kept) - sum(x.numel() for x in inputs) == 3 * 4 * said
-    whole = sum((min(length, start + 3) - start) * min(length, start + 3) for start in range(0, length, 3))
-    assert said == whole if length < 30 else 0 < said <= 12 * length < whole
+    said = attention_products.weights_kept(length)
+    assert (said > 0) == (length in (5, 8, 19))
+    if said:
+        assert sum(x.numel() for x in kept) - sum(x.numel() for x in inputs) == 3 * 4 * said
 
 
 @pytest.mark.usefixtures("by_blocks")
-def test_blocks_are_for_training_documents_of_their_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_for_training_in_float32_of_their_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_products, "_Products", None)
     with torch.no_grad():
         causal_attention(*qkv(4, 2, 7), None, 1.0, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        causal_attention(*qkv(4, 2, 7), None, 1.0, 0.0)
     causal_attention(*qkv(4, 2, 7), None, 1.0, 0.1)
-    monkeypatch.setattr(attention_products, "LONG", 8)
-    causal_attention(*qkv(4, 2, 7), None, 1.0, 0.0)
-    monkeypatch.setattr(attention_products, "LONG", 2)
-    monkeypatch.setattr(attention_products, "LONGEST", 6)
-    causal_attention(*qkv(4, 2, 7), None, 1.0, 0.0)
-    assert attention_products.weights_kept(7, 4) == 0
+    causal_attention(*qkv(4, 2, 20), None, 1.0, 0.0)
+    with pytest.raises(AttributeError):
+        causal_attention(*qkv(4, 2, 7), None, 1.0, 0.0)
 
 
 def test_bfloat16_attention_is_near_float32(monkeypatch: pytest.MonkeyPatch) -> None:

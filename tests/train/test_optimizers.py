@@ -84,7 +84,7 @@ def test_a_batch_that_may_need_more_than_the_longest_is_tried_too(monkeypatch: p
     tokens = [Tokens(str(i), [5] * n, 2) for i, n in enumerate((50, 20, 8, 20, 12))]
     _rehearse(run, tokens, 60)
     assert tried == [[50, 8]]
-    monkeypatch.setattr(preflight, "LONGEST", 30)
+    monkeypatch.setattr(preflight, "IN_BLOCKS", range(10, 31))
     _rehearse(run, tokens, 60)
     assert tried[1:] == [[50, 8], [20, 20, 12, 8]]
     _rehearse(run, tokens[:1], 60)
