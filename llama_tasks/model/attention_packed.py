@@ -141,11 +141,12 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where each token that asks stands in the padded rectangles, and back."""
+    """Where each token that asks stands in the padded rectangles, and back; `as_packed`: where it stood (one document, say)."""
 
     rectangles: tuple[Rectangle, ...]
     query_of_slot_P: Tensor
     slot_of_query_R: Tensor
+    as_packed: bool
 
     @classmethod
     def build(cls, documents: Documents, device: torch.device, reads: Tensor | None = None) -> PackedLayout:
@@ -172,7 +173,9 @@ class PackedLayout:
             rectangles.append(rectangle)
             queries.append(query_NL.flatten())
             n_slots += len(members) * length
-        return cls(tuple(rectangles), torch.cat(queries).to(device), slot_of_query.to(device))
+        query_of_slot = torch.cat(queries)
+        as_packed = torch.equal(query_of_slot, torch.arange(len(token_of_query)))
+        return cls(tuple(rectangles), query_of_slot.to(device), slot_of_query.to(device), as_packed)
 
 
 def laid_out(lengths: Tensor) -> Tensor:
@@ -249,7 +252,10 @@ def packed_attention(
     sizes = [rectangle.documents * rectangle.length for rectangle in layout.rectangles]
 
     def padded(row_1RXC: Tensor) -> tuple[Tensor, ...]:
-        return _Pad.apply(row_1RXC.squeeze(0), layout.query_of_slot_P, layout.slot_of_query_R).split(sizes)
+        row_RXC = row_1RXC.squeeze(0)
+        if layout.as_packed:
+            return row_RXC.split(sizes)
+        return _Pad.apply(row_RXC, layout.query_of_slot_P, layout.slot_of_query_R).split(sizes)
 
     plain = layout.rectangles[0].key_tokens is None  # of one layout, all are plain or none is
     q = padded(q_1RHC)
@@ -263,7 +269,8 @@ def packed_attention(
             k_NSKC, v_NSKC = _keys_of(k_P, rectangle), _keys_of(v_P, rectangle)
         q_NLHC = q_P.unflatten(0, shape)
         outputs.append(causal_attention(q_NLHC, k_NSKC, v_NSKC, rectangle.mask, scaling, dropout).flatten(0, 1))
-    return _Unpad.apply(torch.cat(outputs), layout.slot_of_query_R).unsqueeze(0)
+    out_PHC = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return (out_PHC if layout.as_packed else _Unpad.apply(out_PHC, layout.slot_of_query_R)).unsqueeze(0)
 
 
 def _keys_of(row_1TKC: Tensor, rectangle: Rectangle) -> Tensor:

@@ -56,12 +56,24 @@ def test_long_documents_train_under_autocast(monkeypatch: pytest.MonkeyPatch, pa
     assert all(p.grad.isfinite().all() for p in native.parameters())
 
 
-@pytest.mark.parametrize("lengths", [[128, *[100] * 19], [400], [700, 500, 300, 300]])
+@pytest.mark.parametrize("lengths", [[128, *[100] * 19], [400], [300, 300], [700, 500, 300, 300]])
 def test_what_attention_lays_out_is_known_beforehand(lengths: list[int]) -> None:
     bounds = torch.tensor([0, *lengths]).cumsum(0)
     layout = PackedLayout.build(Documents.read(bounds, None, sum(lengths)), torch.device("cpu"))
     expected = [rectangle.length for rectangle in layout.rectangles for _ in range(rectangle.documents)]
     assert sorted(laid_out(torch.tensor(lengths)).tolist()) == sorted(expected)
+    assert layout.as_packed == (len(set(lengths)) == 1)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_documents_that_need_no_layout_learn_alike(pair: Any, count: int) -> None:
+    reference, native = pair
+    bounds = torch.arange(count + 1, dtype=torch.int32) * (T // count)
+    ids = row()[:, : int(bounds[-1])]
+    reference(ids.view(count, -1), labels=ids.view(count, -1)).loss.backward()
+    expected = gradients(reference)
+    native(ids, labels=ids, skip_logits=True, **flash_names(bounds)).loss.backward()
+    torch.testing.assert_close(gradients(native), expected, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("by_blocks", [False, True])
