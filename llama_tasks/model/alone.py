@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from .lora import NotOneProduct, merged
 from .norm import rms_norm
-from .products import turning_is_faster
+from .products import is_hooked, turning_is_faster
 
 ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
+OWN = f"{__package__}."  # where the modules of the architecture are from
 SHORT = 1024  # numbers in a row of W; reading longer ones takes most of the time, however W is laid out
 
 #: (number of a layer, its new key and value [1, K, 1, C]) -> all keys and values of the text so far, [1, K, S, C].
@@ -58,7 +60,7 @@ class Alone:
         """None where the usual step is as fast, or where a layer does more than multiply: quantised, hooked, other adapters."""
         if not turning_is_faster() or model.dtype != torch.float32 or model.device.type != "cpu":
             return None
-        if model.config.hidden_size > SHORT or any(map(_is_hooked, model.modules())):
+        if model.config.hidden_size > SHORT or _is_changed(model):
             return None
         try:
             return Alone(model)
@@ -82,9 +84,19 @@ class Alone:
         return _times(rms_norm(hidden, self.norm, self.eps), *self.head)
 
 
-def _is_hooked(module: Any) -> bool:
-    """Something happens around its call: a hook of torch, or one of accelerate's, whose weights may lie elsewhere."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
+def _is_changed(model: Any) -> bool:
+    """Whether some module does not compute what the architecture says: hooked, patched, or replaced by another one."""
+    first, every = model.model.layers[0], list(model.modules())
+    if _global_forward_hooks or _global_forward_pre_hooks or any(is_hooked(m) or "forward" in vars(m) for m in every):
+        return True
+    for layer in model.model.layers:
+        if type(layer) is not type(first) or type(layer.self_attn) is not type(first.self_attn):
+            return True
+        if type(layer.mlp) is not type(first.mlp) or type(layer.mlp.act_fn) is not type(first.mlp.act_fn):
+            return True
+        if layer.self_attn.scaling != model.config.head_dim**-0.5:
+            return True
+    return not all(type(m).__module__.startswith(OWN) for m in (first, first.self_attn, first.mlp))
 
 
 def _times(x_1D: Tensor, weight_DF: Tensor, bias: Tensor | None) -> Tensor:
@@ -109,7 +121,7 @@ def _read(layer: Any) -> _Layer:
 
 
 def _scale(norm: Any) -> Tensor:
-    if hasattr(norm, "base_layer"):  # an adapter on it
+    if not type(norm).__module__.startswith(OWN):  # an adapter on it, or another norm
         raise NotOneProduct
     weight: Tensor = norm.weight
     return weight

@@ -35,6 +35,8 @@ class _Room:
 
     def holds(self, past: Tensor, more: int) -> bool:
         """Whether `past` is what has been written here, and `more` places are free."""
+        if self.memory.is_inference() and not torch.is_inference_mode_enabled():
+            return False
         same = past.data_ptr() == self.memory.data_ptr() and past.shape[:2] == self.memory.shape[:2]
         return same and past.shape[-2] == self.filled and self.filled + more <= self.memory.shape[-2]
 
@@ -91,7 +93,8 @@ class NativeGenerationMixin(GenerationMixin):
 
     def short_step(self, *asked: Any) -> Tensor | None:
         """Logits [1, 1, V] of a step within `generate` that the short way can do (`LoneText.step`), else None."""
-        return None if self._lone is None or torch.compiler.is_compiling() else self._lone.step(*asked)
+        lone = self._lone  # read once: another thread's `generate` may end
+        return None if lone is None or torch.compiler.is_compiling() else lone.step(*asked)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any

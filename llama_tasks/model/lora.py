@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .products import add_times, is_plain, linear, times, times_transposed
+from .products import add_times, is_hooked, is_plain, linear, times, times_transposed
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -63,7 +63,7 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
         return None
     if layer.training and not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) != 0.0:
         return None
-    if any(module._forward_hooks or module._forward_pre_hooks for module in (layer, base, a, b)):
+    if any(map(is_hooked, (layer, base, a, b))):
         return None
     if type(a.weight) is not nn.Parameter or type(b.weight) is not nn.Parameter:
         return None

@@ -301,7 +301,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
                 raise ValueError("prefix_documents and reads speak of the documents of cu_seq_lens_q; give that too.")
             if position_ids is None:
                 seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-                position_ids = torch.arange(seen, seen + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+                position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen)[None]
             # Before a cache is made: with one, transformers no longer looks for documents in the positions.
             mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
             attention = {"attention_mask": mask} | ({"cu_seq_lens_q": cu_seq_lens_q} if paged else {})

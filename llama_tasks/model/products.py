@@ -58,7 +58,12 @@ def is_plain(layer: Any) -> bool:
     """Its product can be taken from its weight: no adapter, no quantisation, no sharding, nothing that hooks its call."""
     if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
         return False
-    return not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    return not (layer._backward_hooks or layer._backward_pre_hooks or is_hooked(layer))
+
+
+def is_hooked(module: Any) -> bool:
+    """Something happens around its call: a hook of torch, or one of accelerate's, whose weights may lie elsewhere."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
 
 
 class _Linear(torch.autograd.Function):
