@@ -86,17 +86,19 @@ class Alone:
 
 def _is_changed(model: Any) -> bool:
     """Whether some module does not compute what the architecture says: hooked, patched, or replaced by another one."""
-    first, every = model.model.layers[0], list(model.modules())
-    if _global_forward_hooks or _global_forward_pre_hooks or any(is_hooked(m) or "forward" in vars(m) for m in every):
+    if _global_forward_hooks or _global_forward_pre_hooks:
         return True
-    for layer in model.model.layers:
-        if type(layer) is not type(first) or type(layer.self_attn) is not type(first.self_attn):
-            return True
-        if type(layer.mlp) is not type(first.mlp) or type(layer.mlp.act_fn) is not type(first.mlp.act_fn):
-            return True
-        if layer.self_attn.scaling != model.config.head_dim**-0.5:
-            return True
-    return not all(type(m).__module__.startswith(OWN) for m in (first, first.self_attn, first.mlp))
+    if any(is_hooked(module) or "forward" in vars(module) for module in model.modules()):
+        return True
+    layers = list(model.model.layers)
+    if not all(_is_own(layer) and _is_own(layer.self_attn) and _is_own(layer.mlp) for layer in layers):
+        return True
+    activations = {type(layer.mlp.act_fn) for layer in layers}
+    return len(activations) > 1 or any(layer.self_attn.scaling != model.config.head_dim**-0.5 for layer in layers)
+
+
+def _is_own(module: Any) -> bool:
+    return type(module).__module__.startswith(OWN)
 
 
 def _times(x_1D: Tensor, weight_DF: Tensor, bias: Tensor | None) -> Tensor:
@@ -121,7 +123,7 @@ def _read(layer: Any) -> _Layer:
 
 
 def _scale(norm: Any) -> Tensor:
-    if not type(norm).__module__.startswith(OWN):  # an adapter on it, or another norm
+    if not _is_own(norm):  # an adapter on it, or another norm
         raise NotOneProduct
     weight: Tensor = norm.weight
     return weight

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .gradients import first_only
 from .products import is_amd_without_avx512
 
 LONGEST = 1024  # keys, in bfloat16; beyond, the scores of a document would be the largest thing in memory
@@ -113,7 +113,7 @@ class _Products(torch.autograd.Function):
         return out_NLHC
 
     @staticmethod
-    @once_differentiable
+    @first_only
     def backward(ctx: Any, grad_NLHC: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
         n, heads, length = ctx.shape

@@ -60,7 +60,7 @@ class RoomyLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keys and values [B, K, S, C] with the new ones [B, K, T, C] behind them."""
-        if key_states.requires_grad or value_states.requires_grad:  # a gradient needs tensors that stay as they are
+        if torch.is_grad_enabled():  # a gradient, be it of queries alone, needs tensors that stay as they are
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from .gradients import first_only
 from .products import add_times, is_hooked, is_plain, linear, times, times_transposed
 
 
@@ -135,7 +135,7 @@ class _Project(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable
+    @first_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, u_TR, *factors = ctx.saved_tensors
         grads_TF = [grad.reshape(-1, grad.shape[-1]) for grad in grads]

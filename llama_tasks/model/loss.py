@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention_packed import Documents
+from .gradients import first_only
 from .products import is_plain, times, times_transposed
 
 IGNORED = -100  # label of a token that carries no loss
@@ -150,7 +150,7 @@ class _HeadAndLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         hidden = None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype)

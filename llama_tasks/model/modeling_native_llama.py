@@ -426,13 +426,13 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         return 0 < len(places) <= READS_AT_MOST * int(cu_seq_lens[-1])
 
 
-def kept(hidden_BTD: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The positions whose logits are asked for, in transformers' words: the last n of each row (0: all), an index [N] for all
-    rows, an index [B, N] or a mask [B, T] of each row's own (the mask's positions end to end)."""
+def kept(hidden_BTD: Tensor, logits_to_keep: Any) -> Tensor:
+    """The positions whose logits are asked for, in transformers' words: the last n of each row (0: all), an index [N] or slice for
+    all rows, an index [B, N] or a mask [B, T] of each row's own (the mask's positions end to end)."""
+    if isinstance(logits_to_keep, Tensor) and logits_to_keep.ndim == 2:
+        if logits_to_keep.dtype == torch.bool:
+            return hidden_BTD[logits_to_keep]
+        return hidden_BTD.take_along_dim(logits_to_keep[..., None], dim=1)
     if isinstance(logits_to_keep, int):
         return hidden_BTD[:, -logits_to_keep:]
-    if logits_to_keep.ndim == 1:
-        return hidden_BTD[:, logits_to_keep]
-    if logits_to_keep.dtype == torch.bool:
-        return hidden_BTD[logits_to_keep]
-    return hidden_BTD.take_along_dim(logits_to_keep[..., None], dim=1)
+    return hidden_BTD[:, logits_to_keep, :]

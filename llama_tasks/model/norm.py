@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import kernels
@@ -19,12 +18,20 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, eps)
     if kernels.by_liger(x, weight):
         return kernels.rms_norm(x, weight, eps)
+    if torch._C._are_functorch_transforms_active():  # torch.func differentiates the formula itself
+        return _formula(x, weight, eps)
     normalized: Tensor = _RMSNorm.apply(x, weight, eps)
     return normalized
 
 
+def _formula(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    x32 = x.float()
+    # Rounded to the model's precision before the weight is applied, as LLaMA was trained.
+    return weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
 class _RMSNorm(torch.autograd.Function):
-    """n = x / sqrt(mean(x^2) + eps), y = w n, with its gradient written out, so that n is all it keeps:
+    """n = x / sqrt(mean(x^2) + eps), y = w n, with its gradient written out, so that x and one number a row are all it keeps:
 
     dw = sum(dy n),   dx = (w dy - n mean(w dy n)) / sqrt(mean(x^2) + eps)
     """
@@ -33,18 +40,20 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x32 = x.float()
         inverse = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
-        # Rounded to the model's precision before the weight is applied, as LLaMA was trained.
-        normalized = (x32 * inverse).to(x.dtype)
-        ctx.save_for_backward(normalized, weight, inverse)
-        return weight * normalized
+        ctx.save_for_backward(x, weight, inverse)
+        ctx.eps = eps
+        return weight * (x32 * inverse).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        normalized, weight, inverse = ctx.saved_tensors
-        grad, n = grad.float(), normalized.float()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to have a gradient: autograd's own of the formula has one
+            wanted = [part for part in (x, weight) if part.requires_grad]
+            found = iter(torch.autograd.grad(_formula(x, weight, ctx.eps), wanted, grad, create_graph=True))
+            return next(found) if x.requires_grad else None, next(found) if weight.requires_grad else None, None
+        grad, n = grad.float(), (x.float() * inverse).to(x.dtype).float()
         weighted = grad * weight
         mean = (weighted * n).mean(-1, keepdim=True)
-        grad_x = torch.addcmul(weighted, n, mean, value=-1).mul_(inverse).to(normalized.dtype)
+        grad_x = torch.addcmul(weighted, n, mean, value=-1).mul_(inverse).to(x.dtype)
         grad_weight = (grad * n).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from .gradients import first_only
 
 FEW_ROWS = 16
 
@@ -76,7 +77,7 @@ class _Linear(torch.autograd.Function):
         return times_transposed(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @first_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])

@@ -139,14 +139,16 @@ def test_continuous_batching(pair: Any) -> None:
     assert alone in tokens[0].values()
 
 
-def test_one_graph_with_a_static_cache(pair: Any) -> None:
+@pytest.mark.parametrize("places", [True, False], ids=["position_ids", "none"])
+def test_one_graph_with_a_static_cache(pair: Any, places: bool) -> None:
     """`fullgraph` refuses any break; tracing alone is tested, code generation is torch's."""
+    given = [{"position_ids": torch.arange(9)[None]}, {"position_ids": torch.tensor([[9]])}] if places else [{}, {}]
     _, native = pair
     step = torch.compile(native.forward, fullgraph=True, backend="eager")
     cache = StaticCache(config=native.config, max_cache_len=16)
     with torch.no_grad():
-        step(IDS[1:], past_key_values=cache, position_ids=torch.arange(9)[None])
-        got = step(torch.tensor([[5]]), past_key_values=cache, position_ids=torch.tensor([[9]])).logits
+        step(IDS[1:], past_key_values=cache, **given[0])
+        got = step(torch.tensor([[5]]), past_key_values=cache, **given[1]).logits
         expected = native(torch.cat([IDS[1:], torch.tensor([[5]])], dim=1)).logits[:, -1:]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
@@ -256,6 +258,7 @@ def tokens(seed: int, count: int, rows: int = 2) -> tuple[torch.Tensor, torch.Te
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@torch.no_grad()
 def test_a_layer_with_room_holds_what_transformers_own_holds(operation: Callable[[Any], Any]) -> None:
     layers = DynamicLayer(), RoomyLayer()
     for seed, count in enumerate((5, 1, 1, LEAST, 1)):
@@ -270,6 +273,7 @@ def test_a_layer_with_room_holds_what_transformers_own_holds(operation: Callable
     assert all(torch.equal(getattr(layers[0], name), getattr(layers[1], name)) for name in ("keys", "values"))
 
 
+@torch.no_grad()
 def test_a_token_does_not_move_the_past() -> None:
     layer = RoomyLayer()
     layer.update(*tokens(0, 7))
@@ -282,6 +286,7 @@ def test_a_token_does_not_move_the_past() -> None:
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+@torch.no_grad()
 def test_two_texts_go_on_from_one_past(copied: Callable[[Any], Any]) -> None:
     one = RoomyLayer()
     one.update(*tokens(0, 4))
@@ -292,6 +297,7 @@ def test_two_texts_go_on_from_one_past(copied: Callable[[Any], Any]) -> None:
     assert torch.equal(first[:, :, :4], second[:, :, :4])
 
 
+@torch.no_grad()
 def test_what_was_cropped_stays_as_it_was_for_who_holds_it() -> None:
     layer = RoomyLayer()
     held = layer.update(*tokens(0, 4))[0]
@@ -307,6 +313,32 @@ def test_keys_with_a_gradient_are_not_written_over() -> None:
     found, _ = layer.update(*tokens(1, 1))
     found.sum().backward()
     assert keys.grad is not None and bool((keys.grad == 1).all())
+
+
+def test_a_cache_of_inference_mode_goes_on_outside_of_it() -> None:
+    layer = RoomyLayer()
+    with torch.inference_mode():
+        layer.update(*tokens(0, 4))
+    with torch.no_grad():
+        found = layer.update(*tokens(1, 1))
+    assert torch.equal(found[0], torch.cat((tokens(0, 4)[0], tokens(1, 1)[0]), dim=2))
+
+
+def test_queries_learn_behind_a_cache_that_generate_made(pair: Any) -> None:
+    """Keys need no gradient where q alone is trained; what attention saved of them must stay as it was."""
+
+    def gradient(model: Any) -> torch.Tensor:
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("layers.0.self_attn.q_proj" in name)
+        row = IDS[ONE]
+        made = model.generate(row, max_new_tokens=4, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
+        cache, total = made.past_key_values, 0
+        for token in (5, 6, 7):
+            total = total + model(torch.tensor([[token]]), past_key_values=cache).logits.square().sum()
+        total.backward()
+        return model.model.layers[0].self_attn.q_proj.weight.grad
+
+    torch.testing.assert_close(gradient(pair[1]), gradient(pair[0]), atol=1e-4, rtol=1e-4)
 
 
 def test_generate_makes_room(pair: Any) -> None:
