@@ -72,7 +72,7 @@ def test_weights_that_attention_keeps_are_counted(monkeypatch: pytest.MonkeyPatc
     model = adapters.attach(adapters.new_model(SMALL), {"r": 8}, BaseConfig()).train()
     tokens = [Tokens(str(i), [5] * 250, 225) for i in range(4)]
     batch = estimate.heaviest_batch(tokens, TrainConfig(tokens_per_batch=1000))
-    found = estimate.attention_weights(asked.train, shape_of(asked), batch)
+    found = estimate.attention_in_float32(asked.train, shape_of(asked), batch, 4)
     assert (found > 0) == by_blocks
     formula = found + estimate.saved(asked.train, shape_of(asked), batch, 4)
     assert formula == pytest.approx(saved_bytes(model, 25, 250), rel=0.06)

@@ -37,7 +37,7 @@ from llama_tasks.model.attention_packed import laid_out
 from llama_tasks.model.attention_products import weights_kept
 from llama_tasks.model.loss import rows_per_chunk
 from llama_tasks.model.modeling_native_llama import READS_AT_MOST
-from llama_tasks.model.products import turning_is_faster
+from llama_tasks.model.products import is_x86_without_avx512, turning_is_faster
 from llama_tasks.packing.plan import families_of
 from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
 from llama_tasks.score import LOGITS
@@ -159,6 +159,7 @@ def memory(
     trained = shape.trained * 4
     loose = (HELD_DECODING if answers.places else HELD)[device]
     unpacked = config.hidden_size * config.intermediate_size * size if recipe.base.is_quantized else 0
+    in_float32 = device == "cpu" and (kept == 4 or is_x86_without_avx512())
     return Memory(
         weights=(frozen_bytes(shape, recipe.base, device) + (trained if recipe.adapter is None else 0)) // spread,
         adapter=(trained if recipe.adapter is not None else 0) // spread,
@@ -168,10 +169,10 @@ def memory(
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
         activations=int(
             held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)
-            + (HELD[device] * attention_weights(recipe.train, shape, batch) if (device, kept) == ("cpu", 4) else 0)
+            + (HELD[device] * attention_in_float32(recipe.train, shape, batch, kept) if in_float32 else 0)
         ),
         logits=chunk + whole_head,
-        backward=3 * kept * batch.tokens * config.intermediate_size + unpacked,
+        backward=3 * (4 if in_float32 else kept) * batch.tokens * config.intermediate_size + unpacked,
         evaluation=_evaluation(shape, answers, size, loose, device) + unpacked,
         data=data,
         fixed=FIXED[device],
@@ -238,7 +239,7 @@ def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     """Bytes that autograd saves of a batch, at `size` bytes a number."""
     model = shape.config
     hidden, wide, narrow = model.hidden_size, model.intermediate_size, shape.narrow
-    layer = 7 * hidden + 4 * wide + 2 * narrow + 7 * shape.rank
+    layer = 6 * hidden + 3 * wide + 2 * narrow + 7 * shape.rank
     layers = model.num_hidden_layers
     if config.gradient_checkpointing:
         return size * (layers * batch.tokens * hidden + batch.tokens * layer + batch.read * hidden)
@@ -247,11 +248,13 @@ def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
     return size * ((layers - 1) * batch.tokens * layer + last + batch.read * 2 * hidden + shared)
 
 
-def attention_weights(config: TrainConfig, shape: Shape, batch: Batch) -> int:
-    """Bytes of the weights that attention keeps for the backward pass; a last layer of few queries, which is masked, keeps none."""
+def attention_in_float32(config: TrainConfig, shape: Shape, batch: Batch, kept: int) -> int:
+    """Bytes of the weights that attention keeps for the backward pass (a last layer of few queries, which is masked, keeps none),
+    and of what queries, keys and values take more there than in a narrower model."""
     heads, layers = shape.config.num_attention_heads, shape.config.num_hidden_layers
     layers = 1 if config.gradient_checkpointing else layers if batch.read == batch.tokens else layers - 1
-    return int(4 * heads * layers * batch.tokens * batch.weights)
+    wider = (4 - kept) * (shape.config.hidden_size + 2 * shape.narrow)
+    return int(layers * batch.tokens * (4 * heads * batch.weights + wider))
 
 
 def _evaluation(shape: Shape, answers: Answers, size: int, loose: float, device: str) -> int:

@@ -13,6 +13,8 @@ by many small products. Two kinds of processor write the scores out instead, as 
                  64-127    ->  keys 0-127
                  128-191   ->  keys 0-191
 
+What is trained in half precision on an x86 processor without AVX-512, slow in it, is computed in float32 and rounded.
+
 Shapes: N documents, L query and S key slots, H query heads, K key/value heads of G = H / K queries, C channels.
 """
 
@@ -26,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .gradients import first_only
-from .products import is_amd_without_avx512
+from .products import is_amd_without_avx512, widens
 
 LONGEST = 1024  # keys, in bfloat16; beyond, the scores of a document would be the largest thing in memory
 KEPT = 256  # keys, in bfloat16; beyond, the backward pass makes the weights again instead of keeping them
@@ -38,6 +40,9 @@ def causal_attention(
     q_NLHC: Tensor, k_NSKC: Tensor, v_NSKC: Tensor, mask: Tensor | None, scaling: float, dropout: float
 ) -> Tensor:
     """[N, L, H, C]. `mask` bool [N, 1, L, S] says who is seen; None (then S = L): everyone not later."""
+    if widens(q_NLHC) and _learns(q_NLHC):
+        out_NLHC = causal_attention(q_NLHC.float(), k_NSKC.float(), v_NSKC.float(), mask, scaling, dropout)
+        return out_NLHC.to(q_NLHC.dtype)
     if dropout == 0.0 and (block := _block(q_NLHC, k_NSKC.shape[1], mask)):
         return _Products.apply(q_NLHC, k_NSKC, v_NSKC, mask, scaling, block)
     out_NLHC = F.scaled_dot_product_attention(
@@ -48,7 +53,7 @@ def causal_attention(
 
 
 def weights_kept(length: int) -> int:
-    """Weights of each head that training in float32 on this CPU keeps of a row of so many tokens."""
+    """Weights of each head, in float32, that training in float32 on this CPU keeps of a row of so many tokens."""
     if length not in IN_BLOCKS or not is_amd_without_avx512():
         return 0
     return sum((end - start) * end for start, end in _spans(length, BLOCK))
@@ -62,13 +67,12 @@ def _block(q_NLHC: Tensor, n_keys: int, mask: Tensor | None) -> int:
     if _multiplies_bfloat16(q_NLHC):
         return length if n_keys <= LONGEST else 0
     gains = mask is None and length in IN_BLOCKS and is_amd_without_avx512()
-    return BLOCK if gains and _learns_in_float32(q_NLHC) else 0
+    return BLOCK if gains and q_NLHC.dtype == torch.float32 and _learns(q_NLHC) else 0
 
 
-def _learns_in_float32(x: Tensor) -> bool:
+def _learns(x: Tensor) -> bool:
     """Without a gradient SDPA is as fast, and gives the bits that transformers' LLaMA gives."""
-    exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return exact and x.requires_grad and torch.is_grad_enabled()
+    return x.requires_grad and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def _multiplies_bfloat16(x: Tensor) -> bool:

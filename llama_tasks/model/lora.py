@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .gradients import first_only
-from .products import add_times, is_hooked, is_plain, linear, times, times_transposed
+from .products import add_times, is_hooked, is_plain, linear, times, times_transposed, widened, widens_in_decoding
 
 
 def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
@@ -32,7 +32,8 @@ def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
         return tuple(linear(x, layer) for layer in layers)
     parts = [part for part in plain if part is not None]
     if decodes:
-        return _products(x.flatten(0, -2), parts, x.shape)[0]
+        x_TD = x.flatten(0, -2)
+        return _products(x_TD.float() if widens_in_decoding(x_TD) else x_TD, parts, x)[0]
     factors = [factor for part in parts for factor in (part.a, part.b)]
     return _Project.apply(x, parts, *factors)
 
@@ -104,14 +105,14 @@ def _frozen_weight(base: Any, dtype: torch.dtype) -> Callable[[], Tensor] | None
     return lambda: dequantize_4bit(base.weight.data, state)
 
 
-def _products(x_TD: Tensor, parts: Sequence[_Part], shape: torch.Size) -> tuple[tuple[Tensor, ...], Tensor]:
-    """What each layer gives, in the shape [..., F] of the input [..., D], and u = x A^T [T, R] of all of them."""
+def _products(x_TD: Tensor, parts: Sequence[_Part], like: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """What each layer gives, in the shape [..., F] and the dtype of the input [..., D], and u = x A^T [T, R] of all of them."""
     u_TR = times_transposed(x_TD, _together([part.a for part in parts]).to(x_TD.dtype))
     outputs = []
     for part, u_Tr in zip(parts, u_TR.split([part.a.shape[0] for part in parts], dim=1), strict=True):
         y_TF = times_transposed(x_TD, part.weight(), part.bias)
         y_TF.addmm_(u_Tr, part.b.to(x_TD.dtype).T, alpha=part.scale)
-        outputs.append(y_TF.view(*shape[:-1], -1))
+        outputs.append(y_TF.to(like.dtype).view(*like.shape[:-1], -1))
     return tuple(outputs), u_TR
 
 
@@ -129,7 +130,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: Sequence[_Part], *factors: Tensor) -> tuple[Tensor, ...]:
         x_TD = x.reshape(-1, x.shape[-1])
-        outputs, u_TR = _products(x_TD, parts, x.shape)
+        outputs, u_TR = _products(widened(x_TD), parts, x)
         ctx.save_for_backward(x_TD, u_TR, *factors)
         ctx.parts, ctx.ranks, ctx.shape = parts, [part.a.shape[0] for part in parts], x.shape
         return outputs
@@ -138,7 +139,8 @@ class _Project(torch.autograd.Function):
     @first_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, u_TR, *factors = ctx.saved_tensors
-        grads_TF = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        x_TD = widened(x_TD)
+        grads_TF = [widened(grad.reshape(-1, grad.shape[-1])) for grad in grads]
         dx_TD: Tensor | None = None
         du, db = [], []
         for part, u_Tr, dy_TF in zip(ctx.parts, u_TR.split(ctx.ranks, dim=1), grads_TF, strict=True):
@@ -150,5 +152,5 @@ class _Project(torch.autograd.Function):
         du_TR, a_RD = _together(du, dim=1), _together([part.a for part in ctx.parts])
         da = (du_TR.T @ x_TD).to(a_RD.dtype).split(ctx.ranks) if factors[0].requires_grad else [None] * len(db)
         if dx_TD is not None:
-            dx_TD = dx_TD.addmm_(du_TR, a_RD.to(du_TR.dtype)).view(ctx.shape)
+            dx_TD = dx_TD.addmm_(du_TR, a_RD.to(du_TR.dtype)).to(grads[0].dtype).view(ctx.shape)
         return dx_TD, None, *(grad for pair in zip(da, db, strict=True) for grad in pair)

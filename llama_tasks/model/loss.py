@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention_packed import Documents
 from .gradients import first_only
-from .products import is_plain, times, times_transposed
+from .products import is_plain, times, times_transposed, widened
 
 IGNORED = -100  # label of a token that carries no loss
 # Logits held at a time, in numbers. Small on the CPU: what fits a block that the allocator keeps is not paged in anew.
@@ -124,8 +124,8 @@ class _HeadAndLoss(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for start in range(0, len(targets_N), rows):
-            hidden, targets = hidden_ND[start : start + rows], targets_N[start : start + rows, None]
-            logits = times_transposed(hidden, weight_VD).float()
+            hidden, targets = widened(hidden_ND[start : start + rows]), targets_N[start : start + rows, None]
+            logits = times_transposed(hidden, weight_VD).to(hidden_ND.dtype).float()
             largest, at_target = logits.amax(1, keepdim=True), logits.gather(1, targets)
             if smoothing:
                 at_target = (1 - smoothing) * at_target + smoothing * logits.mean(1, keepdim=True)

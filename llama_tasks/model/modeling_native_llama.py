@@ -31,7 +31,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from . import kernels
 from .attention_packed import Documents, PackedLayout, packed_attention, see_documents
 from .configuration_native_llama import NativeLlamaConfig
 from .decoding import Slots
@@ -39,8 +38,10 @@ from .generation import NativeGenerationMixin
 from .lora import project
 from .loss import Targets, sum_of_losses, without_document_starts
 from .norm import rms_norm
-from .products import linear
+from .products import is_hooked, linear
+from .swiglu import swiglu
 
+SILU = (nn.SiLU, type(ACT2FN["silu"]))
 READS_AT_MOST = 0.75  # of a packed row's tokens; beyond, a last layer of its own layout saves nothing
 
 
@@ -200,14 +201,11 @@ class NativeLlamaMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
-        self.is_swiglu = config.hidden_act in ("silu", "swish")
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, value_BTF = project(x_BTD, self.gate_proj, self.up_proj)
-        if self.is_swiglu and kernels.by_liger(gate_BTF, value_BTF):
-            product_BTF = kernels.swiglu(gate_BTF, value_BTF)
-        else:
-            product_BTF = self.act_fn(gate_BTF) * value_BTF
+        is_silu = type(self.act_fn) in SILU and not is_hooked(self.act_fn)
+        product_BTF = swiglu(gate_BTF, value_BTF) if is_silu else self.act_fn(gate_BTF) * value_BTF
         (out_BTD,) = project(product_BTF, self.down_proj)
         return out_BTD
 

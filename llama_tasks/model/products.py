@@ -1,10 +1,15 @@
-"""Matrix products in float32, by the faster of the ways that torch offers on the processor.
+"""Matrix products on CPUs, by the faster of the ways that torch offers on the processor.
 
-torch takes MKL for float32 products on CPUs, and MKL leaves AVX-512 unused on processors that are not Intel's: on an AMD EPYC
-oneDNN was 2.1 to 2.3 times as fast (110 and 240 GFLOP/s on one core). Where an AMD processor has no AVX-512, MKL stays, but for
-two to sixteen rows (decoding) the product turned over, W x^T, took half the time of x W^T (one row: `alone`). The order of sums
-differs, so results differ in the last bits. Which way is taken depends on the processor alone, never on a measurement, so runs
-repeat themselves.
+In float32 torch takes MKL, and MKL leaves AVX-512 unused on processors that are not Intel's: on an AMD EPYC oneDNN was 2.1 to 2.3
+times as fast (110 and 240 GFLOP/s on one core). Where an AMD processor has no AVX-512, MKL stays, but for two to sixteen rows
+(decoding) the product turned over, W x^T, took half the time of x W^T (one row: `alone`).
+
+In bfloat16 and float16 torch has no fast product on x86 processors without AVX-512 (460 rows, 576 by 1536: x W^T at 8.5
+GFLOP/s, dy W at 1.3 to 2.4). There the factors are widened to float32, a part of the weight at a time, and what a layer gives is
+rounded once: 46 to 75 GFLOP/s.
+
+The order of sums differs, so results differ in the last bits. Which way is taken depends on the processor alone, never on a
+measurement, so runs repeat themselves.
 """
 
 from __future__ import annotations
@@ -18,13 +23,21 @@ from torch import Tensor, nn
 from .gradients import first_only
 
 FEW_ROWS = 16
+WIDENED_FROM = (
+    8  # rows, in decoding; below, reading the weight takes longest, and the narrow one is half as much to read
+)
+PART = 2**21  # numbers of a narrow weight that are float32 at a time
 
 
 def times_transposed(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
     """x [M, D] times weight [F, D] turned over, plus bias [F]: [M, F]. Has no gradient of its own."""
+    if weight.dtype != x.dtype:
+        products = [times_transposed(x, part.to(x.dtype)) for part in weight.split(_rows_of_part(weight))]
+        product = products[0] if len(products) == 1 else torch.cat(products, -1)
+        return product if bias is None else product.add_(bias)
     if _by_onednn(x):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
+        by_onednn: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return by_onednn
     if _by_turning(x):
         product = (weight @ x.flatten(0, -2).T).T.view(*x.shape[:-1], -1)
         return product if bias is None else product + bias
@@ -33,12 +46,38 @@ def times_transposed(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tens
 
 def times(x: Tensor, weight: Tensor) -> Tensor:
     """x [M, F] times weight [F, D]: [M, D]. Has no gradient of its own."""
+    if weight.dtype != x.dtype:
+        rows = _rows_of_part(weight)
+        total = times(x[:, :rows], weight[:rows].to(x.dtype))
+        return total if rows >= len(weight) else add_times(total, x[:, rows:], weight[rows:])
     return times_transposed(x, weight.T) if _by_onednn(x) else x @ weight
 
 
 def add_times(total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """`total` [M, D], to which x [M, F] times weight [F, D] has been added in place."""
+    if weight.dtype != x.dtype:
+        rows = _rows_of_part(weight)
+        for columns, part in zip(x.split(rows, dim=1), weight.split(rows), strict=True):
+            add_times(total, columns, part.to(x.dtype))
+        return total
     return total.add_(times(x, weight)) if _by_onednn(x) else total.addmm_(x, weight)
+
+
+def widened(x: Tensor) -> Tensor:
+    """x as the products above are to have it: in float32 where the processor is slow in its half precision, else itself.
+
+    With a float32 x they take a weight of half precision, and widen it a part at a time.
+    """
+    return x.float() if widens(x) else x
+
+
+def widens(x: Tensor) -> bool:
+    """Whether `x` is of half precision, on a processor that has no fast products in it."""
+    return x.dtype in (torch.bfloat16, torch.float16) and _is_plain_on_cpu(x) and is_x86_without_avx512()
+
+
+def _rows_of_part(weight: Tensor) -> int:
+    return max(1, PART // weight.shape[1])
 
 
 def linear(x: Tensor, layer: Any) -> Tensor:
@@ -50,9 +89,12 @@ def linear(x: Tensor, layer: Any) -> Tensor:
     learns = layer.training and torch.is_grad_enabled()
     if not is_plain(layer) or torch.is_autocast_enabled("cpu"):  # a hooked layer may have no weight outside its call
         return layer(x)
-    if not (_by_onednn(x) and (learns or decodes)) and not (decodes and _by_turning(x)):
-        return layer(x)
-    return _Linear.apply(x, layer.weight, layer.bias) if learns else times_transposed(x, layer.weight, layer.bias)
+    if learns and (_by_onednn(x) or (widens(x) and layer.weight.dtype == x.dtype)):
+        product: Tensor = _Linear.apply(x, layer.weight, layer.bias)
+        return product
+    if decodes and (_by_onednn(x) or _by_turning(x) or (widens_in_decoding(x) and layer.weight.dtype == x.dtype)):
+        return times_transposed(widened(x), layer.weight, layer.bias).to(x.dtype)
+    return layer(x)
 
 
 def is_plain(layer: Any) -> bool:
@@ -74,16 +116,16 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         ctx.shape = x.shape
-        return times_transposed(x, weight, bias)
+        return times_transposed(widened(x), weight, bias).to(x.dtype)
 
     @staticmethod
     @first_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])
-        dx = times(grad, weight).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        dw = None if x is None else times_transposed(grad.T, x.reshape(-1, x.shape[-1]).T)
-        return dx, dw, grad.sum(0) if ctx.needs_input_grad[2] else None
+        dtype, grad = grad.dtype, widened(grad.reshape(-1, grad.shape[-1]))
+        dx = times(grad, weight).view(ctx.shape).to(dtype) if ctx.needs_input_grad[0] else None
+        dw = None if x is None else times_transposed(grad.T, widened(x.reshape(-1, x.shape[-1])).T).to(dtype)
+        return dx, dw, grad.sum(0).to(dtype) if ctx.needs_input_grad[2] else None
 
 
 def _by_onednn(x: Tensor) -> bool:
@@ -94,10 +136,17 @@ def _by_turning(x: Tensor) -> bool:
     return _is_float32_on_cpu(x) and turning_is_faster() and 2 <= x.numel() // x.shape[-1] <= FEW_ROWS
 
 
+def widens_in_decoding(x: Tensor) -> bool:
+    """Whether `widens` pays for so few rows as decoding has."""
+    return widens(x) and x.numel() // x.shape[-1] >= WIDENED_FROM
+
+
 def _is_float32_on_cpu(x: Tensor) -> bool:
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return False
-    return type(x) is Tensor and x.numel() > 0
+    return x.dtype == torch.float32 and _is_plain_on_cpu(x)
+
+
+def _is_plain_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) is Tensor and x.numel() > 0
 
 
 @cache
@@ -119,6 +168,12 @@ def turning_is_faster() -> bool:
 def is_amd_without_avx512() -> bool:
     """A processor of the kind on which MKL's other ways were measured."""
     return _is_amd() and not _has_avx512() and torch.backends.mkl.is_available()
+
+
+@cache
+def is_x86_without_avx512() -> bool:
+    found = _capabilities()
+    return bool(found.get("avx2")) and not (_has_avx512() or found.get("avx_ne_convert"))
 
 
 def _is_amd() -> bool:

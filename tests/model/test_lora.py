@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from llama_tasks.model import lora
+from llama_tasks.model import lora, products
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = torch.randint(3, 97, (2, 11), generator=torch.Generator().manual_seed(0))
@@ -67,9 +67,11 @@ def test_float32_loss_and_gradients_are_those_of_peft(
     torch.testing.assert_close(gradients, expected, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("widens", [False, True])
 def test_bfloat16_is_as_near_to_the_truth_as_peft(
-    make_pair: Any, monkeypatch: pytest.MonkeyPatch, count: list[int]
+    make_pair: Any, monkeypatch: pytest.MonkeyPatch, count: list[int], widens: bool
 ) -> None:
+    monkeypatch.setattr(products, "is_x86_without_avx512", lambda: widens)
     exact = by_peft(adapted(make_pair()[1]), monkeypatch)[1]
     model = adapted(make_pair()[1].bfloat16())
     model.base_model.set_adapter("default")
@@ -83,6 +85,23 @@ def test_bfloat16_is_as_near_to_the_truth_as_peft(
         return max(float((found[k] - exact[k]).norm() / exact[k].norm()) for k in exact)
 
     assert error(ours) < 1.5 * error(theirs) + 0.02
+
+
+@pytest.mark.parametrize("rows", [3, 8])
+def test_decoding_in_bfloat16_by_wide_products(make_pair: Any, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    model = adapted(make_pair()[1].bfloat16()).eval()
+    layers = model.base_model.model.model.layers[0].self_attn
+    x = torch.randn(rows, 1, layers.q_proj.in_features).bfloat16()
+
+    def run(widens: bool) -> tuple[torch.Tensor, ...]:
+        monkeypatch.setattr(products, "is_x86_without_avx512", lambda: widens)
+        with torch.no_grad():
+            return lora.project(x, layers.q_proj, layers.k_proj)
+
+    for wide, narrow in zip(run(True), run(False), strict=True):
+        assert wide.dtype == torch.bfloat16
+        assert torch.equal(wide, narrow) == (rows == 3)
+        torch.testing.assert_close(wide, narrow, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -169,3 +170,96 @@ def test_few_rows_turned_over_are_the_same_product(monkeypatch: pytest.MonkeyPat
         assert products._by_turning(x) == (2 <= rows <= 16)
         torch.testing.assert_close(products.linear(x, layer), layer(x), atol=1e-6, rtol=1e-5)
         assert torch.equal(products.linear(x.view(1, rows, 9), layer), layer(x.view(1, rows, 9)))
+
+
+@pytest.fixture
+def widening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on an x86 processor without AVX-512, weights of two rows at a time."""
+    monkeypatch.setattr(products, "is_x86_without_avx512", lambda: True)
+    monkeypatch.setattr(products, "PART", 19)
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_weights_are_widened_in_parts(dtype: torch.dtype) -> None:
+    x, weight, bias = torch.randn(5, 9), torch.randn(7, 9).to(dtype), torch.randn(7).to(dtype)
+    wide = weight.float()
+    torch.testing.assert_close(products.times_transposed(x, weight, bias), x @ wide.T + bias.float())
+    torch.testing.assert_close(products.times(x[:, :7], weight), x[:, :7] @ wide)
+    torch.testing.assert_close(products.times(x[:, :2], weight[:2]), x[:, :2] @ wide[:2])
+    total = torch.randn(5, 9)
+    torch.testing.assert_close(products.add_times(total.clone(), x[:, :7], weight), total + x[:, :7] @ wide)
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_in_bfloat16_is_that_in_float32_rounded_once(bias: bool) -> None:
+    layer, x = nn.Linear(9, 7, bias=bias), torch.randn(2, 5, 9)
+    narrow = copy.deepcopy(layer).bfloat16()
+    layer.load_state_dict({name: value.float() for name, value in narrow.state_dict().items()})
+    narrow_x = x.bfloat16().requires_grad_()
+    x = narrow_x.detach().float().requires_grad_()
+    dy = torch.randn(2, 5, 7).bfloat16()
+    y = products.linear(narrow_x, narrow)
+    found = y, *torch.autograd.grad(y, [narrow_x, *narrow.parameters()], dy)
+    y = layer(x)
+    expected = y, *torch.autograd.grad(y, [x, *layer.parameters()], dy.float())
+    for ours, exact in zip(found, expected, strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.float(), exact, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_decoding_of_few_rows_reads_the_narrow_weight(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    layer, x = nn.Linear(64, 7).bfloat16(), torch.randn(rows, 1, 64).bfloat16()
+    monkeypatch.setattr(products, "is_x86_without_avx512", lambda: True)
+    read: list[torch.dtype] = []
+    times = products.times_transposed
+    monkeypatch.setattr(products, "times_transposed", lambda x, *rest: (read.append(x.dtype), times(x, *rest))[1])
+    with torch.no_grad():
+        found = products.linear(x, layer)
+        torch.testing.assert_close(found, layer(x), atol=1e-2, rtol=1e-2)
+    assert set(read) == ({torch.float32} if rows == 8 else set())
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_in_bfloat16_is_that_in_float32_rounded_once(masked: bool) -> None:
+    mask = torch.ones(3, 1, 7, 7, dtype=torch.bool).tril() if masked else None
+    inputs = qkv(4, 2, 7, dtype=torch.bfloat16)
+    found = output_and_gradients(inputs, mask)
+    wide = [x.detach().float().requires_grad_() for x in inputs]
+    out = causal_attention(*wide, mask, 8**-0.5, 0.0)
+    dy = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).bfloat16().float()
+    for ours, exact in zip(found, (out, *torch.autograd.grad(out, wide, dy)), strict=True):
+        assert ours.dtype == torch.bfloat16
+        torch.testing.assert_close(ours.float(), exact, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.usefixtures("widening")
+def test_a_bfloat16_model_trains_as_near_to_float32_as_by_narrow_products(
+    monkeypatch: pytest.MonkeyPatch, pair: Any
+) -> None:
+    """Gradients of all weights, of a plain row and of a packed one."""
+    exact, native = pair
+    ids = torch.randint(3, 97, (1, 24), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "labels": ids}
+    packed = {"cu_seq_lens_q": torch.tensor([0, 10, 24], dtype=torch.int32), "skip_logits": True}
+    native.bfloat16()
+    exact.load_state_dict({name: value.float() for name, value in native.state_dict().items()})
+    exact.train()(**inputs).loss.backward()
+    expected = torch.cat([p.grad.flatten() for p in exact.parameters()])
+
+    def gradients(**more: Any) -> Tensor:
+        native.zero_grad()
+        native.train()(**inputs, **more).loss.backward()
+        return torch.cat([p.grad.float().flatten() for p in native.parameters()])
+
+    def away(from_: Tensor, found: Tensor) -> float:
+        return float((found - from_).norm() / from_.norm())
+
+    wide, wide_packed = gradients(), gradients(**packed)
+    monkeypatch.setattr(products, "is_x86_without_avx512", lambda: False)
+    narrow, narrow_packed = gradients(), gradients(**packed)
+    assert away(expected, wide) < min(0.05, 1.1 * away(expected, narrow))
+    assert 0 < away(narrow_packed, wide_packed) < 0.05
