@@ -61,7 +61,9 @@ def test_activations_are_what_autograd_saves(adapter: dict | None, responses: in
     asked = recipe(SMALL, adapter)
     model = adapters.attach(adapters.new_model(SMALL), adapter, BaseConfig()).train()
     read = 10 * responses if responses == 10 else 1000
-    formula = estimate.saved(asked.train, shape_of(asked), estimate.Batch(1000, read, 10 * responses), 4)
+    formula = estimate.saved(
+        asked.train, shape_of(asked), estimate.Batch(1000, read, 10 * responses), 4, adapter is not None
+    )
     assert formula == pytest.approx(saved_bytes(model, responses), rel=0.06)
 
 
@@ -74,7 +76,7 @@ def test_weights_that_attention_keeps_are_counted(monkeypatch: pytest.MonkeyPatc
     batch = estimate.heaviest_batch(tokens, TrainConfig(tokens_per_batch=1000))
     found = estimate.attention_in_float32(asked.train, shape_of(asked), batch, 4)
     assert (found > 0) == by_blocks
-    formula = found + estimate.saved(asked.train, shape_of(asked), batch, 4)
+    formula = found + estimate.saved(asked.train, shape_of(asked), batch, 4, made_again=True)
     assert formula == pytest.approx(saved_bytes(model, 25, 250), rel=0.06)
 
 
@@ -264,7 +266,7 @@ def test_the_proposal_is_what_the_estimate_says_fits() -> None:
     asked = recipe(EIGHT_B, {"r": 16}, tokens_per_batch=8192)
     shape, batch = shape_of(asked), estimate.Batch(8192, 8192, 8192)
     seen = forecast.Forecast(asked, shape, batch, "cpu", 1)
-    room = seen.memory().peak // 3
+    room = seen.memory().peak // 2
     size = seen.largest(asked.train, room)
     assert size is not None and size < 8192
     smaller = estimate.Batch(size, size, size)

@@ -159,6 +159,7 @@ def memory(
     trained = shape.trained * 4
     loose = (HELD_DECODING if answers.places else HELD)[device]
     unpacked = config.hidden_size * config.intermediate_size * size if recipe.base.is_quantized else 0
+    made_again = device == "cpu" and recipe.adapter is not None  # on a GPU liger-kernel may do it, and keeps it
     in_float32 = device == "cpu" and (kept == 4 or is_x86_without_avx512())
     return Memory(
         weights=(frozen_bytes(shape, recipe.base, device) + (trained if recipe.adapter is None else 0)) // spread,
@@ -168,7 +169,7 @@ def memory(
         gradients=trained // spread,
         optimizer=int(shape.trained * state_bytes(recipe.train)) // spread,
         activations=int(
-            held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept)
+            held(shape, batch.tokens, kept, HELD[device]) * saved(recipe.train, shape, batch, kept, made_again)
             + (HELD[device] * attention_in_float32(recipe.train, shape, batch, kept) if in_float32 else 0)
         ),
         logits=chunk + whole_head,
@@ -235,11 +236,11 @@ def check(recipe: Recipe) -> None:
         raise RecipeError(f"adapter.peft_type: {kind}: plan knows what LORA and training all weights need.")
 
 
-def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int) -> int:
-    """Bytes that autograd saves of a batch, at `size` bytes a number."""
+def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int, made_again: bool) -> int:
+    """Bytes that autograd saves of a batch, at `size` bytes a number; what the MLP's last layer reads may be made again."""
     model = shape.config
     hidden, wide, narrow = model.hidden_size, model.intermediate_size, shape.narrow
-    layer = 6 * hidden + 3 * wide + 2 * narrow + 7 * shape.rank
+    layer = 6 * hidden + (2 if made_again else 3) * wide + 2 * narrow + 7 * shape.rank
     layers = model.num_hidden_layers
     if config.gradient_checkpointing:
         return size * (layers * batch.tokens * hidden + batch.tokens * layer + batch.read * hidden)

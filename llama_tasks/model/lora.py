@@ -4,7 +4,8 @@
 
 peft computes each layer by itself, in five calls with their own copies and casts. Here the A of all layers are one product,
 the low-rank term is added in place, and the gradient is written out, so that only x and x A^T are kept for it; a 4-bit
-W is unpacked where it is used and not kept. Anything but plain LoRA on a plain layer goes through peft's own code.
+W is unpacked where it is used and not kept. Behind SwiGLU x is not kept either, but made again of what SwiGLU keeps. Anything
+but plain LoRA on a plain layer goes through peft's own code.
 """
 
 from __future__ import annotations
@@ -15,27 +16,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from . import kernels
 from .gradients import first_only
 from .products import add_times, is_hooked, is_plain, linear, times, times_transposed, widened, widens_in_decoding
+from .swiglu import swiglu
 
 
-def project(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
-    """What each layer gives for x [..., D]."""
+def project(x: Tensor, *layers: nn.Module, gate: Tensor | None = None) -> tuple[Tensor, ...]:
+    """What each layer gives for x [..., D]; with a `gate` [..., D], for silu(gate) * x."""
     # Evaluation of whole texts keeps peft's own order of sums, so that it gives what any reader of the adapter gets, bit for bit.
     decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
-    ours = decodes or layers[0].training
-    if type(layers[0]) is nn.Linear or not ours or torch.is_autocast_enabled(x.device.type):
+    parts = _all_plain(layers, x) if decodes or layers[0].training else None
+    if gate is not None and (parts is None or decodes or gate.dtype != x.dtype or kernels.by_liger(gate, x)):
+        x, gate = swiglu(gate, x), None
+    if parts is None:
         return tuple(linear(x, layer) for layer in layers)
-    plain = [_plain_lora(layer, x.dtype) for layer in layers]
-    if any(found is None for found in plain):
-        return tuple(linear(x, layer) for layer in layers)
-    parts = [part for part in plain if part is not None]
     if decodes:
         x_TD = x.flatten(0, -2)
         return _products(x_TD.float() if widens_in_decoding(x_TD) else x_TD, parts, x)[0]
     factors = [factor for part in parts for factor in (part.a, part.b)]
-    return _Project.apply(x, parts, *factors)
+    return _Project.apply(x, gate, parts, *factors)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class _Part:
     a: Tensor
     b: Tensor
     scale: float
+
+
+def _all_plain(layers: Sequence[nn.Module], x: Tensor) -> list[_Part] | None:
+    """The parts of all layers, or None where one of them is not plain LoRA."""
+    if type(layers[0]) is nn.Linear or torch.is_autocast_enabled(x.device.type):
+        return None
+    parts = [part for layer in layers if (part := _plain_lora(layer, x.dtype)) is not None]
+    return parts if len(parts) == len(layers) else None
 
 
 def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
@@ -125,21 +135,26 @@ class _Project(torch.autograd.Function):
     """All layers at once. T rows of x, D wide; layer i has width F_i and rank r_i, the ranks together are R.
 
     du_i = s_i dy_i B_i,   dx = sum_i dy_i W_i + du A,   dA = du^T x,   dB_i = s_i dy_i^T u_i     with u = x A^T [T, R]
+
+    Behind SwiGLU (of one layer), x = silu(g) v is made again, and dx goes on: dg = dx v silu'(g),   dv = dx silu(g).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: Sequence[_Part], *factors: Tensor) -> tuple[Tensor, ...]:
-        x_TD = x.reshape(-1, x.shape[-1])
-        outputs, u_TR = _products(widened(x_TD), parts, x)
-        ctx.save_for_backward(x_TD, u_TR, *factors)
-        ctx.parts, ctx.ranks, ctx.shape = parts, [part.a.shape[0] for part in parts], x.shape
+    def forward(
+        ctx: Any, value: Tensor, gate: Tensor | None, parts: Sequence[_Part], *factors: Tensor
+    ) -> tuple[Tensor, ...]:
+        x = value if gate is None else F.silu(gate).mul_(value)
+        outputs, u_TR = _products(widened(x.reshape(-1, x.shape[-1])), parts, x)
+        ctx.save_for_backward(value, gate, u_TR, *factors)
+        ctx.parts, ctx.ranks = parts, [part.a.shape[0] for part in parts]
         return outputs
 
     @staticmethod
     @first_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, u_TR, *factors = ctx.saved_tensors
-        x_TD = widened(x_TD)
+        value, gate, u_TR, *factors = ctx.saved_tensors
+        silu = None if gate is None else F.silu(gate)
+        x = value if silu is None else silu * value
         grads_TF = [widened(grad.reshape(-1, grad.shape[-1])) for grad in grads]
         dx_TD: Tensor | None = None
         du, db = [], []
@@ -147,10 +162,16 @@ class _Project(torch.autograd.Function):
             du.append(times(dy_TF, part.b.to(dy_TF.dtype)).mul_(part.scale))
             # Turned over, the same product takes three quarters of the time.
             db.append((u_Tr.T @ dy_TF).T.to(part.b.dtype).mul_(part.scale) if part.b.requires_grad else None)
-            if ctx.needs_input_grad[0]:
+            if any(ctx.needs_input_grad[:2]):
                 dx_TD = times(dy_TF, part.weight()) if dx_TD is None else add_times(dx_TD, dy_TF, part.weight())
         du_TR, a_RD = _together(du, dim=1), _together([part.a for part in ctx.parts])
+        x_TD = widened(x.reshape(-1, x.shape[-1]))
         da = (du_TR.T @ x_TD).to(a_RD.dtype).split(ctx.ranks) if factors[0].requires_grad else [None] * len(db)
+        dx = None
         if dx_TD is not None:
-            dx_TD = dx_TD.addmm_(du_TR, a_RD.to(du_TR.dtype)).to(grads[0].dtype).view(ctx.shape)
-        return dx_TD, None, *(grad for pair in zip(da, db, strict=True) for grad in pair)
+            dx = dx_TD.addmm_(du_TR, a_RD.to(du_TR.dtype)).to(value.dtype).view(value.shape)
+        of_factors = [grad for pair in zip(da, db, strict=True) for grad in pair]
+        if dx is None or silu is None:
+            return dx, None, None, *of_factors
+        dvalue = silu.mul_(dx)
+        return dvalue, torch.ops.aten.silu_backward(dx.mul_(value), gate), None, *of_factors

@@ -39,7 +39,6 @@ from .lora import project
 from .loss import Targets, sum_of_losses, without_document_starts
 from .norm import rms_norm
 from .products import is_hooked, linear
-from .swiglu import swiglu
 
 SILU = (nn.SiLU, type(ACT2FN["silu"]))
 READS_AT_MOST = 0.75  # of a packed row's tokens; beyond, a last layer of its own layout saves nothing
@@ -204,9 +203,10 @@ class NativeLlamaMLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, value_BTF = project(x_BTD, self.gate_proj, self.up_proj)
-        is_silu = type(self.act_fn) in SILU and not is_hooked(self.act_fn)
-        product_BTF = swiglu(gate_BTF, value_BTF) if is_silu else self.act_fn(gate_BTF) * value_BTF
-        (out_BTD,) = project(product_BTF, self.down_proj)
+        if type(self.act_fn) in SILU and not is_hooked(self.act_fn):
+            (out_BTD,) = project(value_BTF, self.down_proj, gate=gate_BTF)
+        else:
+            (out_BTD,) = project(self.act_fn(gate_BTF) * value_BTF, self.down_proj)
         return out_BTD
 
 

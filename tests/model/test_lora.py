@@ -41,7 +41,9 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     apply = lora._Project.apply
     monkeypatch.setattr(
-        lora._Project, "apply", lambda x, parts, *factors: (calls.append(len(parts)), apply(x, parts, *factors))[1]
+        lora._Project,
+        "apply",
+        lambda x, gate, parts, *factors: (calls.append(len(parts)), apply(x, gate, parts, *factors))[1],
     )
     return calls
 
