@@ -33,12 +33,13 @@ from workloads import SHAPES, TOKENS, WORKLOADS, save_model
 from llama_tasks.model import attention_packed, attention_products, products
 from llama_tasks.model import modeling_native_llama as modeling
 from llama_tasks.model.attention_packed import Documents
+from llama_tasks.model.swiglu import swiglu
 from llama_tasks.packing import collate
 from llama_tasks.tokens import IGNORE
 from llama_tasks.train import Training
 
 KEY = ("shape", "workload", "dtype")
-ALL, NONE, PREFIXES = "all", "none", "shared prefixes"
+ALL, NONE, PREFIXES, HALF = "all", "none", "shared prefixes", "half precision by float32 products"
 AGREE = {"fp32": 1e-5, "bf16": 2e-2, "nf4": 2e-2}  # relative difference of losses
 
 
@@ -78,6 +79,17 @@ def plain_norm(self: Any, x: Tensor) -> Tensor:
     return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
 
 
+def plain_project(x: Tensor, *layers: Any, gate: Tensor | None = None) -> tuple[Tensor, ...]:
+    """In place of layers computed together with their LoRA."""
+    return tuple(layer(x if gate is None else swiglu(gate, x)) for layer in layers)
+
+
+def plain_mlp(self: Any, x: Tensor) -> Tensor:
+    """In place of SwiGLU with its gradient written out, and made again for the layer behind it."""
+    gate, value = modeling.project(x, self.gate_proj, self.up_proj)
+    return modeling.project(F.silu(gate) * value, self.down_proj)[0]
+
+
 def plain_loss(head: Any, hidden: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """In place of head, softmax and gradient in one."""
     losses = F.cross_entropy(head(hidden).float(), targets, reduction="none")
@@ -94,7 +106,9 @@ PLAIN: dict[str, list[tuple[Any, str, Any]]] = {
     "logits at targets only": [(modeling.NativeLlamaForCausalLM, "forward", all_logits)],
     "last layer where a loss is read": [(modeling.NativeLlamaForCausalLM, "_reads_few", lambda self, *_: False)],
     "head, loss and gradient in one": [(modeling, "sum_of_losses", plain_loss)],
-    "LoRA of several layers at once": [(modeling, "project", lambda x, *layers: tuple(layer(x) for layer in layers))],
+    "LoRA of several layers at once": [(modeling, "project", plain_project)],
+    "SwiGLU with its gradient": [(modeling.NativeLlamaMLP, "forward", plain_mlp)],
+    HALF: [(products, "is_x86_without_avx512", lambda: False)],
     "bf16 attention by products": [(attention_products, "_multiplies_bfloat16", lambda x: False)],
     "long documents by blocks of products": [(attention_products, "IN_BLOCKS", range(0))],
     "float32 products by oneDNN": [(products, "_onednn_is_faster", lambda: False)],
@@ -109,10 +123,13 @@ def applies(name: str, workload: str, dtype: str) -> bool:
     """Whether the optimisation does anything for this setting on this processor."""
     if name == PREFIXES:
         return workload == "5q"
+    if name == HALF:
+        return dtype != "fp32" and products.is_x86_without_avx512()
     if name == "bf16 attention by products":
         return dtype != "fp32" and attention_products._cpu_multiplies_bfloat16()
     if name == "long documents by blocks of products":
-        return dtype == "fp32" and workload in ("170+4", "419+41") and products.is_amd_without_avx512()
+        by_float32 = dtype == "fp32" or products.is_x86_without_avx512()
+        return by_float32 and workload in ("170+4", "419+41") and products.is_amd_without_avx512()
     return name != "float32 products by oneDNN" or (dtype == "fp32" and products._onednn_is_faster())
 
 
