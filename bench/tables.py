@@ -239,7 +239,8 @@ def number(value: float) -> str:
 
 
 TABLES: dict[str, tuple[str, Callable[[Rows], str]]] = {
-    "speed": ("speed.json", speed), "narrow": ("speed_narrow.json", speed), "nf4": ("speed.json", nf4), "ablation": ("ablation.json", ablation),
+    "speed": ("speed.json", speed), "narrow": ("speed_narrow.json", speed), "nf4": ("speed.json", nf4),
+    "ablation": ("ablation.json", ablation),
     "roofline": ("ablation.json", roofline), "decode": ("decode.json", decode), "imports": ("imports.json", imports),
     "gpu": ("gpu.json", gpu), "generate": ("generate.json", generate), "choices": ("choices.json", choices),
     "loop": ("loop.json", loop), "plan": ("plan.json", plan),

@@ -19,7 +19,7 @@ from llama_tasks.errors import RecipeError
 from llama_tasks.estimate import devices, forecast, planning
 from llama_tasks.estimate import needs as estimate
 from llama_tasks.estimate.shape import frozen_bytes, shape_of
-from llama_tasks.model import NativeLlamaForCausalLM, attention_products
+from llama_tasks.model import NativeLlamaForCausalLM, attention_products, products
 from llama_tasks.packing import Family, collate
 from llama_tasks.recipe import BaseConfig, DistillConfig, Recipe, TrainConfig, load_recipe
 from llama_tasks.tokens import Tokens
@@ -65,6 +65,20 @@ def test_activations_are_what_autograd_saves(adapter: dict | None, responses: in
         asked.train, shape_of(asked), estimate.Batch(1000, read, 10 * responses), 4, adapter is not None
     )
     assert formula == pytest.approx(saved_bytes(model, responses), rel=0.06)
+
+
+@pytest.mark.parametrize("length", [100, 250])
+def test_a_narrow_base_keeps_float32_too(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """In bfloat16 on a CPU that computes it in float32."""
+    monkeypatch.setattr(products, "is_x86_without_avx512", lambda: True)
+    monkeypatch.setattr(attention_products, "is_amd_without_avx512", lambda: True)
+    asked = recipe(SMALL, {"r": 8})
+    model = adapters.attach(adapters.new_model(SMALL).bfloat16(), {"r": 8}, BaseConfig(dtype="bfloat16")).train()
+    tokens = [Tokens(str(i), [5] * length, length // 10) for i in range(1000 // length)]
+    batch = estimate.heaviest_batch(tokens, TrainConfig(tokens_per_batch=1000))
+    formula = estimate.saved(asked.train, shape_of(asked), batch, 2, made_again=True)
+    formula += estimate.attention_in_float32(asked.train, shape_of(asked), batch, 2)
+    assert formula == pytest.approx(saved_bytes(model, length - length // 10, length), rel=0.08)
 
 
 @pytest.mark.parametrize("by_blocks", [False, True])

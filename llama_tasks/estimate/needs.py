@@ -251,10 +251,12 @@ def saved(config: TrainConfig, shape: Shape, batch: Batch, size: int, made_again
 
 def attention_in_float32(config: TrainConfig, shape: Shape, batch: Batch, kept: int) -> int:
     """Bytes of the weights that attention keeps for the backward pass (a last layer of few queries, which is masked, keeps none),
-    and of what queries, keys and values take more there than in a narrower model."""
+    and of what stays in float32 beside them in a narrower model."""
     heads, layers = shape.config.num_attention_heads, shape.config.num_hidden_layers
     layers = 1 if config.gradient_checkpointing else layers if batch.read == batch.tokens else layers - 1
-    wider = (4 - kept) * (shape.config.hidden_size + 2 * shape.narrow)
+    wider = (4 - kept) * (shape.config.hidden_size + 2 * shape.narrow + 7 * shape.rank)
+    if kept < 4 and not batch.weights:  # torch's attention keeps its output too, beside the narrow one
+        wider += 4 * (shape.config.hidden_size + heads)
     return int(layers * batch.tokens * (4 * heads * batch.weights + wider))
 
 

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from .lora import NotOneProduct, merged
 from .norm import rms_norm
-from .products import is_hooked, turning_is_faster
+from .products import is_changed, turning_is_faster
 
 ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
 OWN = f"{__package__}."  # where the modules of the architecture are from
@@ -86,9 +85,7 @@ class Alone:
 
 def _is_changed(model: Any) -> bool:
     """Whether some module does not compute what the architecture says: hooked, patched, or replaced by another one."""
-    if _global_forward_hooks or _global_forward_pre_hooks:
-        return True
-    if any(is_hooked(module) or "forward" in vars(module) for module in model.modules()):
+    if any(is_changed(module) for module in model.modules()):
         return True
     layers = list(model.model.layers)
     if not all(_is_own(layer) and _is_own(layer.self_attn) and _is_own(layer.mlp) for layer in layers):

@@ -38,6 +38,7 @@ from torch import Tensor
 from transformers.masking_utils import create_causal_mask
 
 from .attention_products import causal_attention
+from .gradients import is_transformed
 
 SHARES_PREFIXES = ("sdpa", "eager")  # attention implementations that take documents which continue others
 
@@ -255,6 +256,8 @@ def packed_attention(
         row_RXC = row_1RXC.squeeze(0)
         if layout.as_packed:
             return row_RXC.split(sizes)
+        if is_transformed():
+            return row_RXC.index_select(0, layout.query_of_slot_P).split(sizes)
         return _Pad.apply(row_RXC, layout.query_of_slot_P, layout.slot_of_query_R).split(sizes)
 
     plain = layout.rectangles[0].key_tokens is None  # of one layout, all are plain or none is
@@ -270,7 +273,11 @@ def packed_attention(
         q_NLHC = q_P.unflatten(0, shape)
         outputs.append(causal_attention(q_NLHC, k_NSKC, v_NSKC, rectangle.mask, scaling, dropout).flatten(0, 1))
     out_PHC = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return (out_PHC if layout.as_packed else _Unpad.apply(out_PHC, layout.slot_of_query_R)).unsqueeze(0)
+    if layout.as_packed:
+        return out_PHC.unsqueeze(0)
+    if is_transformed():
+        return out_PHC.index_select(0, layout.slot_of_query_R).unsqueeze(0)
+    return _Unpad.apply(out_PHC, layout.slot_of_query_R).unsqueeze(0)
 
 
 def _keys_of(row_1TKC: Tensor, rectangle: Rectangle) -> Tensor:

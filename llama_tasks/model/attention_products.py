@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .gradients import first_only
+from .gradients import first_only, is_transformed
 from .products import is_amd_without_avx512, widens
 
 LONGEST = 1024  # keys, in bfloat16; beyond, the scores of a document would be the largest thing in memory
@@ -61,7 +61,7 @@ def weights_kept(length: int) -> int:
 
 def _block(q_NLHC: Tensor, n_keys: int, mask: Tensor | None) -> int:
     """Queries of a block, or 0 where SDPA is the faster way."""
-    if q_NLHC.device.type != "cpu" or torch.compiler.is_compiling():
+    if q_NLHC.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
         return 0
     length = q_NLHC.shape[1]
     if _multiplies_bfloat16(q_NLHC):

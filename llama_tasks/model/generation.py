@@ -51,21 +51,27 @@ class _Room:
 class RoomyLayer(DynamicLayer):
     """A layer of transformers' dynamic cache that does not copy the past for every token."""
 
+    # Beside `__dict__`, which transformers' exporters take for the cache, and make a layer of without `__init__`.
+    __slots__ = ("_rooms",)
     keys: Tensor
     values: Tensor
+    _rooms: list[_Room | None]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._rooms: list[_Room | None] = [None, None]
+    def __new__(cls, *args: Any, **kwargs: Any) -> RoomyLayer:
+        layer = super().__new__(cls)
+        layer._rooms = [None, None]
+        return layer
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Keys and values [B, K, S, C] with the new ones [B, K, T, C] behind them."""
-        if torch.is_grad_enabled():  # a gradient, be it of queries alone, needs tensors that stay as they are
+        # A gradient, be it of queries alone, needs tensors that stay as they are; what is traced has no memory to compare.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or type(key_states) is not Tensor:
             return super().update(key_states, value_states, *args, **kwargs)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = self._add(0, self.keys, key_states), self._add(1, self.values, value_states)
-        return self.keys, self.values
+        keys, values = self._add(0, self.keys, key_states), self._add(1, self.values, value_states)
+        self.keys, self.values = keys, values  # type: ignore[misc]  # they lie in the base class's `__dict__`
+        return keys, values
 
     def reset(self) -> None:
         """Forget everything."""

@@ -1,4 +1,4 @@
-"""Gradients that are written out by hand, and have none themselves."""
+"""Gradients that are written out by hand: what must hold while they are taken, and where autograd's own are wanted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     zero without a word. Raises NotImplementedError instead.
     """
 
+    exact = without_autocast(backward)
+
     @wraps(backward)
     def guarded(ctx: Any, *grads: Any) -> Any:
         if torch.is_grad_enabled():  # create_graph
@@ -23,6 +25,22 @@ def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
                 "This training step has no second derivative (create_graph=True). In evaluation mode (model.eval()) and "
                 "without skip_logits and cu_seq_lens_q, the native LLaMA has one."
             )
-        return backward(ctx, *grads)
+        return exact(ctx, *grads)
 
     return guarded
+
+
+def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A `backward` that keeps the forward pass's precision where it is called inside of `torch.autocast`."""
+
+    @wraps(backward)
+    def exact(ctx: Any, *grads: Any) -> Any:
+        with torch.autocast(grads[0].device.type, enabled=False):
+            return backward(ctx, *grads)
+
+    return exact
+
+
+def is_transformed() -> bool:
+    """Whether torch.func or forward mode differentiates what is computed: a gradient written out says nothing to them."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import kernels
-from .gradients import first_only
-from .products import add_times, is_hooked, is_plain, linear, times, times_transposed, widened, widens_in_decoding
+from .gradients import first_only, is_transformed
+from .products import add_times, is_changed, is_plain, linear, times, times_transposed, widened, widens_in_decoding
 from .swiglu import swiglu
 
 
@@ -53,7 +53,7 @@ class _Part:
 
 def _all_plain(layers: Sequence[nn.Module], x: Tensor) -> list[_Part] | None:
     """The parts of all layers, or None where one of them is not plain LoRA."""
-    if type(layers[0]) is nn.Linear or torch.is_autocast_enabled(x.device.type):
+    if type(layers[0]) is nn.Linear or torch.is_autocast_enabled(x.device.type) or is_transformed():
         return None
     parts = [part for layer in layers if (part := _plain_lora(layer, x.dtype)) is not None]
     return parts if len(parts) == len(layers) else None
@@ -74,7 +74,7 @@ def _plain_lora(layer: Any, dtype: torch.dtype) -> _Part | None:
         return None
     if layer.training and not isinstance(dropout, nn.Identity) and getattr(dropout, "p", 1.0) != 0.0:
         return None
-    if any(map(is_hooked, (layer, base, a, b))):
+    if any(map(is_changed, (layer, base, a, b))):
         return None
     if type(a.weight) is not nn.Parameter or type(b.weight) is not nn.Parameter:
         return None
@@ -152,7 +152,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @first_only
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        value, gate, u_TR, *factors = ctx.saved_tensors
+        value, gate, u_TR, *_ = ctx.saved_tensors
         silu = None if gate is None else F.silu(gate)
         x = value if silu is None else silu * value
         grads_TF = [widened(grad.reshape(-1, grad.shape[-1])) for grad in grads]
@@ -161,16 +161,18 @@ class _Project(torch.autograd.Function):
         for part, u_Tr, dy_TF in zip(ctx.parts, u_TR.split(ctx.ranks, dim=1), grads_TF, strict=True):
             du.append(times(dy_TF, part.b.to(dy_TF.dtype)).mul_(part.scale))
             # Turned over, the same product takes three quarters of the time.
-            db.append((u_Tr.T @ dy_TF).T.to(part.b.dtype).mul_(part.scale) if part.b.requires_grad else None)
+            db.append((u_Tr.T @ dy_TF).T.mul_(part.scale).to(part.b.dtype) if part.b.requires_grad else None)
             if any(ctx.needs_input_grad[:2]):
                 dx_TD = times(dy_TF, part.weight()) if dx_TD is None else add_times(dx_TD, dy_TF, part.weight())
         du_TR, a_RD = _together(du, dim=1), _together([part.a for part in ctx.parts])
         x_TD = widened(x.reshape(-1, x.shape[-1]))
-        da = (du_TR.T @ x_TD).to(a_RD.dtype).split(ctx.ranks) if factors[0].requires_grad else [None] * len(db)
+        learn = [part.a.requires_grad for part in ctx.parts]
+        da = (du_TR.T @ x_TD).to(a_RD.dtype).split(ctx.ranks) if any(learn) else [None] * len(db)
         dx = None
         if dx_TD is not None:
             dx = dx_TD.addmm_(du_TR, a_RD.to(du_TR.dtype)).to(value.dtype).view(value.shape)
-        of_factors = [grad for pair in zip(da, db, strict=True) for grad in pair]
+        of_a = [found if wanted else None for found, wanted in zip(da, learn, strict=True)]
+        of_factors = [grad for pair in zip(of_a, db, strict=True) for grad in pair]
         if dx is None or silu is None:
             return dx, None, None, *of_factors
         dvalue = silu.mul_(dx)

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention_packed import Documents
-from .gradients import first_only
-from .products import is_plain, times, times_transposed, widened
+from .gradients import first_only, is_transformed
+from .products import is_plain, times, times_transposed, widened, widens
 
 IGNORED = -100  # label of a token that carries no loss
 # Logits held at a time, in numbers. Small on the CPU: what fits a block that the allocator keeps is not paged in anew.
@@ -66,6 +66,20 @@ class Targets:
         return len(self.ids) if self.weights is None else self.weights.sum()
 
 
+def refuse_other_losses(model: Any, kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for what transformers' loss functions take and a loss without logits does not."""
+    others = {
+        "shift_labels": kwargs.get("shift_labels") is not None,
+        "ignore_index": kwargs.get("ignore_index", IGNORED) != IGNORED,
+        "a loss_function of the model's own": hasattr(model, "_loss_function"),
+    }
+    if found := [name for name, given in others.items() if given]:
+        raise ValueError(
+            f"With skip_logits (or prefix_documents) the loss is that of `labels`, shifted here, and knows no {', '.join(found)}. "
+            "Leave skip_logits out, or give an `objective`."
+        )
+
+
 def sum_of_losses(
     head: nn.Module, hidden_ND: Tensor, targets_N: Tensor, weights_N: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
@@ -74,6 +88,9 @@ def sum_of_losses(
     `smoothing`: the part of each target's probability that is spread evenly over the vocabulary (Szegedy et al., 2016).
     """
     rows = rows_per_chunk(head, hidden_ND.device)
+    if is_transformed():
+        counts_N = torch.ones_like(targets_N, dtype=torch.float32) if weights_N is None else weights_N
+        return _loss(head, hidden_ND, targets_N, counts_N, smoothing)
     if is_plain(head) and head.bias is None and not torch.is_autocast_enabled(hidden_ND.device.type):
         return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, weights_N, rows, smoothing)
     weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights_N is None else weights_N
@@ -121,7 +138,8 @@ class _HeadAndLoss(torch.autograd.Function):
     ) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         total = torch.zeros((), device=hidden_ND.device)
-        grad_hidden = torch.empty_like(hidden_ND) if wants_hidden else None
+        dtype = torch.float32 if widens(hidden_ND) else hidden_ND.dtype
+        grad_hidden = torch.empty_like(hidden_ND, dtype=dtype) if wants_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if wants_weight else None
         for start in range(0, len(targets_N), rows):
             hidden, targets = widened(hidden_ND[start : start + rows]), targets_N[start : start + rows, None]
@@ -146,6 +164,7 @@ class _HeadAndLoss(torch.autograd.Function):
                 grad_hidden[start : start + rows] = times(grad, weight_VD)
             if grad_weight is not None:
                 grad_weight += times_transposed(grad.T, hidden.T)
+        ctx.dtype = hidden_ND.dtype
         ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
         return total
 
@@ -153,8 +172,9 @@ class _HeadAndLoss(torch.autograd.Function):
     @first_only
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        hidden = None if grad_hidden is None else grad_hidden * grad.to(grad_hidden.dtype)
-        return hidden, None if grad_weight is None else grad_weight * grad.to(grad_weight.dtype), *[None] * 4
+        # By the gradient as it is: rounded to half precision, it would shorten or lengthen all others.
+        hidden = None if grad_hidden is None else (grad_hidden * grad).to(ctx.dtype)
+        return hidden, None if grad_weight is None else grad_weight * grad, *[None] * 4
 
 
 def without_document_starts(labels_BT: Tensor, cu_seq_lens: Tensor | None) -> Tensor:

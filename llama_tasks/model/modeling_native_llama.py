@@ -36,9 +36,9 @@ from .configuration_native_llama import NativeLlamaConfig
 from .decoding import Slots
 from .generation import NativeGenerationMixin
 from .lora import project
-from .loss import Targets, sum_of_losses, without_document_starts
+from .loss import Targets, refuse_other_losses, sum_of_losses, without_document_starts
 from .norm import rms_norm
-from .products import is_hooked, linear
+from .products import is_changed, linear
 
 SILU = (nn.SiLU, type(ACT2FN["silu"]))
 READS_AT_MOST = 0.75  # of a packed row's tokens; beyond, a last layer of its own layout saves nothing
@@ -203,7 +203,7 @@ class NativeLlamaMLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         gate_BTF, value_BTF = project(x_BTD, self.gate_proj, self.up_proj)
-        if type(self.act_fn) in SILU and not is_hooked(self.act_fn):
+        if type(self.act_fn) in SILU and not is_changed(self.act_fn):
             (out_BTD,) = project(value_BTF, self.down_proj, gate=gate_BTF)
         else:
             (out_BTD,) = project(self.act_fn(gate_BTF) * value_BTF, self.down_proj)
@@ -297,11 +297,12 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         else:
             if prefix_documents is not None or reads is not None:
                 raise ValueError("prefix_documents and reads speak of the documents of cu_seq_lens_q; give that too.")
+            given = position_ids
             if position_ids is None:
                 seen = past_key_values.get_seq_length() if past_key_values is not None else 0
                 position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen)[None]
             # Before a cache is made: with one, transformers no longer looks for documents in the positions.
-            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, given)
             attention = {"attention_mask": mask} | ({"cu_seq_lens_q": cu_seq_lens_q} if paged else {})
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
@@ -373,6 +374,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
         targets = places = None
         if labels is not None and (skip_logits or packed[1] is not None):
+            refuse_other_losses(self, kwargs)
             targets = Targets.read(labels, *packed, weights=loss_weights)
             places = targets.places
         elif loss_weights is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import kernels
+from .gradients import is_transformed, without_autocast
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -18,7 +19,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, eps)
     if kernels.by_liger(x, weight):
         return kernels.rms_norm(x, weight, eps)
-    if torch._C._are_functorch_transforms_active():  # torch.func differentiates the formula itself
+    if is_transformed():
         return _formula(x, weight, eps)
     normalized: Tensor = _RMSNorm.apply(x, weight, eps)
     return normalized
@@ -45,6 +46,7 @@ class _RMSNorm(torch.autograd.Function):
         return weight * (x32 * inverse).to(x.dtype)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to have a gradient: autograd's own of the formula has one

@@ -19,9 +19,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
-from .gradients import first_only
+from .gradients import is_transformed, without_autocast
 
+EVERYWHERE = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
 FEW_ROWS = 16
 WIDENED_FROM = (
     8  # rows, in decoding; below, reading the weight takes longest, and the narrow one is half as much to read
@@ -89,24 +96,25 @@ def linear(x: Tensor, layer: Any) -> Tensor:
     learns = layer.training and torch.is_grad_enabled()
     if not is_plain(layer) or torch.is_autocast_enabled("cpu"):  # a hooked layer may have no weight outside its call
         return layer(x)
-    if learns and (_by_onednn(x) or (widens(x) and layer.weight.dtype == x.dtype)):
+    if any(weight is not None and weight.dtype != x.dtype for weight in (layer.weight, layer.bias)):
+        return layer(x)  # which says so
+    if learns and (_by_onednn(x) or widens(x)):
         product: Tensor = _Linear.apply(x, layer.weight, layer.bias)
         return product
-    if decodes and (_by_onednn(x) or _by_turning(x) or (widens_in_decoding(x) and layer.weight.dtype == x.dtype)):
+    if decodes and (_by_onednn(x) or _by_turning(x) or widens_in_decoding(x)):
         return times_transposed(widened(x), layer.weight, layer.bias).to(x.dtype)
     return layer(x)
 
 
 def is_plain(layer: Any) -> bool:
-    """Its product can be taken from its weight: no adapter, no quantisation, no sharding, nothing that hooks its call."""
-    if type(layer) is not nn.Linear or type(layer.weight) is not nn.Parameter:
-        return False
-    return not (layer._backward_hooks or layer._backward_pre_hooks or is_hooked(layer))
+    """Its product can be taken from its weight: no adapter, no quantisation, no sharding, nothing that changes its call."""
+    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and not is_changed(layer)
 
 
-def is_hooked(module: Any) -> bool:
-    """Something happens around its call: a hook of torch, or one of accelerate's, whose weights may lie elsewhere."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook"))
+def is_changed(module: Any) -> bool:
+    """Its call is more than its class says: patched, or hooked by torch or by accelerate, whose weights may lie elsewhere."""
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks) or "forward" in vars(module) or hasattr(module, "_hf_hook") or any(EVERYWHERE)
 
 
 class _Linear(torch.autograd.Function):
@@ -119,9 +127,12 @@ class _Linear(torch.autograd.Function):
         return times_transposed(widened(x), weight, bias).to(x.dtype)
 
     @staticmethod
-    @first_only
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to have a gradient
+            dw = None if x is None else grad.flatten(0, -2).T @ x.flatten(0, -2)
+            return grad @ weight, dw, grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
         dtype, grad = grad.dtype, widened(grad.reshape(-1, grad.shape[-1]))
         dx = times(grad, weight).view(ctx.shape).to(dtype) if ctx.needs_input_grad[0] else None
         dw = None if x is None else times_transposed(grad.T, widened(x.reshape(-1, x.shape[-1])).T).to(dtype)
@@ -146,7 +157,9 @@ def _is_float32_on_cpu(x: Tensor) -> bool:
 
 
 def _is_plain_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and type(x) is Tensor and x.numel() > 0
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
+        return False
+    return type(x) is Tensor and x.numel() > 0
 
 
 @cache

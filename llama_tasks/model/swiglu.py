@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import kernels
+from .gradients import is_transformed, without_autocast
 
 
 def swiglu(gate: Tensor, value: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def swiglu(gate: Tensor, value: Tensor) -> Tensor:
     if kernels.by_liger(gate, value):
         return kernels.swiglu(gate, value)
     plain = type(gate) is Tensor and type(value) is Tensor and gate.dtype == value.dtype
-    if not plain or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+    if not plain or not torch.is_grad_enabled() or is_transformed():
         return F.silu(gate) * value
     product: Tensor = _SwiGLU.apply(gate, value)
     return product
@@ -35,6 +36,7 @@ class _SwiGLU(torch.autograd.Function):
         return F.silu(gate).mul_(value)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         gate, value = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to have a gradient

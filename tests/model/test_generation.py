@@ -347,3 +347,27 @@ def test_generate_makes_room(pair: Any) -> None:
     own = DynamicCache(config=pair[1].config)
     pair[1].generate(IDS[ONE], past_key_values=own, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert {type(layer) for layer in own.layers} == {DynamicLayer}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_steps_of_generate_are_exported(pair: Any, dynamic: bool) -> None:
+    """As transformers' exporters record them, with the caches of a real `generate`."""
+    exporters = pytest.importorskip(
+        "transformers.exporters.exporter_dynamo", reason="this transformers has no exporters"
+    )
+    utils = pytest.importorskip("transformers.exporters.utils")
+    steps = utils.decompose_for_generation(pair[1], {"input_ids": IDS[:, 3:], "attention_mask": MASK[:, 3:]})
+    assert len(steps) == 2
+    for module, inputs in steps.values():
+        # Takes what is constant out of the inputs.
+        exported = exporters.DynamoExporter().export(module, inputs, config=exporters.DynamoConfig(dynamic=dynamic))
+        with torch.no_grad():
+            expected, found = (
+                utils.get_leaf_tensors(step(**copy.deepcopy(inputs))) for step in (module, exported.program.module())
+            )
+        assert len(expected) > 4
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_meta_device(pair: Any) -> None:
+    assert pair[1].to("meta")(IDS.to("meta")).logits.shape == (2, 9, 97)

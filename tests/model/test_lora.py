@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.modules.module import register_module_forward_hook
 
 from llama_tasks.model import lora, products
 
@@ -157,3 +158,31 @@ def test_only_one_factor_trained(pair: Any, monkeypatch: pytest.MonkeyPatch) -> 
     found, expected = loss_and_gradients(model)[1], by_peft(model, monkeypatch)[1]
     assert found.keys() == expected.keys() and all("lora_B" in name for name in found)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", ["q_proj.lora_A", "v_proj.lora_A", "gate_proj.lora_A"])
+def test_each_factor_learns_by_itself(pair: Any, monkeypatch: pytest.MonkeyPatch, frozen: str) -> None:
+    model = adapted(pair[1])
+    for name, parameter in model.named_parameters():
+        if frozen in name:
+            parameter.requires_grad_(False)
+    found, expected = loss_and_gradients(model)[1], by_peft(model, monkeypatch)[1]
+    assert found.keys() == expected.keys() and len(found) == 26
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("where", ["", ".base_layer", ".lora_A.default", ".lora_B.default"])
+@pytest.mark.parametrize("change", ["patched", "backward hook", "everywhere"])
+def test_a_changed_call_goes_through_peft(pair: Any, count: list[int], where: str, change: str) -> None:
+    model = adapted(pair[1])
+    for number in range(2):
+        module = model.get_submodule(f"base_model.model.model.layers.{number}.self_attn.o_proj{where}")
+        if change == "patched":
+            module.forward = module.forward
+        elif change == "backward hook":
+            module.register_full_backward_hook(lambda *_: None)
+    handle = register_module_forward_hook(lambda *_: None) if change == "everywhere" else None
+    loss_and_gradients(model)
+    if handle is not None:
+        handle.remove()
+    assert count == ([] if change == "everywhere" else [3, 2, 1] * 2)

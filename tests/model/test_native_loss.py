@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llama_tasks.model import loss, modeling_native_llama
+from llama_tasks.model.loss import sum_of_losses
 
 
 def batch(rows: int = 2, length: int = 13) -> tuple[torch.Tensor, torch.Tensor]:
@@ -180,3 +181,32 @@ def test_reads_give_the_hidden_states_of_those_tokens(make_pair: Any) -> None:
         torch.testing.assert_close(few, whole[:, reads], atol=1e-5, rtol=0)
         with pytest.raises(ValueError, match="cu_seq_lens_q"):
             native.model(ids, reads=reads)
+
+
+@pytest.mark.parametrize("what", ["shift_labels", "ignore_index", "loss_function"])
+def test_other_losses_need_logits(pair: Any, what: str) -> None:
+    _, native = pair
+    ids, _ = batch()
+    labels = ids
+    options = {"shift_labels": {"shift_labels": labels}, "ignore_index": {"ignore_index": 7}}.get(what, {})
+    if what == "loss_function":
+        native.loss_function = lambda **_: torch.zeros(())
+    native(ids, labels=labels, **options)
+    with pytest.raises(ValueError, match=f"knows no .*{what}.*Leave skip_logits out"):
+        native(ids, labels=labels, skip_logits=True, **options)
+
+
+def test_the_gradient_of_many_targets_keeps_its_length() -> None:
+    """A mean over 3,001 targets in bfloat16: 1/3001 rounded would make all of it longer by 0.17%."""
+    head = torch.nn.Linear(32, 97, bias=False)
+    hidden, targets = torch.randn(3001, 32), torch.randint(97, (3001,))
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        x = hidden.bfloat16().to(dtype).requires_grad_()
+        narrow = torch.nn.Linear(32, 97, bias=False, dtype=dtype)
+        narrow.weight = torch.nn.Parameter(head.weight.detach().bfloat16().to(dtype), requires_grad=False)
+        (sum_of_losses(narrow, x, targets) / 3001).backward()
+        return x.grad.double().flatten()
+
+    exact, found = gradient(torch.float32), gradient(torch.bfloat16)
+    assert abs(found @ exact / (exact @ exact) - 1) < 5e-4

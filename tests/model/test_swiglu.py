@@ -55,7 +55,7 @@ def test_the_incoming_gradient_stays_as_it_is() -> None:
     assert torch.equal(dy, before)
 
 
-@pytest.mark.parametrize("change", ["another activation", "a hook"])
+@pytest.mark.parametrize("change", ["another activation", "a hook", "a backward hook", "a patch"])
 def test_a_changed_activation_is_called(pair: Any, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     _, native = pair
     monkeypatch.setattr(room, "_SwiGLU", None)
@@ -65,6 +65,10 @@ def test_a_changed_activation_is_called(pair: Any, monkeypatch: pytest.MonkeyPat
     for layer in native.model.layers:
         if change == "a hook":
             layer.mlp.act_fn.register_forward_hook(lambda *_: None)
+        elif change == "a backward hook":
+            layer.mlp.act_fn.register_full_backward_hook(lambda *_: None)
+        elif change == "a patch":
+            layer.mlp.act_fn.forward = torch.tanh
         else:
             layer.mlp.act_fn = nn.Tanh()
     native(ids)
