@@ -15,7 +15,6 @@ def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
     torch's `once_differentiable` lets it pass where no incoming gradient has a graph, and the second derivative is then
     zero without a word. Raises NotImplementedError instead.
     """
-
     exact = without_autocast(backward)
 
     @wraps(backward)
@@ -35,7 +34,10 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(backward)
     def exact(ctx: Any, *grads: Any) -> Any:
-        with torch.autocast(grads[0].device.type, enabled=False):
+        device = grads[0].device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+            return backward(ctx, *grads)
+        with torch.autocast(device, enabled=False):
             return backward(ctx, *grads)
 
     return exact

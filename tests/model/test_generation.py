@@ -367,7 +367,3 @@ def test_the_steps_of_generate_are_exported(pair: Any, dynamic: bool) -> None:
             )
         assert len(expected) > 4
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_meta_device(pair: Any) -> None:
-    assert pair[1].to("meta")(IDS.to("meta")).logits.shape == (2, 9, 97)

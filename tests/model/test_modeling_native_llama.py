@@ -192,3 +192,11 @@ def test_norm_gradient_is_the_derivative() -> None:
     plain = torch.nn.functional.rms_norm(x, (16,), norm.weight, 1e-3)
     expected = torch.autograd.grad((plain * weights).sum(), (x, norm.weight))
     torch.testing.assert_close(got, expected)
+
+
+def test_the_meta_device(pair: Any) -> None:
+    native, ids = pair[1].to("meta").train(), torch.ones(2, 9, dtype=torch.long, device="meta")
+    made = native(ids, labels=ids)
+    made.loss.backward()
+    assert made.logits.shape == (2, 9, 97)
+    assert all(p.grad.shape == p.shape for p in native.parameters())
