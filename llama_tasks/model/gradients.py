@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def first_only(backward: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,13 +35,17 @@ def without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(backward)
     def exact(ctx: Any, *grads: Any) -> Any:
-        device = grads[0].device.type
-        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        if not autocasts(grads[0]):
             return backward(ctx, *grads)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(grads[0].device.type, enabled=False):
             return backward(ctx, *grads)
 
     return exact
+
+
+def autocasts(x: Tensor) -> bool:
+    """Whether `torch.autocast` is at work on the device of x; the meta device knows none."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 
 
 def is_transformed() -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import kernels
-from .gradients import first_only, is_transformed
+from .gradients import autocasts, first_only, is_transformed
 from .products import add_times, is_changed, is_plain, linear, times, times_transposed, widened, widens_in_decoding
 from .swiglu import swiglu
 
@@ -53,7 +53,7 @@ class _Part:
 
 def _all_plain(layers: Sequence[nn.Module], x: Tensor) -> list[_Part] | None:
     """The parts of all layers, or None where one of them is not plain LoRA."""
-    if type(layers[0]) is nn.Linear or torch.is_autocast_enabled(x.device.type) or is_transformed():
+    if type(layers[0]) is nn.Linear or autocasts(x) or is_transformed():
         return None
     parts = [part for layer in layers if (part := _plain_lora(layer, x.dtype)) is not None]
     return parts if len(parts) == len(layers) else None

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .attention_packed import Documents
-from .gradients import first_only, is_transformed
+from .gradients import autocasts, first_only, is_transformed
 from .products import is_plain, times, times_transposed, widened, widens
 
 IGNORED = -100  # label of a token that carries no loss
@@ -66,12 +66,12 @@ class Targets:
         return len(self.ids) if self.weights is None else self.weights.sum()
 
 
-def refuse_other_losses(model: Any, kwargs: dict[str, Any]) -> None:
+def refuse_other_losses(model: Any, objective: Any, kwargs: dict[str, Any]) -> None:
     """Raise ValueError for what transformers' loss functions take and a loss without logits does not."""
     others = {
         "shift_labels": kwargs.get("shift_labels") is not None,
         "ignore_index": kwargs.get("ignore_index", IGNORED) != IGNORED,
-        "a loss_function of the model's own": hasattr(model, "_loss_function"),
+        "loss_function of yours": objective is None and hasattr(model, "_loss_function"),
     }
     if found := [name for name, given in others.items() if given]:
         raise ValueError(
@@ -91,7 +91,7 @@ def sum_of_losses(
     if is_transformed():
         counts_N = torch.ones_like(targets_N, dtype=torch.float32) if weights_N is None else weights_N
         return _loss(head, hidden_ND, targets_N, counts_N, smoothing)
-    if is_plain(head) and head.bias is None and not torch.is_autocast_enabled(hidden_ND.device.type):
+    if is_plain(head) and head.bias is None and not autocasts(hidden_ND):
         return _HeadAndLoss.apply(hidden_ND, head.weight, targets_N, weights_N, rows, smoothing)
     weights_N = torch.ones_like(targets_N, dtype=torch.float32) if weights_N is None else weights_N
     return in_chunks(partial(_loss, smoothing=smoothing), head, hidden_ND, targets_N, weights_N)

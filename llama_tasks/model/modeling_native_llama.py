@@ -374,7 +374,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
         targets = places = None
         if labels is not None and (skip_logits or packed[1] is not None):
-            refuse_other_losses(self, kwargs)
+            refuse_other_losses(self, objective, kwargs)
             targets = Targets.read(labels, *packed, weights=loss_weights)
             places = targets.places
         elif loss_weights is not None:

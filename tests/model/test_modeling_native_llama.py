@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, LlamaForCausalLM
 
 from llama_tasks.model import load_native
@@ -194,9 +195,13 @@ def test_norm_gradient_is_the_derivative() -> None:
     torch.testing.assert_close(got, expected)
 
 
-def test_the_meta_device(pair: Any) -> None:
-    native, ids = pair[1].to("meta").train(), torch.ones(2, 9, dtype=torch.long, device="meta")
-    made = native(ids, labels=ids)
+@pytest.mark.parametrize("lora", [False, True])
+def test_the_meta_device(pair: Any, lora: bool) -> None:
+    native, ids = pair[1], torch.ones(2, 9, dtype=torch.long, device="meta")
+    if lora:
+        native = get_peft_model(native, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+    native = native.to("meta").train()
+    made = native(input_ids=ids, labels=ids)
     made.loss.backward()
     assert made.logits.shape == (2, 9, 97)
-    assert all(p.grad.shape == p.shape for p in native.parameters())
+    assert all(p.grad.shape == p.shape for p in native.parameters() if p.requires_grad)

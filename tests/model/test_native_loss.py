@@ -194,6 +194,8 @@ def test_other_losses_need_logits(pair: Any, what: str) -> None:
     native(ids, labels=labels, **options)
     with pytest.raises(ValueError, match=f"knows no .*{what}.*Leave skip_logits out"):
         native(ids, labels=labels, skip_logits=True, **options)
+    if what == "loss_function":
+        assert native(ids, labels=labels, skip_logits=True, objective=sum_of_losses).loss > 1
 
 
 def test_the_gradient_of_many_targets_keeps_its_length() -> None:
