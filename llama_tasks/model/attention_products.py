@@ -53,7 +53,7 @@ def causal_attention(
 
 
 def weights_kept(length: int) -> int:
-    """Weights of each head, in float32, that training in float32 on this CPU keeps of a row of so many tokens."""
+    """Float32 weights of each head that training keeps of a row of so many tokens, where this CPU computes them in blocks."""
     if length not in IN_BLOCKS or not is_amd_without_avx512():
         return 0
     return sum((end - start) * end for start, end in _spans(length, BLOCK))

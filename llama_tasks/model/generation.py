@@ -70,7 +70,8 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self._add(0, self.keys, key_states), self._add(1, self.values, value_states)
-        self.keys, self.values = keys, values  # type: ignore[misc]  # they lie in the base class's `__dict__`
+        as_base: DynamicLayer = self  # whose attributes they are; `__slots__` names this class's own alone
+        as_base.keys, as_base.values = keys, values
         return keys, values
 
     def reset(self) -> None:

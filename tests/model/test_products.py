@@ -201,12 +201,22 @@ def test_a_layer_in_bfloat16_is_that_in_float32_rounded_once(bias: bool) -> None
     x = narrow_x.detach().float().requires_grad_()
     dy = torch.randn(2, 5, 7).bfloat16()
     y = products.linear(narrow_x, narrow)
+    assert "_Linear" in type(y.grad_fn).__name__
     found = y, *torch.autograd.grad(y, [narrow_x, *narrow.parameters()], dy)
     y = layer(x)
     expected = y, *torch.autograd.grad(y, [x, *layer.parameters()], dy.float())
     for ours, exact in zip(found, expected, strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.float(), exact, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("train", [True, False])
+def test_weights_of_another_precision_are_refused_as_by_torch(train: bool) -> None:
+    layer = nn.Linear(9, 7).bfloat16().train(train)
+    layer.bias = nn.Parameter(torch.zeros(7))
+    with torch.set_grad_enabled(train), pytest.raises(RuntimeError, match="dtype"):
+        products.linear(torch.randn(8, 1, 9).bfloat16(), layer)
 
 
 @pytest.mark.parametrize("rows", [1, 8])
