@@ -66,7 +66,7 @@ def process() -> PartialState:
     unknown = device is None or device.type == "mps"  # of which accelerate makes no group
     try:
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (started > 1 and unknown))
-    except torch.distributed.DistError as error:
+    except RuntimeError as error:  # torch 2.6 does not name it a DistError yet
         address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise RunError(
             f"The {started} processes did not find each other at {address} ({str(error).splitlines()[0]}). Is another job "
