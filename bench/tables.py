@@ -134,6 +134,7 @@ def choices(rows: Rows) -> str:
     head = (
         "shape",
         "dtype",
+        "rows",
         "prompt",
         "choices",
         "llama-tasks, rows/s",
@@ -142,7 +143,8 @@ def choices(rows: Rows) -> str:
         "differ by",
     )
     return table(head, rows, lambda row: (
-        row["shape"], row["dtype"], str(row["prompt_tokens"]), str(row["choices"]), number(row["rows_per_second"]["ours"]),
+        row["shape"], row["dtype"], str(row["rows"]), str(row["prompt_tokens"]), str(row["choices"]),
+        number(row["rows_per_second"]["ours"]),
         ", ".join(f"{number(rate)} ({name})" for name, rate in row["rows_per_second"].items() if name != "ours"),
         times(row["speed"]), f"{row['largest_difference']:.0e}",
     ))  # fmt: skip
