@@ -221,7 +221,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
         "generate.json": [{**setting, "rows": 9, "tokens_per_batch": 100, "speed": 2.7,
                            "best_batch": 8, "rows_per_second": {"ours": 27, "8": 10},
                            "output_tokens": {"median": 4, "mean": 5, "max": 9}, "other_text_than_alone": {"ours": 0, "8": 0.01}}],
-        "choices.json": [{**setting, "prompt_tokens": 400, "choices": 4, "speed": 4.1, "rows_per_second": {"ours": 41, "4": 10},
+        "choices.json": [{**setting, "rows": 24, "prompt_tokens": 400, "choices": 4, "speed": 4.1, "rows_per_second": {"ours": 41, "4": 10},
                           "largest_difference": 2e-6}],
         "imports.json": [{"command": "report", "seconds": 0.4, "packages": {"numpy": 0.1}, **about}],
         "gpu.json": [{"gpu": "G", "shape": "8B", "what": "lora", "engine": "native", "attention": "sdpa", "rows": "packed",
