@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationMixin
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
 
 from .alone import ALONE_AFTER, Alone
 
@@ -149,10 +149,16 @@ class LoneText:
             return None
         body = self.model.model
         hidden = body.embed_tokens(input_ids[0])
+        place = int(cache.get_seq_length())
         if position_ids is None:
-            position_ids = torch.tensor([[cache.get_seq_length()]])
+            position_ids = torch.tensor([[place]])
         cos, sin = (table[0, 0] for table in body.rotary_emb(hidden, position_ids=position_ids))
-        return self.alone.step(hidden, cos, sin, lambda layer, k, v: cache.update(k, v, layer))[None]
+
+        def remember(layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            keys, values = cache.update(k, v, layer)
+            return keys[:, :, : place + 1], values[:, :, : place + 1]  # of a static cache, those that are there
+
+        return self.alone.step(hidden, cos, sin, remember)[None]
 
     def _is_plain(self, attention_mask: Any, cache: Any, others: dict[str, Any]) -> bool:
         model, config = self.model, self.model.config
@@ -162,13 +168,21 @@ class LoneText:
             return False
         if any(value is not None and value is not False for value in others.values()):
             return False
-        if not _remembers_all(cache):
-            return False
-        return attention_mask is None or (attention_mask.dim() == 2 and bool(attention_mask.all()))
+        return _remembers_all(cache) and (attention_mask is None or _sees_all(attention_mask, cache))
 
 
 def _remembers_all(cache: Any) -> bool:
-    """A dynamic cache of the whole past, here and in full precision."""
-    if not isinstance(cache, Cache) or type(cache) is not DynamicCache or cache.offloading:
+    """A dynamic or static cache of the whole past, here and in full precision."""
+    if type(cache) not in (DynamicCache, StaticCache) or cache.offloading:
         return False
-    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
+    return all(type(layer) in (DynamicLayer, RoomyLayer, StaticLayer) for layer in cache.layers)
+
+
+def _sees_all(mask: Any, cache: Cache) -> bool:
+    """Whether the mask of one token, [1, S], or [1, 1, 1, S] as `generate` makes it for a static cache, hides none of the past."""
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        return False
+    if mask.dim() == 2:
+        return bool(mask.all())
+    seen = int(cache.get_seq_length()) + 1
+    return mask.dtype == torch.bool and bool(mask[..., :seen].all()) and not bool(mask[..., seen:].any())

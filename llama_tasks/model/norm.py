@@ -19,7 +19,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, eps)
     if kernels.by_liger(x, weight):
         return kernels.rms_norm(x, weight, eps)
-    if is_transformed():
+    if not torch.is_grad_enabled() or is_transformed():
         return _formula(x, weight, eps)
     normalized: Tensor = _RMSNorm.apply(x, weight, eps)
     return normalized

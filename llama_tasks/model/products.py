@@ -90,18 +90,26 @@ def linear(x: Tensor, layer: Any) -> Tensor:
 
     Evaluation of whole texts stays with torch's own choice, and so gives the bits that transformers' LLaMA gives.
     """
-    decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
-    learns = layer.training and torch.is_grad_enabled()
+    if not x.is_cpu or torch.compiler.is_compiling() or not _gains(x, layer.training):
+        return layer(x)
     if not is_plain(layer) or torch.is_autocast_enabled("cpu"):  # a hooked layer may have no weight outside its call
         return layer(x)
     if any(weight is not None and weight.dtype != x.dtype for weight in (layer.weight, layer.bias)):
         return layer(x)  # which says so
-    if learns and (_by_onednn(x) or widens(x)):
+    if torch.is_grad_enabled():
         product: Tensor = _Linear.apply(x, layer.weight, layer.bias)
         return product
-    if decodes and (_by_onednn(x) or _by_turning(x) or widens_in_decoding(x)):
-        return times_transposed(widened(x), layer.weight, layer.bias).to(x.dtype)
-    return layer(x)
+    return times_transposed(widened(x), layer.weight, layer.bias).to(x.dtype)
+
+
+def _gains(x: Tensor, training: bool) -> bool:
+    """Whether another way than torch's own is faster; asked before anything else, as the answer is no for most calls."""
+    if torch.is_grad_enabled():
+        return training and (_by_onednn(x) or widens(x))
+    if x.shape[-2] != 1:
+        return False
+    several = x.numel() > x.shape[-1]  # rows
+    return _by_onednn(x) or (several and (_by_turning(x) or widens_in_decoding(x)))
 
 
 def is_plain(layer: Any) -> bool:
@@ -112,7 +120,8 @@ def is_plain(layer: Any) -> bool:
 def is_changed(module: Any) -> bool:
     """Its call is more than its class says: patched, or hooked by torch or by accelerate, whose weights may lie elsewhere."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks) or "forward" in vars(module) or hasattr(module, "_hf_hook") or any(EVERYWHERE)
+    own = vars(module)
+    return any(hooks) or "forward" in own or "_hf_hook" in own or any(EVERYWHERE)
 
 
 class _Linear(torch.autograd.Function):

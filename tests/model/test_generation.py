@@ -175,7 +175,7 @@ def short_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 ONE_TEXT: dict[str, dict[str, Any]] = {
     "greedy": {},
-    **{name: MODES[name] for name in ("sampling", "processors", "prompt in pieces")},
+    **{name: MODES[name] for name in ("sampling", "processors", "prompt in pieces", "static cache")},
     "a cache of one's own": {"past_key_values": "new"},
 }
 
@@ -222,7 +222,8 @@ LONG_WAYS: dict[str, dict[str, Any]] = {
     "two texts": {"rows": slice(None)},
     "padding": {"rows": slice(0, 1)},
     "beams": MODES["beam"],
-    "a fixed cache": MODES["static cache"],
+    "padding before a static cache": {"rows": slice(0, 1), **MODES["static cache"]},
+    "a quantised cache": MODES["float8 cache"],
     "what happened on the way": {"output_hidden_states": True, "return_dict_in_generate": True},
 }
 
