@@ -55,11 +55,16 @@ class Alone:
         self.head = _side_by_side([model.lm_head])
 
     @staticmethod
+    def gains(model: Any) -> bool:
+        """Whether the usual step is slower, by what the model is and where; says nothing of its layers."""
+        if not turning_is_faster() or model.dtype != torch.float32 or model.device.type != "cpu":
+            return False
+        return bool(model.config.hidden_size <= SHORT)
+
+    @staticmethod
     def of(model: Any) -> Alone | None:
         """None where the usual step is as fast, or where a layer does more than multiply: quantised, hooked, other adapters."""
-        if not turning_is_faster() or model.dtype != torch.float32 or model.device.type != "cpu":
-            return None
-        if model.config.hidden_size > SHORT or _is_changed(model):
+        if not Alone.gains(model) or _is_changed(model):
             return None
         try:
             return Alone(model)

@@ -116,7 +116,8 @@ class NativeGenerationMixin(GenerationMixin):
     def _optimize_model_for_decode(self) -> Iterator[None]:
         """Around the steps of `generate`, by transformers' name: a single text has a shorter way."""
         with super()._optimize_model_for_decode():
-            self._lone = LoneText(self)
+            # Elsewhere nothing is asked of a step: whether a mask hides something would be a wait for the device.
+            self._lone = LoneText(self) if Alone.gains(self) else None
             try:
                 yield
             finally:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, StaticCache
 from transformers.cache_utils import DynamicLayer
 
@@ -240,6 +241,30 @@ def test_anything_else_goes_the_usual_way(pair: Any, short_steps: list[int], opt
     ]
     first, second = (getattr(each, "sequences", each) for each in found)
     assert torch.equal(first, second) and not short_steps
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a number is fetched from a tensor, which on a GPU waits for all that was asked of it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["greedy", "static cache"])
+def test_no_token_waits_longer_than_in_transformers(pair: Any, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Where the short way is not taken, as on a GPU."""
+    monkeypatch.setattr(alone, "turning_is_faster", lambda: False)
+
+    def waits(model: Any) -> int:
+        with Waits() as found:
+            generate(model, ONE, max_new_tokens=3 * ALONE_AFTER, **MODES.get(mode, {}))
+        return found.count
+
+    reference, native = pair
+    assert waits(native) <= waits(reference)
 
 
 # The cache with room
