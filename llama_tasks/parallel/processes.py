@@ -66,7 +66,10 @@ def process() -> PartialState:
     unknown = device is None or device.type == "mps"  # of which accelerate makes no group
     try:
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or (started > 1 and unknown))
-    except RuntimeError as error:  # torch 2.6 does not name it a DistError yet
+    except RuntimeError as error:
+        # Only newer versions of torch than 2.6 make a DistError of a port in use.
+        if not isinstance(error, torch.distributed.DistError) and "EADDRINUSE" not in str(error):
+            raise
         address = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
         raise RunError(
             f"The {started} processes did not find each other at {address} ({str(error).splitlines()[0]}). Is another job "

@@ -1,7 +1,8 @@
 """What a run is told: strict typed loading, dotted overrides, "did you mean".
 
-fields.py           Recipe and Suite, field by field        typed_yaml.py   YAML into declared types
+fields.py           Recipe and Suite, field by field        loading.py      from their files, and as YAML again
 decoding_fields.py  how outputs are made, checked           suites.py       a suite file of several sets
+typed_yaml.py       YAML into declared types
 """
 
 from __future__ import annotations
@@ -16,11 +17,8 @@ from llama_tasks.recipe.fields import (
     Recipe,
     Suite,
     TrainConfig,
-    dump,
-    leaves,
-    load_recipe,
-    load_suite,
 )
+from llama_tasks.recipe.loading import dump, leaves, load_recipe, load_suite
 
 __all__ = [
     "TASKS",

@@ -19,16 +19,8 @@ from typing import Literal
 
 from llama_tasks.errors import RecipeError
 from llama_tasks.recipe.decoding_fields import check_decoding
-from llama_tasks.recipe.fields import (
-    LEAST,
-    BaseConfig,
-    DataConfig,
-    PromptConfig,
-    Recipe,
-    Suite,
-    find_task,
-    resolve_suite,
-)
+from llama_tasks.recipe.fields import LEAST, BaseConfig, DataConfig, PromptConfig, Recipe, Suite
+from llama_tasks.recipe.loading import find_task, resolve_suite
 from llama_tasks.recipe.typed_yaml import Converter, override, read_yaml
 
 
