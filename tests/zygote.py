@@ -57,7 +57,7 @@ def run(request: dict[str, Any], command: Any) -> None:
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(Path(request["job"]) / name, os.O_WRONLY | os.O_CREAT), number)
         os.chdir(request["cwd"])
-        prepare(request.get("fault", {}))
+        prepare(request.get("fault", {}), Path(request["job"]))
         code = command(request["argv"])
     except BaseException:
         import traceback
@@ -68,8 +68,8 @@ def run(request: dict[str, Any], command: Any) -> None:
         os._exit(code)
 
 
-def prepare(fault: dict[str, Any]) -> None:
-    """Arrange what shall go wrong in this process."""
+def prepare(fault: dict[str, Any], job: Path) -> None:
+    """Arrange what shall go wrong in this process, whose files are in `job`."""
     os.environ.update(fault.get("environment", {}))
     if "mount" in fault:
         mount(*fault["mount"])
@@ -77,7 +77,7 @@ def prepare(fault: dict[str, Any]) -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + fault["memory"],) * 2)
     if "slow_steps" in fault:
-        slow_down(fault["slow_steps"])
+        slow_down(fault["slow_steps"], job / "slow")
     if "slow_rows" in fault:
         slow_down_rows(*fault["slow_rows"])
     if "fill_after_checkpoint" in fault:
@@ -88,14 +88,16 @@ def prepare(fault: dict[str, Any]) -> None:
         Operations(fault["operation"], fault["how"]).install()
 
 
-def slow_down(seconds: float) -> None:
-    """Steps after the first take so long."""
+def slow_down(seconds: float, begun: Path) -> None:
+    """Steps after the first take so long; the file is there once one has begun."""
     from llama_tasks.train import Training
 
     step = Training._optimizer_step
 
     def slow(self: Any, *planned: Any) -> Any:
-        time.sleep(seconds if self.step else 0)
+        if self.step:
+            begun.touch()
+            time.sleep(seconds)
         return step(self, *planned)
 
     Training._optimizer_step = slow  # type: ignore[method-assign]

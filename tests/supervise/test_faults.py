@@ -90,7 +90,7 @@ def test_a_signal_while_training_saves_and_a_second_one_leaves_now(zygote: Zygot
     assert (checkpoint.newest(place / "stopped/checkpoints") or place).name == f"step-{step}"
 
     run = zygote.start("finetune", "mine.yaml", "output=twice", "train.max_steps=3000", cwd=place, slow_steps=30)
-    wait_for(place / "twice/log.jsonl")
+    wait_for(run.job / "slow")  # in the middle of a step: between two of them the first signal would be answered
     began = time.monotonic()
     run.send(signal.SIGINT)
     time.sleep(0.3)
