@@ -1,13 +1,16 @@
 """One text alone, token by token: its step reads every weight once and does little else, so both are made as short as they can be.
 
-Layers that read the same input lie side by side, the other way round ([D, F_1 + F_2 + ...]): MKL spends 0.12 microseconds on
-each row of a weight [F, D] beside reading it, half of the time where rows are short. A LoRA is added to them, W + s B A, so it
-costs nothing. The step is the model's own without its modules: a third of the calls.
+Layers that read the same input lie side by side, and the step is the model's own without its modules: a third of the calls.
+
+- float32, on the processors of `turning_is_faster`: the other way round ([D, F_1 + F_2 + ...]). MKL spends 0.12 microseconds on
+  each row of a weight [F, D] beside reading it, half of the time where rows are short. A LoRA is added to them, W + s B A, so
+  it costs nothing.
+- bfloat16: as they are ([F_1 + F_2 + ..., D]), with a LoRA beside them, since the sum would have to be rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .lora import NotOneProduct, merged
+from .attention_products import attend_step
+from .lora import NotOneProduct, merged, read
 from .norm import rms_norm
 from .products import is_changed, turning_is_faster
 
@@ -27,16 +31,83 @@ SHORT = 1024  # numbers in a row of W; reading longer ones takes most of the tim
 Remember = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+class _Turned:
+    """float32 layers side by side: x W^T + b, W laid out as [D, F_1 + F_2 + ...]."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        weights, biases = zip(*map(merged, layers), strict=True)
+        widths = [len(weight) for weight in weights]
+        self.weight_DF = weights[0].new_empty(weights[0].shape[1], sum(widths))
+        for weight, part in zip(weights, self.weight_DF.split(widths, dim=1), strict=True):
+            part.copy_(weight.T)
+        self.bias = None if biases[0] is None else torch.cat(biases)
+
+    def __call__(self, x_1D: Tensor) -> Tensor:
+        return x_1D @ self.weight_DF if self.bias is None else torch.addmm(self.bias, x_1D, self.weight_DF)
+
+
+class _TurnedOnto:
+    """A float32 layer whose output adds to the stream, with the one row turned over instead."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.weight_DF, self.bias = merged(layer)
+
+    def __call__(self, hidden_1D: Tensor, x_1F: Tensor) -> Tensor:
+        sum_1D = torch.addmm(hidden_1D.T, self.weight_DF, x_1F.T).T
+        return sum_1D if self.bias is None else sum_1D + self.bias
+
+
+class _Narrow:
+    """bfloat16 layers side by side, x W^T + b + (x A^T) (s B)^T: W [F_1 + F_2 + ..., D], and of all LoRAs, which stay in float32 as
+    peft has them, one A [R, D] and one B, turned over, [R, F_1 + F_2 + ...], that is zero where a rank is another layer's."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        weights, biases, factors = zip(*(read(layer, torch.bfloat16) for layer in layers), strict=True)
+        self.weight_FD = weights[0] if len(weights) == 1 else torch.cat(weights)
+        self.bias = None if biases[0] is None else torch.cat(biases)
+        self.a_RD: Tensor | None = None
+        if any(factors):
+            none = [(w.new_empty(0, w.shape[1]).float(), w.new_empty(len(w), 0).float()) for w in weights]
+            a, b = zip(*(found or empty for found, empty in zip(factors, none, strict=True)), strict=True)
+            self.a_RD, self.b_RF = torch.cat(a), torch.block_diag(*(part.T for part in b))
+
+    def __call__(self, x_1D: Tensor) -> Tensor:
+        y_1F = F.linear(x_1D, self.weight_FD, self.bias)
+        if self.a_RD is None:
+            return y_1F
+        return torch.addmm(y_1F.float(), F.linear(x_1D.float(), self.a_RD), self.b_RF).to(y_1F.dtype)
+
+
+class _NarrowOnto(_Narrow):
+    """A bfloat16 layer whose output adds to the stream."""
+
+    def __call__(self, hidden_1D: Tensor, x_1F: Tensor) -> Tensor:  # type: ignore[override]
+        return hidden_1D + super().__call__(x_1F)
+
+
 @dataclass(frozen=True)
 class _Layer:
-    """Weights and biases of one decoder layer: side by side [D, F_1 + F_2 + ...], and those that add to the stream [D, F]."""
+    """One decoder layer: the scales of its norms, its layers side by side, and those whose output adds to the stream."""
 
     norm: Tensor
-    qkv: tuple[Tensor, Tensor | None]
-    o: tuple[Tensor, Tensor | None]
+    qkv: _Turned | _Narrow
+    o: _TurnedOnto | _NarrowOnto
     mlp_norm: Tensor
-    gate_up: tuple[Tensor, Tensor | None]
-    down: tuple[Tensor, Tensor | None]
+    gate_up: _Turned | _Narrow
+    down: _TurnedOnto | _NarrowOnto
+
+    @classmethod
+    def of(cls, layer: Any, dtype: torch.dtype) -> _Layer:
+        together, onto = (_Turned, _TurnedOnto) if dtype == torch.float32 else (_Narrow, _NarrowOnto)
+        attention, mlp = layer.self_attn, layer.mlp
+        return cls(
+            norm=_scale(layer.input_layernorm, dtype),
+            qkv=together(attention.q_proj, attention.k_proj, attention.v_proj),
+            o=onto(attention.o_proj),
+            mlp_norm=_scale(layer.post_attention_layernorm, dtype),
+            gate_up=together(mlp.gate_proj, mlp.up_proj),
+            down=onto(mlp.down_proj),
+        )
 
 
 class Alone:
@@ -49,17 +120,16 @@ class Alone:
         config = model.config
         self.head_dim, self.heads, self.groups = config.head_dim, config.num_attention_heads, config.num_key_value_heads
         self.scaling, self.eps = config.head_dim**-0.5, config.rms_norm_eps
-        self.layers = [_read(layer) for layer in model.model.layers[: config.num_hidden_layers]]
+        self.layers = [_Layer.of(layer, model.dtype) for layer in model.model.layers[: config.num_hidden_layers]]
         self.act_fn: Callable[[Tensor], Tensor] = model.model.layers[0].mlp.act_fn
-        self.norm = _scale(model.model.norm)
-        self.head = _side_by_side([model.lm_head])
+        self.norm = _scale(model.model.norm, model.dtype)
+        self.head = (_Turned if model.dtype == torch.float32 else _Narrow)(model.lm_head)
 
     @staticmethod
     def gains(model: Any) -> bool:
         """Whether the usual step is slower, by what the model is and where; says nothing of its layers."""
-        if not turning_is_faster() or model.dtype != torch.float32 or model.device.type != "cpu":
-            return False
-        return bool(model.config.hidden_size <= SHORT)
+        gains = model.dtype == torch.bfloat16 or (model.dtype == torch.float32 and turning_is_faster())
+        return bool(gains and model.device.type == "cpu" and model.config.hidden_size <= SHORT)
 
     @staticmethod
     def of(model: Any) -> Alone | None:
@@ -75,17 +145,15 @@ class Alone:
         """Logits [1, V] behind the embedded token [1, D]; cos, sin [C] of its place."""
         turned = self.heads + self.groups
         for number, layer in enumerate(self.layers):
-            rows = _times(rms_norm(hidden, layer.norm, self.eps), *layer.qkv).view(-1, self.head_dim)
+            rows = layer.qkv(rms_norm(hidden, layer.norm, self.eps)).view(-1, self.head_dim)
             qk = rows[:turned]
             qk = torch.addcmul(qk * cos, qk.roll(self.head_dim // 2, dims=-1), signed_sin)
             k, v = remember(number, qk[None, self.heads :, None], rows[None, turned:, None])
-            out = F.scaled_dot_product_attention(
-                qk[None, : self.heads, None], k, v, scale=self.scaling, enable_gqa=self.heads != self.groups
-            )
-            hidden = _add(hidden, out.view(1, -1), *layer.o)
-            gate, up = _times(rms_norm(hidden, layer.mlp_norm, self.eps), *layer.gate_up).chunk(2, dim=-1)
-            hidden = _add(hidden, self.act_fn(gate) * up, *layer.down)
-        return _times(rms_norm(hidden, self.norm, self.eps), *self.head)
+            out = attend_step(qk[None, : self.heads, None], k, v, None, self.scaling)
+            hidden = layer.o(hidden, out.view(1, -1))
+            gate, up = layer.gate_up(rms_norm(hidden, layer.mlp_norm, self.eps)).chunk(2, dim=-1)
+            hidden = layer.down(hidden, self.act_fn(gate) * up)
+        return self.head(rms_norm(hidden, self.norm, self.eps))
 
 
 def _is_changed(model: Any) -> bool:
@@ -103,39 +171,8 @@ def _is_own(module: Any) -> bool:
     return type(module).__module__.startswith(OWN)
 
 
-def _times(x_1D: Tensor, weight_DF: Tensor, bias: Tensor | None) -> Tensor:
-    return x_1D @ weight_DF if bias is None else torch.addmm(bias, x_1D, weight_DF)
-
-
-def _add(hidden_1D: Tensor, x_1F: Tensor, weight_DF: Tensor, bias: Tensor | None) -> Tensor:
-    sum_D1 = torch.addmm(hidden_1D.T, weight_DF, x_1F.T)
-    return sum_D1.T if bias is None else sum_D1.T + bias
-
-
-def _read(layer: Any) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    return _Layer(
-        norm=_scale(layer.input_layernorm),
-        qkv=_side_by_side([attention.q_proj, attention.k_proj, attention.v_proj]),
-        o=merged(attention.o_proj),
-        mlp_norm=_scale(layer.post_attention_layernorm),
-        gate_up=_side_by_side([mlp.gate_proj, mlp.up_proj]),
-        down=merged(mlp.down_proj),
-    )
-
-
-def _scale(norm: Any) -> Tensor:
-    if not _is_own(norm):  # an adapter on it, or another norm
+def _scale(norm: Any, dtype: torch.dtype) -> Tensor:
+    if not _is_own(norm) or norm.weight.dtype != dtype:  # an adapter on it, or another norm
         raise NotOneProduct
     weight: Tensor = norm.weight
     return weight
-
-
-def _side_by_side(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None]:
-    """The layers' weights [F_i, D] as one matrix [D, sum of F_i], and their biases as one."""
-    weights, biases = zip(*map(merged, layers), strict=True)
-    widths = [len(weight) for weight in weights]
-    together = weights[0].new_empty(weights[0].shape[1], sum(widths))
-    for weight, part in zip(weights, together.split(widths, dim=1), strict=True):
-        part.copy_(weight.T)
-    return together, None if biases[0] is None else torch.cat(biases)

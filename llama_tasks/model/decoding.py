@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .alone import ALONE_AFTER, Alone
+from .attention_products import attend_step
 
 # Types of rotary frequencies that stay as they are however long a text grows; of the others, texts cannot share a step.
 STEADY_ROPE = ("default", "linear", "llama3", "yarn")
@@ -66,11 +66,7 @@ class Slots:
     def attend(self, layer: int, q_N1HC: Tensor, scaling: float) -> Tensor:
         """Of each slot's newest token to all of its text, [N, 1, H, C]."""
         k, v = (memory[layer][: self._used, :, : self._seen] for memory in (self.keys, self.values))
-        grouped = q_N1HC.shape[2] != k.shape[1]
-        out = F.scaled_dot_product_attention(
-            q_N1HC.transpose(1, 2), k, v, attn_mask=self._mask, scale=scaling, enable_gqa=grouped
-        )
-        return out.transpose(1, 2)
+        return attend_step(q_N1HC.transpose(1, 2), k, v, self._mask, scaling).transpose(1, 2)
 
     def append(self, place: int, layer: int, k_1K1C: Tensor, v_1K1C: Tensor) -> tuple[Tensor, Tensor]:
         """Keep a token of the first slot at `place`; the keys and values of its text so far, [1, K, S, C]."""

@@ -30,7 +30,7 @@ from .gradients import is_transformed, without_autocast
 
 EVERYWHERE = (_global_forward_hooks, _global_forward_pre_hooks, _global_backward_hooks, _global_backward_pre_hooks)
 FEW_ROWS = 16
-WIDENED_FROM = 8  # rows, in decoding; fewer take as long as the weight takes to read, and a narrow one is read faster
+WIDENED_FROM = 8  # rows, without a gradient; fewer take as long as it takes to read the weight, faster if narrow
 PART = 2**21  # numbers of a narrow weight that are float32 at a time
 
 
@@ -88,7 +88,8 @@ def _rows_of_part(weight: Tensor) -> int:
 def linear(x: Tensor, layer: Any) -> Tensor:
     """What `layer` gives for x [..., D]; a plain linear layer in training, or in decoding token by token, by the fast way.
 
-    Evaluation of whole texts stays with torch's own choice, and so gives the bits that transformers' LLaMA gives.
+    Evaluation of whole texts in float32 stays with torch's own choice, and so gives the bits that transformers' LLaMA gives.
+    In half precision that would cost too much where torch is slow in it.
     """
     if not x.is_cpu or torch.compiler.is_compiling() or not _gains(x, layer.training):
         return layer(x)
@@ -105,11 +106,11 @@ def linear(x: Tensor, layer: Any) -> Tensor:
 def _gains(x: Tensor, training: bool) -> bool:
     """Whether another way than torch's own is faster; asked before anything else, as the answer is no for most calls."""
     if torch.is_grad_enabled():
-        return training and (_by_onednn(x) or widens(x))
-    if x.shape[-2] != 1:
-        return False
+        return widens(x) or (training and _by_onednn(x))
     several = x.numel() > x.shape[-1]  # rows
-    return _by_onednn(x) or (several and (_by_turning(x) or widens_in_decoding(x)))
+    if x.shape[-2] != 1:
+        return several and widens_enough(x)
+    return _by_onednn(x) or (several and (_by_turning(x) or widens_enough(x)))
 
 
 def is_plain(layer: Any) -> bool:
@@ -154,8 +155,8 @@ def _by_turning(x: Tensor) -> bool:
     return _is_float32_on_cpu(x) and turning_is_faster() and 2 <= x.numel() // x.shape[-1] <= FEW_ROWS
 
 
-def widens_in_decoding(x: Tensor) -> bool:
-    """Whether `widens` pays for so few rows as decoding has."""
+def widens_enough(x: Tensor) -> bool:
+    """Whether to widen the weight pays for so few rows as decoding has."""
     return widens(x) and x.numel() // x.shape[-1] >= WIDENED_FROM
 
 

@@ -47,7 +47,8 @@ def plain_steps(model: NativeLlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) 
 def with_lora(model: NativeLlamaForCausalLM, **fields: Any) -> NativeLlamaForCausalLM:
     """Its layers carry a LoRA that does something; the native model inside peft's wrapper."""
     torch.manual_seed(2)
-    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, **fields))
+    config = LoraConfig(r=4, init_lora_weights=False, **{"target_modules": "all-linear", **fields})
+    wrapped = get_peft_model(model, config)
     native = wrapped.get_base_model().eval()
     assert isinstance(native, NativeLlamaForCausalLM)
     return native
@@ -69,11 +70,52 @@ def test_logits_are_those_of_the_models_own_step(
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_laid_out_is_what_is_read(pair: Any) -> None:
-    _, decoder = logits_of_steps(pair[1])
+LORAS: dict[str, dict[str, Any] | None] = {
+    "base": None,
+    "LoRA": {},
+    "LoRA on some": {"target_modules": ["k_proj", "up_proj", "down_proj"]},
+    "LoRA in bfloat16": {"narrow": True},
+}
+
+
+@pytest.mark.parametrize("lora", LORAS.values(), ids=LORAS)
+@pytest.mark.parametrize("fields", SHAPES.values(), ids=SHAPES)
+def test_bfloat16_is_as_near_to_float32_as_by_the_models_own_step(
+    make_pair: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], lora: dict[str, Any] | None
+) -> None:
+    exact, model = make_pair(**fields)[1], make_pair(**fields)[1].to(torch.bfloat16)
+    if lora is not None:
+        lora = dict(lora)
+        narrow = lora.pop("narrow", False)
+        exact, model = with_lora(exact, **lora), with_lora(model, **lora)
+        assert model.model.layers[0].mlp.up_proj.lora_A["default"].weight.dtype == torch.float32
+        model = model.to(torch.bfloat16) if narrow else model
+    exact.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    with monkeypatch.context() as context:
+        context.setattr(Alone, "of", lambda model: None)
+        usual, truth = logits_of_steps(model)[0].float(), logits_of_steps(exact)[0]
+    logits, decoder = logits_of_steps(model)
+    assert decoder._alone is not None and logits.dtype == torch.bfloat16
+
+    def error(found: torch.Tensor) -> float:
+        return float((found - truth).norm() / truth.norm())
+
+    assert error(logits.float()) < 1.3 * error(usual) + 1e-3 < 0.04
+
+
+def test_bfloat16_has_the_short_step_on_every_cpu(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alone, "turning_is_faster", lambda: False)
+    assert Alone.of(pair[1]) is None
+    assert Alone.of(pair[1].to(torch.bfloat16)) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_laid_out_is_what_is_read(pair: Any, dtype: torch.dtype) -> None:
+    _, decoder = logits_of_steps(pair[1].to(dtype))
     assert decoder._alone is not None
     with torch.inference_mode():
-        decoder._alone.head[0].zero_()
+        head: Any = decoder._alone.head
+        (head.weight_DF if dtype == torch.float32 else head.weight_FD).zero_()
         assert not decoder.step(torch.tensor([5])).any()
 
 
@@ -102,8 +144,20 @@ def _hooked(model: NativeLlamaForCausalLM) -> NativeLlamaForCausalLM:
     return model
 
 
+def _one_layer_narrow(model: NativeLlamaForCausalLM) -> NativeLlamaForCausalLM:
+    model.model.layers[1].mlp.up_proj.to(torch.bfloat16)
+    return model
+
+
+def _one_norm_narrow(model: NativeLlamaForCausalLM) -> NativeLlamaForCausalLM:
+    model.model.layers[1].input_layernorm.to(torch.bfloat16)
+    return model
+
+
 REFUSED: dict[str, Callable[[NativeLlamaForCausalLM], Any]] = {
-    "another dtype": lambda model: model.to(torch.bfloat16),
+    "another dtype": lambda model: model.to(torch.float16),
+    "a layer of another dtype": _one_layer_narrow,
+    "a norm of another dtype": _one_norm_narrow,
     "a hook": _hooked,
     "DoRA": lambda model: with_lora(model, use_dora=True),
     "a copy of the head that is trained": lambda model: with_lora(model, modules_to_save=["lm_head"]),

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from llama_tasks.model import attention_products, products
-from llama_tasks.model.attention_products import causal_attention
+from llama_tasks.model.attention_products import attend_step, causal_attention
 
 
 def qkv(heads: int, keys: int, length: int, context: int = 0, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -244,6 +245,50 @@ def test_attention_in_bfloat16_is_that_in_float32_rounded_once(masked: bool) -> 
     for ours, exact in zip(found, (out, *torch.autograd.grad(out, wide, dy)), strict=True):
         assert ours.dtype == torch.bfloat16
         torch.testing.assert_close(ours.float(), exact, atol=1e-6, rtol=2**-8)
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_step_attends_in_bfloat16_as_in_float32_rounded_once(masked: bool) -> None:
+    q, k, v = (x.detach().transpose(1, 2) for x in qkv(4, 2, 7, dtype=torch.bfloat16))
+    mask = torch.arange(7) < torch.tensor([3, 7, 5])[:, None, None, None] if masked else None
+    found = attend_step(q[:, :, :1], k, v, mask, 0.3)
+    exact = attend_step(q[:, :, :1].float(), k.float(), v.float(), mask, 0.3)
+    assert found.dtype == torch.bfloat16 and found.shape == (3, 4, 1, 8)
+    assert torch.equal(found, exact.bfloat16())
+    if masked:
+        assert torch.equal(attend_step(q[:1, :, :1], k[:1, :, :3], v[:1, :, :3], None, 0.3), found[:1])
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("adapter", ["none", "on", "off"])
+def test_evaluation_by_wide_products(
+    make_pair: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, adapter: str
+) -> None:
+    """A half-precision model is at least as near to float32 as by torch's own products, and takes none of them."""
+    ids = torch.randint(3, 97, (2, 24), generator=torch.Generator().manual_seed(0))
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+
+    def adapted(model: Any) -> Any:
+        torch.manual_seed(2)
+        made = model if adapter == "none" else get_peft_model(model, config).eval()
+        if adapter == "off":
+            made.base_model.disable_adapter_layers()
+        return made
+
+    native = adapted(make_pair()[1].to(dtype))
+    exact = adapted(make_pair()[1])
+    exact.load_state_dict({name: value.float() for name, value in native.state_dict().items()})
+    with torch.no_grad():
+        truth = exact(ids).logits
+        with monkeypatch.context() as context:
+            context.setattr(products, "is_x86_without_avx512", lambda: False)
+            narrow = native(ids).logits
+        monkeypatch.setattr(nn.Linear, "forward", lambda *_: pytest.fail("a product of half precision"))
+        wide = native(ids).logits
+    assert wide.dtype == dtype and not torch.equal(wide, narrow)
+    assert (wide.float() - truth).norm() <= 1.05 * (narrow.float() - truth).norm()
 
 
 @pytest.mark.usefixtures("widening")
