@@ -1,6 +1,6 @@
 """Decoding speed of batch 1 against transformers' own LLaMA: greedy `generate`, the same weights, cache and prompt.
 
-    make bench-decode ARGS="--shapes 15M 135M --dtypes fp32 bf16 --caches dynamic static slots"
+    make bench-decode ARGS="--shapes 15M 135M --dtypes fp32 bf16 --adapters none lora --caches dynamic static slots"
 
 Both models live in one process of one thread and take turns (A B A B); the number is new tokens per CPU second, the ratio the
 median over pairs of turns. The prompt's own pass is part of both. In float32 both must write the same tokens.
@@ -20,6 +20,7 @@ from typing import Any
 
 import results
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 from workloads import SHAPES, TOKENS, save_model
 
@@ -28,9 +29,10 @@ from llama_tasks.model.decoding import Decoder
 from llama_tasks.packing import collate
 from llama_tasks.tokens import Tokens
 
-KEY = ("shape", "dtype", "cache")
+KEY = ("shape", "dtype", "adapter", "cache")
 PROMPT = 32  # tokens
 CACHES = ("dynamic", "static", "slots")
+ADAPTERS = ("none", "lora")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -79,7 +81,15 @@ def in_turns(
     return {"tokens_per_second": speeds, "same_tokens": round(same, 3)}
 
 
-def measure(shape: str, dtype: str, cache: str, count: int, rounds: int) -> dict[str, Any]:
+def with_lora(model: Any) -> Any:
+    """The model with an adapter of peft on all its layers, which does something; the same one for the same shape."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(model, config).eval()
+    return model
+
+
+def measure(shape: str, dtype: str, adapter: str, cache: str, count: int, rounds: int) -> dict[str, Any]:
     """One row: native and transformers in turns on the CPU."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,13 +98,16 @@ def measure(shape: str, dtype: str, cache: str, count: int, rounds: int) -> dict
             "native": load_native(folder, dtype=DTYPES[dtype]).eval(),
             "transformers": LlamaForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype]).eval(),
         }
+    if adapter == "lora":
+        models = {name: with_lora(model) for name, model in models.items()}
     ids = torch.randint(3, SHAPES[shape]["vocab_size"], (1, PROMPT), generator=torch.Generator().manual_seed(0))
     found = in_turns(models, ids, count, cache, rounds, time.process_time)
     if dtype == "fp32" and found["same_tokens"] < 1:
-        raise SystemExit(f"{shape} {dtype} {cache}: the two models write different tokens")
+        raise SystemExit(f"{shape} {dtype} {adapter} {cache}: the two models write different tokens")
     pairs = zip(found["tokens_per_second"]["native"], found["tokens_per_second"]["transformers"], strict=True)
     ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    return {"shape": shape, "dtype": dtype, "cache": cache, "new_tokens": count, "speed": round(ratio, 2), **found}
+    what = {"shape": shape, "dtype": dtype, "adapter": adapter, "cache": cache, "new_tokens": count}
+    return {**what, "speed": round(ratio, 2), **found}
 
 
 def main() -> None:
@@ -102,13 +115,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["15M", "135M"], choices=list(TOKENS))
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=DTYPES)
+    parser.add_argument("--adapters", nargs="+", default=list(ADAPTERS), choices=ADAPTERS)
     parser.add_argument("--caches", nargs="+", default=list(CACHES), choices=CACHES)
     parser.add_argument("--new-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=results.FOLDER / "decode.json")
     args = parser.parse_args()
-    for shape, dtype, cache in itertools.product(args.shapes, args.dtypes, args.caches):
-        row = measure(shape, dtype, cache, args.new_tokens, args.rounds)
+    for shape, dtype, adapter, cache in itertools.product(args.shapes, args.dtypes, args.adapters, args.caches):
+        row = measure(shape, dtype, adapter, cache, args.new_tokens, args.rounds)
         results.save(args.output, row, *KEY)
         print(json.dumps(row), flush=True)
 

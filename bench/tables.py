@@ -106,9 +106,9 @@ def roofline(rows: Rows) -> str:
 
 def decode(rows: Rows) -> str:
     """Decoding of batch 1."""
-    head = ("shape", "dtype", "cache", "native, tokens/s", "transformers, tokens/s", "speed")
+    head = ("shape", "dtype", "adapter", "cache", "native, tokens/s", "transformers, tokens/s", "speed")
     return table(head, rows, lambda row: (
-        row["shape"], row["dtype"], row["cache"], number(median(row["tokens_per_second"]["native"])),
+        row["shape"], row["dtype"], row["adapter"], row["cache"], number(median(row["tokens_per_second"]["native"])),
         number(median(row["tokens_per_second"]["transformers"])), times(row["speed"]),
     ))  # fmt: skip
 

@@ -127,9 +127,12 @@ def test_operations_are_those_that_torch_counts(model: str) -> None:
     )
 
 
-@pytest.mark.parametrize("cache", decode.CACHES)
-def test_decoding_row(cache: str) -> None:
-    row = decode.measure("tiny", "fp32", cache, 4, 1)
+@pytest.mark.parametrize(
+    ("adapter", "cache"), [*(("none", cache) for cache in decode.CACHES), ("lora", "dynamic"), ("lora", "slots")]
+)
+def test_decoding_row(adapter: str, cache: str) -> None:
+    row = decode.measure("tiny", "fp32", adapter, cache, 4, 1)
+    assert row["adapter"] == adapter
     assert row["same_tokens"] == 1
     assert row["speed"] > 0
     assert len(row["tokens_per_second"]["native"]) == 1
@@ -216,7 +219,7 @@ def test_every_table_renders(tmp_path: Path) -> None:
         "speed.json": [{**setting, "trainer": peer, "check_fp32": {"loss": 1e-7, "gradients": 2e-6}},
                        {**setting, "trl": {"speed": 3.5}}, {**setting, "bf16": peer}],
         "ablation.json": [{**setting, "gains": {"x": {"last": 1.2, "alone": 1.3}}, "together": 1.5, "roofline": shares}],
-        "decode.json": [{**setting, "cache": "static", "speed": 1.31,
+        "decode.json": [{**setting, "adapter": "lora", "cache": "static", "speed": 1.31,
                          "tokens_per_second": {"native": [131], "transformers": [100]}}],
         "generate.json": [{**setting, "rows": 9, "tokens_per_batch": 100, "speed": 2.7,
                            "best_batch": 8, "rows_per_second": {"ours": 27, "8": 10},
