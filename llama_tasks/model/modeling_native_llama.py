@@ -52,8 +52,8 @@ class NativeLlamaRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(hidden_size))
         self.eps = eps
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return rms_norm(x_BTD, self.weight, self.eps)
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return rms_norm(hidden_states, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
@@ -144,7 +144,7 @@ class NativeLlamaAttention(nn.Module):
 
     def forward(
         self,
-        x_BTD: Tensor,
+        hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -160,11 +160,11 @@ class NativeLlamaAttention(nn.Module):
         """
         heads = (-1, self.head_dim)
         if reads is None:
-            q_BTX, k_BTX, v_BTX = project(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+            q_BTX, k_BTX, v_BTX = project(hidden_states, self.q_proj, self.k_proj, self.v_proj)
             q_BTHC = rotate(q_BTX.unflatten(-1, heads), *position_embeddings)
         else:
-            (q_BTX,) = project(x_BTD.index_select(1, reads), self.q_proj)
-            k_BTX, v_BTX = project(x_BTD, self.k_proj, self.v_proj)
+            (q_BTX,) = project(hidden_states.index_select(1, reads), self.q_proj)
+            k_BTX, v_BTX = project(hidden_states, self.k_proj, self.v_proj)
             q_BTHC = rotate(q_BTX.unflatten(-1, heads), *(x.index_select(1, reads) for x in position_embeddings))
         k_BTKC = rotate(k_BTX.unflatten(-1, heads), *position_embeddings)
         v_BTKC = v_BTX.unflatten(-1, heads)
@@ -201,8 +201,8 @@ class NativeLlamaMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, value_BTF = project(x_BTD, self.gate_proj, self.up_proj)
+    def forward(self, x: Tensor) -> Tensor:
+        gate_BTF, value_BTF = project(x, self.gate_proj, self.up_proj)
         if type(self.act_fn) in SILU and not is_changed(self.act_fn):
             (out_BTD,) = project(value_BTF, self.down_proj, gate=gate_BTF)
         else:

@@ -1,4 +1,4 @@
-"""Make transformers' Auto classes know `native_llama`, and import neither transformers nor torch for it.
+"""Make transformers' Auto classes and peft know `native_llama`, and import none of them, nor torch, for it.
 
 `llama_tasks.model` calls `register_on_import()`. Then
 
@@ -8,7 +8,8 @@
 
 works, and the first line costs nothing. The configuration is registered as soon as transformers' registry exists; the
 models follow when the first configuration is made (`NativeLlamaConfig.__post_init__`), because at the moment the
-registry appears transformers may still be in the middle of its own imports.
+registry appears transformers may still be in the middle of its own imports. peft's tables say which layers a method adapts
+where its configuration names none: those of `llama`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 REGISTRY = "transformers.models.auto.configuration_auto"
+PRESETS = "peft.utils.constants"
 
 
 def register() -> None:
@@ -30,14 +32,22 @@ def register() -> None:
 
 
 def register_on_import() -> None:
-    """Register now if transformers' registry is loaded already, else right after whoever loads it first."""
-    if REGISTRY in sys.modules:
-        register_config()
-    elif not any(isinstance(finder, _AfterRegistry) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterRegistry())
+    """Register now with what is loaded already, with the others right after whoever loads them first."""
+    for name, call in ((REGISTRY, register_config), (PRESETS, register_presets)):
+        if name in sys.modules:
+            call(sys.modules[name])
+        elif not any(isinstance(finder, _After) and finder.name == name for finder in sys.meta_path):
+            sys.meta_path.insert(0, _After(name, call))
 
 
-def register_config() -> None:
+def register_presets(constants: ModuleType) -> None:
+    """Let peft's methods adapt by default what they adapt of `llama`."""
+    for table in vars(constants).values():
+        if isinstance(table, dict) and "llama" in table:
+            table.setdefault("native_llama", table["llama"])
+
+
+def register_config(_: ModuleType | None = None) -> None:
     """Let AutoConfig read a `config.json` that says `native_llama`."""
     from transformers.models.auto.configuration_auto import AutoConfig
 
@@ -78,13 +88,16 @@ def register_models() -> None:
         getattr(modeling_auto, names)[MODEL_TYPE] = model.__name__
 
 
-class _AfterRegistry:
+class _After:
     """A finder that finds nothing itself: it waits for one module, steps aside, and adds a call after its execution."""
+
+    def __init__(self, name: str, call: Callable[[ModuleType], None]) -> None:
+        self.name, self.call = name, call
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != REGISTRY:
+        if name != self.name:
             return None
         sys.meta_path.remove(self)  # type: ignore[arg-type]
         spec = importlib.util.find_spec(name)
@@ -92,9 +105,9 @@ class _AfterRegistry:
             return spec
         execute = spec.loader.exec_module
 
-        def execute_and_register(module: ModuleType) -> None:
+        def execute_and_call(module: ModuleType) -> None:
             execute(module)
-            register_config()
+            self.call(module)
 
-        spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
         return spec

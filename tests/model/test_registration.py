@@ -39,6 +39,21 @@ print(type(AutoModel.from_pretrained({str(tmp_path)!r})).__name__)"""
     assert run(code, root).split() == ["NativeLlamaForCausalLM", "NativeLlamaModel"]
 
 
+@pytest.mark.parametrize("order", ["import llama_tasks.model, peft", "import peft, llama_tasks.model"])
+def test_peft_adapts_by_default_what_it_adapts_of_llama(root: Path, order: str) -> None:
+    code = f"""{order}
+from transformers import AutoModelForCausalLM, LlamaConfig
+from peft import IA3Config, LNTuningConfig, LoraConfig, VeraConfig, get_peft_model
+from llama_tasks.model import NativeLlamaConfig
+small = dict(hidden_size=8, num_attention_heads=2, num_hidden_layers=1, vocab_size=9, intermediate_size=8)
+for config in (LoraConfig, IA3Config, LNTuningConfig, VeraConfig):
+    both = [get_peft_model(AutoModelForCausalLM.from_config(kind(**small)), config()) for kind in (NativeLlamaConfig, LlamaConfig)]
+    names = [[name for name, weight in model.named_parameters() if weight.requires_grad] for model in both]
+    assert names[0] == names[1] and names[0]
+    print(both[0].peft_config["default"].target_modules == both[1].peft_config["default"].target_modules)"""
+    assert run(code, root).split() == ["True"] * 4
+
+
 def test_registering_again_is_harmless_and_llama_stays_llama() -> None:
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
