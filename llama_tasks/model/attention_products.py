@@ -13,8 +13,8 @@ by many small products. Two kinds of processor write the scores out instead, as 
                  64-127    ->  keys 0-127
                  128-191   ->  keys 0-191
 
-On an x86 processor without AVX-512, slow in half precision, what is trained in it and the steps of decoding are computed in
-float32 and rounded: a step of one text (40 to 1,000 tokens) took 0.2 to 0.5 of the time.
+On an x86 processor without AVX-512, slow in half precision, what is trained in it and the steps of our own decoding are computed
+in float32 and rounded: a step of one text (40 to 1,000 tokens) took 0.2 to 0.5 of the time.
 
 Shapes: N documents, L query and S key slots, H query heads, K key/value heads of G = H / K queries, C channels.
 """

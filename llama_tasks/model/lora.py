@@ -27,14 +27,16 @@ from .swiglu import swiglu
 def project(x: Tensor, *layers: nn.Module, gate: Tensor | None = None) -> tuple[Tensor, ...]:
     """What each layer gives for x [..., D]; with a `gate` [..., D], for silu(gate) * x."""
     # Evaluation of whole texts keeps peft's own order of sums, so that it gives what any reader of the adapter gets, bit for bit;
-    # but not in half precision where torch takes six times as long.
+    # but not in half precision where torch takes six times as long. Gradients in evaluation are peft's: they have gradients.
+    evaluates = not (torch.is_grad_enabled() or layers[0].training)
     decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
-    parts = _all_plain(layers, x) if decodes or layers[0].training or widens(x) else None
-    if gate is not None and (parts is None or decodes or gate.dtype != x.dtype or kernels.by_liger(gate, x)):
+    without_gradient = decodes or (evaluates and widens(x))
+    parts = _all_plain(layers, x) if layers[0].training or without_gradient else None
+    if gate is not None and (parts is None or without_gradient or gate.dtype != x.dtype or kernels.by_liger(gate, x)):
         x, gate = swiglu(gate, x), None
     if parts is None:
         return tuple(linear(x, unwrapped(layer)) for layer in layers)
-    if decodes:
+    if without_gradient:
         x_TD = x.flatten(0, -2)
         return _products(x_TD.float() if widens_enough(x_TD) else x_TD, parts, x)[0]
     factors = [factor for part in parts for factor in (part.a, part.b)]
@@ -90,7 +92,9 @@ def _is_lora(layer: Any) -> bool:
 
 def unwrapped(layer: Any) -> Any:
     """The layer itself, without a LoRA that is switched off."""
-    return layer.base_layer if _is_lora(layer) and layer.disable_adapters and not layer.merged else layer
+    if not _is_lora(layer) or not layer.disable_adapters or layer.merged or is_changed(layer):
+        return layer
+    return layer.base_layer
 
 
 class NotOneProduct(Exception):

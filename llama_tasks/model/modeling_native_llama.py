@@ -417,7 +417,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
 
     def project_to_vocabulary(self, hidden_BTD: Tensor) -> Tensor:
         """Logits [B, T, V]."""
-        return linear(hidden_BTD, self.lm_head)
+        return linear(hidden_BTD, self.lm_head).contiguous()
 
     def _reads_few(self, places: Tensor, cu_seq_lens: Tensor | None, kwargs: dict[str, Any]) -> bool:
         """Whether the last layer need not be computed whole: a packed row, few of its tokens read, and none recorded."""

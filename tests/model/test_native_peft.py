@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, LlamaForCausalLM
 
 from llama_tasks.model import load_native
+from llama_tasks.model.alone import Alone
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 IDS = torch.tensor([[1, 5, 9, 4, 33, 96, 7, 21, 3]])
@@ -62,3 +63,12 @@ def test_nf4_base_trains_an_adapter_on_the_cpu(make_pair: Any, tmp_path: Path) -
     assert torch.equal(native(IDS).logits, quantized(IDS).logits)
     losses = train_a_little(lora(native))
     assert losses == sorted(losses, reverse=True)
+
+
+def test_no_short_step_lays_out_a_4_bit_base(make_pair: Any, tmp_path: Path) -> None:
+    make_pair(hidden_size=64, intermediate_size=128)[0].save_pretrained(tmp_path)
+    narrow = torch.bfloat16
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=narrow)
+    native = load_native(tmp_path, dtype=narrow, quantization_config=quantization)
+    lora(native)
+    assert Alone.gains(native) and Alone.of(native) is None

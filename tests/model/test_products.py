@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from llama_tasks.model import attention_products, products
 from llama_tasks.model.attention_products import attend_step, causal_attention
@@ -193,9 +194,10 @@ def test_narrow_weights_are_widened_in_parts(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_a_layer_in_bfloat16_is_that_in_float32_rounded_once(bias: bool) -> None:
-    layer, x = nn.Linear(9, 7, bias=bias), torch.randn(2, 5, 9)
+def test_a_layer_in_bfloat16_is_that_in_float32_rounded_once(bias: bool, train: bool) -> None:
+    layer, x = nn.Linear(9, 7, bias=bias).train(train), torch.randn(2, 5, 9)
     narrow = copy.deepcopy(layer).bfloat16()
     layer.load_state_dict({name: value.float() for name, value in narrow.state_dict().items()})
     narrow_x = x.bfloat16().requires_grad_()
@@ -277,8 +279,7 @@ def test_evaluation_by_wide_products(
             made.base_model.disable_adapter_layers()
         return made
 
-    native = adapted(make_pair()[1].to(dtype))
-    exact = adapted(make_pair()[1])
+    native, exact = adapted(make_pair()[1].to(dtype)), adapted(make_pair()[1])
     exact.load_state_dict({name: value.float() for name, value in native.state_dict().items()})
     with torch.no_grad():
         truth = exact(ids).logits
@@ -289,6 +290,47 @@ def test_evaluation_by_wide_products(
         wide = native(ids).logits
     assert wide.dtype == dtype and not torch.equal(wide, narrow)
     assert (wide.float() - truth).norm() <= 1.05 * (narrow.float() - truth).norm()
+
+
+@pytest.mark.usefixtures("widening")
+def test_logits_of_few_rows_are_contiguous(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "turning_is_faster", lambda: True)
+    with torch.no_grad():
+        assert pair[1](torch.arange(3, 13)[:, None]).logits.is_contiguous()  # ten texts of one token
+        assert pair[1].bfloat16()(torch.arange(3, 13)[None]).logits.is_contiguous()
+
+
+@pytest.mark.usefixtures("widening")
+def test_evaluation_with_lora_in_bfloat16_has_second_derivatives(pair: Any) -> None:
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(pair[1].bfloat16(), config).eval()
+    embedded = model.get_input_embeddings()(torch.arange(3, 13)[None]).detach().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        square = model(inputs_embeds=embedded).logits.float().square().mean()
+        (gradient,) = torch.autograd.grad(square, embedded, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.float().square().sum(), embedded)
+    assert second.isfinite().all() and second.any()
+
+
+@pytest.mark.usefixtures("widening")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_lora_that_is_switched_off_is_still_a_layer(pair: Any, dtype: torch.dtype) -> None:
+    """Its hooks are called, and a merged one is taken out of the weights again."""
+    ids = torch.arange(3, 13)[None]
+    native = pair[1].to(dtype)
+    with torch.no_grad():
+        base = native(ids).logits
+        config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(native, config).eval()
+        with model.disable_adapter():
+            assert torch.equal(model(ids).logits, base)
+            layer: Any = model.base_model.model.model.layers[0].mlp.down_proj
+            handle = layer.register_forward_hook(lambda module, args, output: output * 0)
+            assert not torch.equal(model(ids).logits, base)
+            handle.remove()
+        model.merge_adapter()
+        with model.disable_adapter():
+            torch.testing.assert_close(model(ids).logits, base, atol=0.2 if dtype == torch.bfloat16 else 1e-5, rtol=0)
 
 
 @pytest.mark.usefixtures("widening")
