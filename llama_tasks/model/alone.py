@@ -78,11 +78,14 @@ class _Narrow:
         return torch.addmm(y_1F.float(), F.linear(x_1D.float(), self.a_RD), self.b_RF).to(y_1F.dtype)
 
 
-class _NarrowOnto(_Narrow):
+class _NarrowOnto:
     """A bfloat16 layer whose output adds to the stream."""
 
-    def __call__(self, hidden_1D: Tensor, x_1F: Tensor) -> Tensor:  # type: ignore[override]
-        return hidden_1D + super().__call__(x_1F)
+    def __init__(self, layer: nn.Module) -> None:
+        self.product = _Narrow(layer)
+
+    def __call__(self, hidden_1D: Tensor, x_1F: Tensor) -> Tensor:
+        return hidden_1D + self.product(x_1F)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from . import kernels
 from .gradients import autocasts, first_only, is_transformed
-from .products import add_times, is_changed, is_plain, linear, times, times_transposed, widened, widens, widens_enough
+from .products import add_times, is_changed, is_plain, linear, times, times_transposed, widened, widens_enough
 from .swiglu import swiglu
 
 
@@ -30,7 +30,7 @@ def project(x: Tensor, *layers: nn.Module, gate: Tensor | None = None) -> tuple[
     # but not in half precision where torch takes six times as long. Gradients in evaluation are peft's: they have gradients.
     evaluates = not (torch.is_grad_enabled() or layers[0].training)
     decodes = x.shape[-2] == 1 and not torch.is_grad_enabled()
-    without_gradient = decodes or (evaluates and widens(x))
+    without_gradient = decodes or (evaluates and widens_enough(x))
     parts = _all_plain(layers, x) if layers[0].training or without_gradient else None
     if gate is not None and (parts is None or without_gradient or gate.dtype != x.dtype or kernels.by_liger(gate, x)):
         x, gate = swiglu(gate, x), None

@@ -97,8 +97,10 @@ def test_bfloat16_is_as_near_to_float32_as_by_the_models_own_step(
     logits, decoder = logits_of_steps(model)
     assert decoder._alone is not None and logits.dtype == torch.bfloat16
     if lora is not None:
-        down: Any = decoder._alone.layers[0].down
-        assert down.a_RD.dtype == down.b_RF.dtype == torch.float32  # as peft computes it, whatever it is kept in
+        onto: Any = decoder._alone.layers[0].down
+        assert (
+            onto.product.a_RD.dtype == onto.product.b_RF.dtype == torch.float32
+        )  # as peft computes it, whatever it is kept in
 
     def error(found: torch.Tensor) -> float:
         return float((found - truth).norm() / truth.norm())
