@@ -6,7 +6,7 @@ Annotations are not postponed in this file: `@strict` checks values against them
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .registration import register_models
@@ -24,7 +24,7 @@ class NativeLlamaConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = MODEL_TYPE
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = LlamaConfig.keys_to_ignore_at_inference
     base_model_tp_plan: ClassVar[dict[str, Any] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",

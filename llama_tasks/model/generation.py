@@ -18,6 +18,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache, StaticLayer
 
 from .alone import ALONE_AFTER, Alone
+from .caches import CACHE
 
 LEAST = 256  # tokens of room beyond those at hand; a quarter of them where that is more
 
@@ -107,10 +108,10 @@ class NativeGenerationMixin(GenerationMixin):
         self, generation_config: Any, model_kwargs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """As transformers has it; a dynamic cache that is made here has room to grow into."""
-        given = model_kwargs.get("past_key_values")
+        given = model_kwargs.get(CACHE)
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         if given is None:
-            make_room(model_kwargs.get("past_key_values"))
+            make_room(model_kwargs.get(CACHE))
 
     @contextmanager
     def _optimize_model_for_decode(self) -> Iterator[None]:

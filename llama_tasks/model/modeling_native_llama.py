@@ -32,6 +32,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_packed import Documents, PackedLayout, packed_attention, see_documents
+from .caches import CACHE, is_paged, remember, takes_cache
 from .configuration_native_llama import NativeLlamaConfig
 from .decoding import Slots
 from .generation import NativeGenerationMixin
@@ -142,12 +143,13 @@ class NativeLlamaAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, key_width, bias=config.attention_bias)
         self.o_proj = nn.Linear(query_width, config.hidden_size, bias=config.attention_bias)
 
+    @takes_cache
     def forward(
         self,
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         packed_layout: PackedLayout | None = None,
         reads: Tensor | None = None,
         slots: Slots | None = None,
@@ -179,8 +181,7 @@ class NativeLlamaAttention(nn.Module):
             out_BTHC = slots.attend(self.layer_idx, q_BTHC, self.scaling)
         else:
             q_BHTC, k_BKSC, v_BKSC = q_BTHC.transpose(1, 2), k_BTKC.transpose(1, 2), v_BTKC.transpose(1, 2)
-            if past_key_values is not None:
-                k_BKSC, v_BKSC = past_key_values.update(k_BKSC, v_BKSC, self.layer_idx)
+            k_BKSC, v_BKSC = remember(cache, k_BKSC, v_BKSC, self.layer_idx, attend_with=kwargs)
             attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
                 self.config._attn_implementation, eager_attention
             )
@@ -235,7 +236,7 @@ class NativeLlamaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["NativeLlamaDecoderLayer"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = [CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -259,6 +260,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    @takes_cache
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -266,7 +268,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cu_seq_lens_q: Tensor | None = None,
@@ -287,10 +289,10 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         # Continuous batching (`generate_batch`) names boundaries too, of what its paged cache adds; the mask is its own.
-        paged = kwargs.get("cache") is not None
+        paged = is_paged(cache)
         if cu_seq_lens_q is not None and not paged:
-            if past_key_values is not None or inputs_embeds.shape[0] != 1:
-                raise ValueError("Packed documents (cu_seq_lens_q) come as one row [1, T] and take no past_key_values.")
+            if cache is not None or inputs_embeds.shape[0] != 1:
+                raise ValueError(f"Packed documents (cu_seq_lens_q) come as one row [1, T] and take no {CACHE}.")
             attention_mask, use_cache = None, False
             documents = Documents.read(cu_seq_lens_q, prefix_documents, inputs_embeds.shape[1])
             position_ids, attention = see_documents(self.config, inputs_embeds, position_ids, cu_seq_lens_q, documents)
@@ -299,13 +301,15 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
                 raise ValueError("prefix_documents and reads speak of the documents of cu_seq_lens_q; give that too.")
             given = position_ids
             if position_ids is None:
-                seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+                seen = cache.get_seq_length() if cache is not None else 0
                 position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen)[None]
             # Before a cache is made: with one, transformers no longer looks for documents in the positions.
-            mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, given)
-            attention = {"attention_mask": mask} | ({"cu_seq_lens_q": cu_seq_lens_q} if paged else {})
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            attention = {"attention_mask": attention_mask, "cu_seq_lens_q": cu_seq_lens_q}
+            if not paged:
+                mask = create_causal_mask(self.config, inputs_embeds, attention_mask, cache, given)
+                attention = {"attention_mask": mask}
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
 
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -317,15 +321,15 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
             hidden_states = layer(
                 hidden_states,
                 position_embeddings=position_embeddings,
-                past_key_values=past_key_values,
                 position_ids=position_ids,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **attention,
                 **kwargs,
             )
         if reads is not None and "reads" not in attention:  # the attention at hand knows no reads
             hidden_states = hidden_states.index_select(1, reads)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
 
 class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
@@ -343,13 +347,14 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @takes_cache
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -368,9 +373,9 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         `objective` may take the place of `sum_of_losses`, with the arguments of that.
         """
         others = {**kwargs, "inputs_embeds": inputs_embeds, "labels": labels}
-        logits = self.short_step(input_ids, attention_mask, position_ids, past_key_values, others)
+        logits = self.short_step(input_ids, attention_mask, position_ids, cache, others)
         if logits is not None:
-            return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+            return CausalLMOutputWithPast(logits=logits, **{CACHE: cache})
         packed = kwargs.get("cu_seq_lens_q"), kwargs.get("prefix_documents")
         targets = places = None
         if labels is not None and (skip_logits or packed[1] is not None):
@@ -379,7 +384,7 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
             places = targets.places
         elif loss_weights is not None:
             raise ValueError("loss_weights need skip_logits=True: only then is the loss computed here.")
-        elif packed[0] is not None and isinstance(logits_to_keep, Tensor) and kwargs.get("cache") is None:
+        elif packed[0] is not None and isinstance(logits_to_keep, Tensor) and not is_paged(cache):
             places = logits_to_keep
         if places is not None and self._reads_few(places, packed[0], kwargs):
             kwargs["reads"], places = places.unique(return_inverse=True)
@@ -387,9 +392,9 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         hidden_states, loss = outputs.last_hidden_state, None
@@ -410,9 +415,9 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
     def project_to_vocabulary(self, hidden_BTD: Tensor) -> Tensor:

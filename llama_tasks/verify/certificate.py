@@ -25,6 +25,7 @@ from llama_tasks.adapters.quantization import compute_4bit_as_trained, four_bits
 from llama_tasks.errors import ModelError
 from llama_tasks.generate.slots import decode_by_slots
 from llama_tasks.model import load_native
+from llama_tasks.model.caches import CACHE
 from llama_tasks.model.decoding import can_decode
 from llama_tasks.model.loading import read_config
 from llama_tasks.packing import Family, collate
@@ -288,7 +289,7 @@ def _with_cache(model: Any, texts: Sequence[list[int]]) -> Iterator[Tensor]:
         cache = DynamicCache(config=model.config)
         row, half = torch.tensor([ids], device=model.device), len(ids) // 2
         steps = [row[:, :half], *row[:, half:].split(1, dim=1)]
-        yield torch.cat([model(part, past_key_values=cache).logits[0] for part in steps])
+        yield torch.cat([model(part, **{CACHE: cache}).logits[0] for part in steps])
 
 
 def _padded_left(model: Any, texts: Sequence[list[int]]) -> Iterator[Tensor]:

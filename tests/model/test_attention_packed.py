@@ -9,6 +9,7 @@ import torch
 
 from llama_tasks.model import attention_products
 from llama_tasks.model.attention_packed import Documents, PackedLayout, Rectangle, laid_out
+from llama_tasks.model.caches import CACHE
 
 LENGTHS = [5, 1, 17, 30, 2, 16, 1, 9]
 BOUNDS = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -158,9 +159,9 @@ def test_a_packed_row_takes_no_cache(pair: Any) -> None:
     from transformers import DynamicCache
 
     _, native = pair
-    assert native(row(), **flash_names()).past_key_values is None
-    with pytest.raises(ValueError, match="take no past_key_values"):
-        native(row(), past_key_values=DynamicCache(config=native.config), **flash_names())
+    assert getattr(native(row(), **flash_names()), CACHE) is None
+    with pytest.raises(ValueError, match=f"take no {CACHE}"):
+        native(row(), **{CACHE: DynamicCache(config=native.config)}, **flash_names())
     with pytest.raises(ValueError, match="one row"):
         native(row().expand(2, -1), **flash_names())
 

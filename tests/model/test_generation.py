@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llama_tasks.model import alone
 from llama_tasks.model.alone import ALONE_AFTER, Alone
+from llama_tasks.model.caches import CACHE
 from llama_tasks.model.generation import LEAST, RoomyLayer
 
 IDS = torch.tensor([[0, 0, 0, 11, 12, 13, 14, 15, 11], [1, 21, 22, 23, 24, 21, 22, 23, 24]])
@@ -148,8 +149,8 @@ def test_one_graph_with_a_static_cache(pair: Any, places: bool) -> None:
     step = torch.compile(native.forward, fullgraph=True, backend="eager")
     cache = StaticCache(config=native.config, max_cache_len=16)
     with torch.no_grad():
-        step(IDS[1:], past_key_values=cache, **given[0])
-        got = step(torch.tensor([[5]]), past_key_values=cache, **given[1]).logits
+        step(IDS[1:], **{CACHE: cache}, **given[0])
+        got = step(torch.tensor([[5]]), **{CACHE: cache}, **given[1]).logits
         expected = native(torch.cat([IDS[1:], torch.tensor([[5]])], dim=1)).logits[:, -1:]
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
@@ -177,7 +178,7 @@ def short_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 ONE_TEXT: dict[str, dict[str, Any]] = {
     "greedy": {},
     **{name: MODES[name] for name in ("sampling", "processors", "prompt in pieces", "static cache")},
-    "a cache of one's own": {"past_key_values": "new"},
+    "a cache of one's own": {CACHE: "new"},
 }
 
 
@@ -188,7 +189,7 @@ def test_one_text_takes_the_short_way_to_the_same_tokens(
     count = 3 * ALONE_AFTER
 
     def made(model: Any) -> list[list[int]]:
-        own = {"past_key_values": DynamicCache(config=model.config)} if "past_key_values" in options else {}
+        own = {CACHE: DynamicCache(config=model.config)} if CACHE in options else {}
         return generate(model, ONE, max_new_tokens=count, **{**options, **own})
 
     reference, native = pair
@@ -358,9 +359,9 @@ def test_queries_learn_behind_a_cache_that_generate_made(pair: Any) -> None:
             weight.requires_grad_("layers.0.self_attn.q_proj" in name)
         row = IDS[ONE]
         made = model.generate(row, max_new_tokens=4, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
-        cache, total = made.past_key_values, 0
+        cache, total = getattr(made, CACHE), 0
         for token in (5, 6, 7):
-            total = total + model(torch.tensor([[token]]), past_key_values=cache).logits.square().sum()
+            total = total + model(torch.tensor([[token]]), **{CACHE: cache}).logits.square().sum()
         total.backward()
         return model.model.layers[0].self_attn.q_proj.weight.grad
 
@@ -369,9 +370,9 @@ def test_queries_learn_behind_a_cache_that_generate_made(pair: Any) -> None:
 
 def test_generate_makes_room(pair: Any) -> None:
     made = pair[1].generate(IDS[ONE], max_new_tokens=4, do_sample=False, pad_token_id=0, return_dict_in_generate=True)
-    assert {type(layer) for layer in made.past_key_values.layers} == {RoomyLayer}
+    assert {type(layer) for layer in getattr(made, CACHE).layers} == {RoomyLayer}
     own = DynamicCache(config=pair[1].config)
-    pair[1].generate(IDS[ONE], past_key_values=own, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    pair[1].generate(IDS[ONE], **{CACHE: own}, max_new_tokens=4, do_sample=False, pad_token_id=0)
     assert {type(layer) for layer in own.layers} == {DynamicLayer}
 
 

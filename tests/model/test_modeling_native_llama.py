@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import DynamicCache, LlamaForCausalLM
 
 from llama_tasks.model import load_native
+from llama_tasks.model.caches import CACHE
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
 LLAMA3 = {
@@ -131,8 +133,30 @@ def test_cache_gives_the_same_logits_in_pieces(pair: Any) -> None:
     _, native = pair
     ids = tokens(2, 15)
     cache = DynamicCache(config=native.config)
-    pieces = [native(part, past_key_values=cache, use_cache=True).logits for part in ids.split([6, 1, 5, 3], dim=1)]
+    pieces = [native(part, **{CACHE: cache}, use_cache=True).logits for part in ids.split([6, 1, 5, 3], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), native(ids, use_cache=False).logits, atol=1e-5, rtol=0)
+    assert cache.get_seq_length() == 15
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@pytest.mark.parametrize("word", ["cache", "past_key_values"])
+def test_a_cache_goes_by_both_words(pair: Any, word: str) -> None:
+    """transformers renamed it in 5.24; signatures and outputs have the word of the one that is installed."""
+    reference, native = pair
+    ids = tokens(2, 15)
+    got = []
+    for part in (native, native.model, native.model.layers[0].self_attn):
+        assert CACHE in inspect.signature(part.forward).parameters
+    for model in (reference, native):
+        cache = DynamicCache(config=model.config)
+        first = model(ids[:, :9], **{CACHE if model is reference else word: cache})
+        assert getattr(first, CACHE) is cache
+        got.append(model(ids[:, 9:], **{CACHE if model is reference else word: cache}).logits)
+    torch.testing.assert_close(*got, atol=1e-5, rtol=0)
+    layer = native.model.layers[0]
+    cache = DynamicCache(config=native.config)
+    hidden = native.model.embed_tokens(ids)
+    layer(hidden, position_embeddings=native.model.rotary_emb(hidden, torch.arange(15)[None]), **{word: cache})
     assert cache.get_seq_length() == 15
 
 

@@ -1,0 +1,53 @@
+"""What transformers calls the cache of keys and values: `cache` from 5.24 on, `past_key_values` before. Here it is `cache`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import Tensor
+from transformers import LlamaConfig
+from transformers.cache_utils import Cache
+from transformers.utils.deprecation import deprecate_kwarg
+
+#: The word of the transformers that is installed, for arguments and outputs.
+(CACHE,) = LlamaConfig.keys_to_ignore_at_inference
+
+Forward = TypeVar("Forward", bound=Callable[..., Any])
+
+
+def takes_cache(forward: Forward) -> Forward:
+    """Let a function with a parameter `cache` be called by both words; its signature has that of the installed transformers."""
+    if CACHE == "cache":
+        renamed: Forward = deprecate_kwarg("past_key_values", version="5.40.0", new_name="cache")(forward)
+        return renamed
+
+    @functools.wraps(forward)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if CACHE in kwargs:
+            kwargs["cache"] = kwargs.pop(CACHE)
+        return forward(*args, **kwargs)
+
+    signature = inspect.signature(forward)
+    named = [p.replace(name=CACHE) if p.name == "cache" else p for p in signature.parameters.values()]
+    called.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return called  # type: ignore[return-value]
+
+
+def is_paged(cache: Any) -> bool:
+    """Whether it is the cache of continuous batching (`generate_batch`), which is no `Cache`."""
+    return cache is not None and not isinstance(cache, Cache)
+
+
+def remember(cache: Any, k: Tensor, v: Tensor, layer_idx: int, attend_with: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, K, S, C] of all that is seen, the new ones [B, K, T, C] behind those of the cache, if there is one. What
+    attention must know of a paged cache comes to `attend_with`."""
+    if cache is None:
+        return k, v
+    if is_paged(cache) and CACHE != "cache":  # its attention writes to it, before 5.24
+        attend_with["cache"] = cache
+        return k, v
+    seen: tuple[Tensor, Tensor] = cache.update(k, v, layer_idx, **({"kwargs": attend_with} if is_paged(cache) else {}))
+    return seen
