@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor
-from transformers import LlamaConfig
 from transformers.cache_utils import Cache
 from transformers.utils.deprecation import deprecate_kwarg
 
+from .configuration_native_llama import NativeLlamaConfig
+
 #: The word of the transformers that is installed, for arguments and outputs.
-(CACHE,) = LlamaConfig.keys_to_ignore_at_inference
+(CACHE,) = NativeLlamaConfig.keys_to_ignore_at_inference
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 

@@ -24,7 +24,8 @@ class NativeLlamaConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = MODEL_TYPE
-    keys_to_ignore_at_inference: ClassVar[list[str]] = LlamaConfig.keys_to_ignore_at_inference
+    # `past_key_values` before transformers 5.24, which has no such field any more, and for Trainer it means this one.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = getattr(LlamaConfig, "keys_to_ignore_at_inference", ["cache"])
     base_model_tp_plan: ClassVar[dict[str, Any] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
