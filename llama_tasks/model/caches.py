@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .configuration_native_llama import NativeLlamaConfig
-
 #: The word of the transformers that is installed, for arguments and outputs.
-(CACHE,) = NativeLlamaConfig.keys_to_ignore_at_inference
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 

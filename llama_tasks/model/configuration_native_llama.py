@@ -6,7 +6,7 @@ Annotations are not postponed in this file: `@strict` checks values against them
 from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from .registration import register_models
@@ -24,8 +24,7 @@ class NativeLlamaConfig(PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = MODEL_TYPE
-    # `past_key_values` before transformers 5.24, which has no such field any more, and for Trainer it means this one.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = getattr(LlamaConfig, "keys_to_ignore_at_inference", ["cache"])
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache", "past_key_values"]  # see `caches`
     base_model_tp_plan: ClassVar[dict[str, Any] | None] = {
         "layers.*.self_attn.q_proj": "colwise",
         "layers.*.self_attn.k_proj": "colwise",
