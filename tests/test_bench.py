@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,7 @@ def test_rows_join_their_file_or_replace_their_like(tmp_path: Path) -> None:
         results.save(path, {"shape": shape, "value": value}, "shape")
     rows = results.load(path)
     assert [(row["shape"], row["value"]) for row in rows] == [("b", 2), ("a", 3)]
-    assert rows[0]["with"]["torch"] == torch.__version__
+    assert rows[0]["with"]["torch"] == version("torch")
     assert [file.name for file in path.parent.iterdir()] == ["rows.json"]
 
 

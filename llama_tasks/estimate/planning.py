@@ -59,7 +59,7 @@ def plan(recipe: Recipe, gpu: str | None = None, processes: int = 1, spread: boo
         recipe = replace(recipe, base=replace(recipe.base, dtype="float32"))
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
     kind = "cuda" if gpu or torch.cuda.is_available() else "cpu"
-    libraries, data = (libraries, memory_in_use() - libraries) if kind == "cpu" else (0, 0)
+    libraries, data = (libraries, max(memory_in_use() - libraries, 0)) if kind == "cpu" else (0, 0)
     pieces = processes if spread else 1
     shape = model_shape.shape_of(recipe)
     batch = estimate.batch_of(dataset.train.tokens, recipe.train)
