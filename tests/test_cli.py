@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,10 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from faulty_runs import Zygote, result
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks.cli import main
+from llama_tasks.cli.common import COMPILES_EARLY, compile_when_called
+from llama_tasks.model.on_import import around_import
 from llama_tasks.rundir import read_jsonl
 
 ROWS = [
@@ -59,6 +63,25 @@ def test_help_and_version_answer_without_torch() -> None:
         done = subprocess.run([sys.executable, "-c", check, option], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "llama-tasks" in done.stdout
+
+
+def test_what_a_library_compiles_is_compiled_when_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compiles_early.py").write_text(
+        "import torch\n@torch.compile(dynamic=False)\ndef twice(x):\n    return 2 * x\nhalf = torch.compile(lambda x: x / 2)\n"
+    )
+    compiled: list[dict] = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compiled.append(options) or function)
+    compile_now = torch.compile
+    monkeypatch.syspath_prepend(tmp_path)
+    around_import("compiles_early", compile_when_called)
+    library = importlib.import_module("compiles_early")
+
+    assert torch.compile is compile_now
+    assert compiled == []
+    assert (library.twice(3), library.twice(4), library.half(3)) == (6, 8, 1.5)
+    assert compiled == [{"dynamic": False}, {}]
+    assert library.twice.__name__ == "twice"
+    assert importlib.util.find_spec(COMPILES_EARLY) is not None
 
 
 def test_an_unknown_recipe_is_said_at_once(tmp_path: Path) -> None:

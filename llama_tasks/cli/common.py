@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from llama_tasks.model.on_import import around_import
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "HuggingFaceTB/SmolLM2-135M"  # the model of examples and next steps
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+COMPILES_EARLY = "bitsandbytes.backends.default.ops"  # imported with peft
 Commands = argparse._SubParsersAction
 _ABOUT = {
     "recipe": "recipe file, such as recipes/summarize.yaml",
@@ -61,9 +67,30 @@ def open_console() -> Console:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\.")
     # On some CPUs it warns, whenever peft is imported, that a kernel is missing which we leave unused.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    around_import(COMPILES_EARLY, compile_when_called)
     if "transformers" in sys.modules:  # otherwise it reads the variables above when it is imported
         sys.modules["transformers"].logging.disable_progress_bar()
     return Console(quiet=not is_first())
+
+
+def compile_when_called(module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
+    """Execute a module that decorates functions with `torch.compile`, which loads torch's compiler: a second or two before every
+    command, of functions that few runs call. They are compiled at their first call."""
+    import torch
+
+    compile_now = torch.compile
+
+    def put_off(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
+        if function is None:
+            return functools.partial(put_off, **options)
+        made = functools.cache(lambda: compile_now(function, **options))
+        return functools.wraps(function)(lambda *args, **kwargs: made()(*args, **kwargs))
+
+    torch.compile = put_off  # type: ignore[assignment]
+    try:
+        execute(module)
+    finally:
+        torch.compile = compile_now  # type: ignore[assignment]
 
 
 def is_first() -> bool:

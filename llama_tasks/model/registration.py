@@ -14,12 +14,9 @@ where its configuration names none: those of `llama`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from .on_import import after_import
 
 REGISTRY = "transformers.models.auto.configuration_auto"
 PRESETS = "peft.utils.constants"
@@ -33,11 +30,8 @@ def register() -> None:
 
 def register_on_import() -> None:
     """Register now with what is loaded already, with the others right after whoever loads them first."""
-    for name, call in ((REGISTRY, register_config), (PRESETS, register_presets)):
-        if name in sys.modules:
-            call(sys.modules[name])
-        elif not any(isinstance(finder, _After) and finder.name == name for finder in sys.meta_path):
-            sys.meta_path.insert(0, _After(name, call))
+    after_import(REGISTRY, register_config)
+    after_import(PRESETS, register_presets)
 
 
 def register_presets(constants: ModuleType) -> None:
@@ -86,28 +80,3 @@ def register_models() -> None:
         getattr(transformers, auto).register(NativeLlamaConfig, model, exist_ok=True)
         # Some of transformers goes by the class's name: Trainer shifts smoothed labels only for a causal LM of this table.
         getattr(modeling_auto, names)[MODEL_TYPE] = model.__name__
-
-
-class _After:
-    """A finder that finds nothing itself: it waits for one module, steps aside, and adds a call after its execution."""
-
-    def __init__(self, name: str, call: Callable[[ModuleType], None]) -> None:
-        self.name, self.call = name, call
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if name != self.name:
-            return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_call(module: ModuleType) -> None:
-            execute(module)
-            self.call(module)
-
-        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
-        return spec

@@ -1,0 +1,51 @@
+"""Do something when a module is imported, whoever imports it, without importing it for that."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+Execute = Callable[[ModuleType], None]
+
+
+def after_import(name: str, call: Execute) -> None:
+    """Call with the module: now where it is loaded, else right after it has been executed."""
+    if name in sys.modules:
+        call(sys.modules[name])
+        return
+
+    def around(module: ModuleType, execute: Execute) -> None:
+        execute(module)
+        call(module)
+
+    around_import(name, around)
+
+
+def around_import(name: str, around: Callable[[ModuleType, Execute], None]) -> None:
+    """Let `around(module, execute)` execute the module when it is imported; nothing where it is loaded, or has an `around`."""
+    waiting = any(isinstance(finder, _Waiting) and finder.name == name for finder in sys.meta_path)
+    if name not in sys.modules and not waiting:
+        sys.meta_path.insert(0, _Waiting(name, around))
+
+
+class _Waiting:
+    """A finder that finds nothing itself: it waits for one module, steps aside, and has a say in its execution."""
+
+    def __init__(self, name: str, around: Callable[[ModuleType, Execute], None]) -> None:
+        self.name, self.around = name, around
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: self.around(module, execute)  # type: ignore[method-assign]
+        return spec
