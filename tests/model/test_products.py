@@ -293,6 +293,21 @@ def test_evaluation_by_wide_products(
 
 
 @pytest.mark.usefixtures("widening")
+def test_few_rows_in_half_precision_go_through_peft(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To widen a weight costs more than it gains there."""
+    config = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj"], init_lora_weights=False)
+    model = get_peft_model(pair[1].bfloat16(), config).eval()
+    called: list[int] = []
+    layer: Any = model.base_model.model.model.layers[0].self_attn.q_proj
+    through_peft = type(layer).forward
+    monkeypatch.setattr(type(layer), "forward", lambda self, x: called.append(x.shape[-2]) or through_peft(self, x))
+    with torch.no_grad():
+        for rows in (products.WIDENED_FROM - 1, products.WIDENED_FROM):
+            model(torch.arange(3, 3 + rows)[None])
+    assert set(called) == {products.WIDENED_FROM - 1}
+
+
+@pytest.mark.usefixtures("widening")
 def test_logits_of_few_rows_are_contiguous(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "turning_is_faster", lambda: True)
     with torch.no_grad():
