@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
@@ -37,8 +37,8 @@ def takes_cache(forward: Forward) -> Forward:
 
 
 def is_paged(cache: Any) -> bool:
-    """Whether it is the cache of continuous batching (`generate_batch`), which is no `Cache`."""
-    return cache is not None and not isinstance(cache, Cache)
+    """Whether it is the cache of continuous batching (`generate_batch`)."""
+    return isinstance(cache, PagedAttentionCache)
 
 
 def remember(cache: Any, k: Tensor, v: Tensor, layer_idx: int, attend_with: dict[str, Any]) -> tuple[Tensor, Tensor]:
