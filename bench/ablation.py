@@ -76,7 +76,7 @@ def all_logits(self: Any, *, labels: Tensor, num_items_in_batch: int, **inputs: 
 def plain_norm(self: Any, x: Tensor) -> Tensor:
     """In place of the norm with its gradient written out."""
     wide = x.float()
-    return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+    return self.weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon)).to(x.dtype)
 
 
 def plain_project(x: Tensor, *layers: Any, gate: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -42,12 +42,16 @@ def is_paged(cache: Any) -> bool:
 
 
 def remember(cache: Any, k: Tensor, v: Tensor, layer_idx: int, attend_with: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Keys and values [B, K, S, C] of all that is seen, the new ones [B, K, T, C] behind those of the cache, if there is one. What
-    attention must know of a paged cache comes to `attend_with`."""
+    """Keys and values [B, K, S, C] of all that is seen: those of the cache, if there is one, and behind them the new [B, K, T, C].
+    It may change the keywords `attend_with` of the attention that follows, from 5.24 on; before, that wrote to a paged one."""
     if cache is None:
         return k, v
-    if is_paged(cache) and CACHE != "cache":  # its attention writes to it, before 5.24
+    seen: tuple[Tensor, Tensor]
+    if CACHE == "cache":
+        seen = cache.update(k, v, layer_idx, kwargs=attend_with)
+    elif is_paged(cache):
         attend_with["cache"] = cache
-        return k, v
-    seen: tuple[Tensor, Tensor] = cache.update(k, v, layer_idx, **({"kwargs": attend_with} if is_paged(cache) else {}))
+        seen = k, v
+    else:
+        seen = cache.update(k, v, layer_idx)
     return seen

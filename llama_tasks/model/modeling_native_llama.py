@@ -51,13 +51,13 @@ class NativeLlamaRMSNorm(nn.Module):
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
+        self.variance_epsilon = eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        return rms_norm(hidden_states, self.weight, self.eps)
+        return rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        return f"{self.weight.shape[0]}, eps={self.variance_epsilon}"
 
 
 class NativeLlamaRotaryEmbedding(nn.Module):
@@ -89,7 +89,6 @@ class NativeLlamaRotaryEmbedding(nn.Module):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
 
-    @torch.no_grad()
     @dynamic_rope_update
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and signed sine [B, T, 1, C], as `rotate` takes them, in the dtype of `x` at `position_ids` [B, T]."""
@@ -136,6 +135,7 @@ class NativeLlamaAttention(nn.Module):
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout or 0.0
         self.is_causal = True
         query_width, key_width = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_width, bias=config.attention_bias)
@@ -170,7 +170,7 @@ class NativeLlamaAttention(nn.Module):
             q_BTHC = rotate(q_BTX.unflatten(-1, heads), *(x.index_select(1, reads) for x in position_embeddings))
         k_BTKC = rotate(k_BTX.unflatten(-1, heads), *position_embeddings)
         v_BTKC = v_BTX.unflatten(-1, heads)
-        dropout = (self.config.attention_dropout or 0.0) if self.training else 0.0
+        dropout = self.attention_dropout if self.training else 0.0
 
         weights = None
         if slots is not None:
@@ -221,9 +221,29 @@ class NativeLlamaDecoderLayer(GradientCheckpointingLayer):
         self.input_layernorm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, hidden_states: Tensor, reads: Tensor | None = None, **kwargs: Any) -> Tensor:
-        """[B, T, D] to [B, T, D], or to [1, R, D] where only `reads` [R] are wanted; the keywords are the attention's."""
-        attended_BTD, _ = self.self_attn(self.input_layernorm(hidden_states), reads=reads, **kwargs)
+    @takes_cache
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        reads: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """[B, T, D] to [B, T, D], or to [1, R, D] where only `reads` [R] are wanted; all but the first are the attention's."""
+        attended_BTD, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            **{CACHE: cache},
+            **({} if reads is None else {"reads": reads}),
+            **kwargs,
+        )
         hidden_states = (hidden_states if reads is None else hidden_states.index_select(1, reads)) + attended_BTD
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
@@ -253,7 +273,8 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
 
     def __init__(self, config: NativeLlamaConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.padding_idx, self.vocab_size = config.pad_token_id, config.vocab_size
+        self.embed_tokens = nn.Embedding(self.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList(NativeLlamaDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = NativeLlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = NativeLlamaRotaryEmbedding(config)

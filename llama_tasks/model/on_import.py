@@ -32,20 +32,28 @@ def around_import(name: str, around: Callable[[ModuleType, Execute], None]) -> N
 
 
 class _Waiting:
-    """A finder that finds nothing itself: it waits for one module, steps aside, and has a say in its execution."""
+    """A finder that finds nothing itself: it waits until one module is executed, and has a say in that."""
 
     def __init__(self, name: str, around: Callable[[ModuleType, Execute], None]) -> None:
-        self.name, self.around = name, around
+        self.name, self.around, self.looks = name, around, False
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != self.name:
+        if name != self.name or self.looks:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
-        spec = importlib.util.find_spec(name)
+        self.looks = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looks = False
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
-        spec.loader.exec_module = lambda module: self.around(module, execute)  # type: ignore[method-assign]
+
+        def execute_with_a_say(module: ModuleType) -> None:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            self.around(module, execute)
+
+        spec.loader.exec_module = execute_with_a_say  # type: ignore[method-assign]
         return spec

@@ -103,10 +103,11 @@ def _make(recipe: Recipe, count: int) -> tuple[Training, list[Tokens]]:
 
 
 def _without_dropout(model: Any) -> None:
-    model.config.attention_dropout = 0.0
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
 
 
 @torch.no_grad()

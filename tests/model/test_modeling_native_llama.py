@@ -138,6 +138,41 @@ def test_cache_gives_the_same_logits_in_pieces(pair: Any) -> None:
     assert cache.get_seq_length() == 15
 
 
+def test_layers_and_caches_are_called_as_by_llama(pair: Any) -> None:
+    """What a hook, a cache of one's own, and a caller of one layer by position meet."""
+    ids = tokens(1, 6)
+    found = []
+    for model in pair:
+        seen: list[Any] = []
+
+        class Listening(DynamicCache):
+            def update(self, k: Any, v: Any, layer_idx: int, *args: Any, seen: list = seen, **kwargs: Any) -> Any:
+                seen.append({name: sorted(value) for name, value in kwargs.items()})
+                return super().update(k, v, layer_idx, *args, **kwargs)
+
+        def look(_: Any, args: tuple, kwargs: dict, seen: list = seen) -> None:
+            seen.append((len(args), set(kwargs) - {"position_embeddings"}))
+
+        layer = model.model.layers[0]
+        for module in (layer, layer.self_attn):
+            module.register_forward_pre_hook(look, with_kwargs=True)
+        model(ids, **{CACHE: Listening(config=model.config)})
+        hidden, places = model.model.embed_tokens(ids), torch.arange(6)[None]
+        angles = model.model.rotary_emb(hidden, places)
+        cache = DynamicCache(config=model.config)
+        found.append((seen, layer(hidden, None, places, cache, True, angles), cache.layers[0].keys))
+    (seen, *numbers), (native_seen, *native_numbers) = found
+    assert native_seen == seen
+    torch.testing.assert_close(native_numbers, numbers, atol=1e-5, rtol=0)
+
+
+def test_angles_have_gradients(pair: Any) -> None:
+    rotary = pair[1].model.rotary_emb
+    rotary.inv_freq = rotary.inv_freq.clone().requires_grad_()
+    pair[1](tokens(1, 6), labels=tokens(1, 6)).loss.backward()
+    assert rotary.inv_freq.grad.any()
+
+
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("word", ["cache", "past_key_values"])
 def test_a_cache_goes_by_both_words(pair: Any, word: str) -> None:
