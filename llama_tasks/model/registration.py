@@ -14,10 +14,13 @@ where its configuration names none: those of `llama`.
 
 from __future__ import annotations
 
+import functools
+import warnings
 from types import ModuleType
 
 from .on_import import after_import
 
+NEWEST = (5, 24)  # of transformers, tried (constraints.txt)
 REGISTRY = "transformers.models.auto.configuration_auto"
 PRESETS = "peft.utils.constants"
 
@@ -55,6 +58,8 @@ def register_models() -> None:
     import transformers
     from transformers.models.auto import modeling_auto
 
+    warn_of_newer(transformers.__version__)
+
     from . import heads, modeling_native_llama
     from .configuration_native_llama import MODEL_TYPE, NativeLlamaConfig
 
@@ -80,3 +85,14 @@ def register_models() -> None:
         getattr(transformers, auto).register(NativeLlamaConfig, model, exist_ok=True)
         # Some of transformers goes by the class's name: Trainer shifts smoothed labels only for a causal LM of this table.
         getattr(modeling_auto, names)[MODEL_TYPE] = model.__name__
+
+
+@functools.cache
+def warn_of_newer(version: str) -> None:
+    """Say it where transformers is newer than what was tried: 5.24 renamed an argument, and what was made for 5.23 wrote wrong tokens."""
+    if tuple(map(int, version.split(".")[:2])) > NEWEST:
+        warnings.warn(
+            f"The native LLaMA was tried with transformers up to {'.'.join(map(str, NEWEST))}, and this is {version}. "
+            "`llama-tasks verify MODEL` compares it with transformers' own LLaMA.",
+            stacklevel=3,
+        )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from llama_tasks.model.registration import NEWEST, warn_of_newer
 
 ORDERS = {
     "ours first": "import llama_tasks.model; from transformers import LlamaModel, AutoModelForCausalLM, AutoModel",
@@ -70,3 +73,13 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'NativeLama'"):
         _ = llama_tasks.model.NativeLama  # type: ignore[attr-defined]
+
+
+def test_a_transformers_newer_than_the_newest_tried_is_told(root: Path) -> None:
+    (pinned,) = re.findall(r"^transformers==(\S+)$", (root / "constraints.txt").read_text(), re.M)
+    assert tuple(map(int, pinned.split(".")[:2])) == NEWEST
+    warn_of_newer(pinned)
+    warn_of_newer("5.14.1")
+    for version in ("5.99.0.dev0", "6.0.0"):
+        with pytest.warns(UserWarning, match=f"this is {re.escape(version)}. `llama-tasks verify MODEL`"):
+            warn_of_newer(version)
