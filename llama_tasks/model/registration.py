@@ -89,7 +89,7 @@ def register_models() -> None:
 
 @functools.cache
 def warn_of_newer(version: str) -> None:
-    """Say it where transformers is newer than what was tried: 5.24 renamed an argument, and what was made for 5.23 wrote wrong tokens."""
+    """Say it where transformers is newer than what was tried: a renamed argument once changed tokens without a word (5.24)."""
     if tuple(map(int, version.split(".")[:2])) > NEWEST:
         warnings.warn(
             f"The native LLaMA was tried with transformers up to {'.'.join(map(str, NEWEST))}, and this is {version}. "
