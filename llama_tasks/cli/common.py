@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import io
 import logging
 import os
@@ -76,8 +77,7 @@ def open_console() -> Console:
 def compile_when_called(module: ModuleType, execute: Callable[[ModuleType], None]) -> None:
     """Execute a module that decorates functions with `torch.compile`, which loads torch's compiler: a second or two before every
     command, of functions that few runs call. They are compiled at their first call."""
-    import torch
-
+    torch: Any = importlib.import_module("torch")
     compile_now = torch.compile
 
     def put_off(function: Callable[..., Any] | None = None, **options: Any) -> Callable[..., Any]:
@@ -86,11 +86,11 @@ def compile_when_called(module: ModuleType, execute: Callable[[ModuleType], None
         made = functools.cache(lambda: compile_now(function, **options))
         return functools.wraps(function)(lambda *args, **kwargs: made()(*args, **kwargs))
 
-    torch.compile = put_off  # type: ignore[assignment]
+    torch.compile = put_off
     try:
         execute(module)
     finally:
-        torch.compile = compile_now  # type: ignore[assignment]
+        torch.compile = compile_now
 
 
 def is_first() -> bool:

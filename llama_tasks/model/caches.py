@@ -25,15 +25,17 @@ def takes_cache(forward: Forward) -> Forward:
         return renamed
 
     @functools.wraps(forward)
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if CACHE in kwargs:
             kwargs["cache"] = kwargs.pop(CACHE)
         return forward(*args, **kwargs)
 
     signature = inspect.signature(forward)
     named = [p.replace(name=CACHE) if p.name == "cache" else p for p in signature.parameters.values()]
-    called.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return called  # type: ignore[return-value]
+    called: Any = call
+    called.__signature__ = signature.replace(parameters=named)
+    by_both: Forward = called
+    return by_both
 
 
 def is_paged(cache: Any) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 Execute = Callable[[ModuleType], None]
 
@@ -31,7 +33,7 @@ def around_import(name: str, around: Callable[[ModuleType, Execute], None]) -> N
         sys.meta_path.insert(0, _Waiting(name, around))
 
 
-class _Waiting:
+class _Waiting(MetaPathFinder):
     """A finder that finds nothing itself: it waits until one module is executed, and has a say in that."""
 
     def __init__(self, name: str, around: Callable[[ModuleType, Execute], None]) -> None:
@@ -49,11 +51,12 @@ class _Waiting:
             self.looks = False
         if spec is None or spec.loader is None:
             return spec
-        execute = spec.loader.exec_module
+        loader: Any = spec.loader  # this module's own, made anew by each look
+        execute = loader.exec_module
 
         def execute_with_a_say(module: ModuleType) -> None:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            sys.meta_path.remove(self)
             self.around(module, execute)
 
-        spec.loader.exec_module = execute_with_a_say  # type: ignore[method-assign]
+        loader.exec_module = execute_with_a_say
         return spec
