@@ -30,16 +30,17 @@ setup: $(VENV)/ready
 setup-dev: $(VENV)/ready-dev
 
 # uv where it is installed, else pip; constraints.txt names the versions that were tested together. Modules are compiled when they
-# are first imported, by both: to compile all of them takes pip longer than to install them.
+# are first imported: to compile all of them takes pip longer than to install them. Where PYTHONDONTWRITEBYTECODE is set, as in
+# many containers, no import would keep what it compiled, and each command would take twice as long to start: there all of them are, once.
 $(VENV)/ready $(VENV)/ready-dev: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llama-tasks needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@if command -v uv >/dev/null; then \
 		set -x; test -x $(bin)/python || uv venv --python $(PYTHON) $(VENV); \
-		uv pip install --python $(bin)/python --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
+		uv pip install --python $(bin)/python $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
 	else \
 		set -x; test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
-		$(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
+		$(bin)/python -m pip install --quiet --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
 	fi
 	@touch $(VENV)/ready $@
 
