@@ -3,9 +3,10 @@
 #   make finetune TASK=summarize                    fine-tune, evaluate, report (embedded base and samples)
 #   make finetune TASK=qa MODEL=org/name DATA=my.jsonl QUANT=nf4 ARGS="train.num_train_epochs=1"
 #   make evaluate RUN=runs/summarize | predict RUN=.. INPUT=.. OUTPUT=.. | report RUN=..
-#   make push RUN=runs/summarize REPO=user/name DRY_RUN=1
-#   make inspect TASK=qa | pretrain | samples | test | lint | types
-#   make bench | bench-speed | bench-ablation | bench-decode | bench-generate | bench-choices | bench-imports | bench-gpu | bench-plan | bench-loop | bench-tables      docs/performance.md
+#   make push RUN=runs/summarize REPO=user/name WITH_BASE=1 DRY_RUN=1 | export RUN=.. OUT=..
+#   make inspect TASK=qa | pretrain | samples | setup | test | lint | types | format | clean
+#   RESUME=1 goes on with a run that exists, OVERWRITE=1 begins it anew; llama-tasks --help has more commands, in .venv/bin
+#   make bench ARGS="RUN ..." | bench-speed | bench-ablation | bench-decode | bench-generate | bench-choices | bench-imports | bench-gpu | bench-plan | bench-loop | bench-tables      docs/performance.md
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,7 +25,7 @@ benches := bench-speed bench-ablation bench-decode bench-generate bench-choices 
 .PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench $(benches) clean
 
 help:
-	@sed -n 's/^#  *\(make .*\)/\1/p' Makefile
+	@sed -n 's/^#  *\(\(make\|RESUME=1\) .*\)/\1/p' Makefile
 
 setup: $(VENV)/ready
 setup-dev: $(VENV)/ready-dev

@@ -127,9 +127,24 @@ def test_what_you_do_next(root: Path, runs: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "merged/config.json").read_text())["model_type"] == "llama"
 
 
+def planned_setup(root: Path, target: str, *variables: str, **changes: str) -> str:
+    """The commands that `make setup` or `make setup-dev` would run."""
+    left = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHONDONTWRITEBYTECODE")
+    environment = {key: value for key, value in os.environ.items() if key not in left}
+    argv = ["make", "-n", target, *variables]
+    done = subprocess.run(argv, cwd=root, env={**environment, **changes}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_a_second_setup_does_nothing(root: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    done = subprocess.run(
-        ["make", "-n", "setup-dev", f"VENV={sys.prefix}"], cwd=root, env=environment, capture_output=True, text=True
-    )
-    assert "install" not in done.stdout
+    assert "install" not in planned_setup(root, "setup-dev", f"VENV={sys.prefix}")
+
+
+def test_setup_compiles_where_imports_keep_nothing(root: Path, tmp_path: Path) -> None:
+    """Without compiled modules each command of such an environment would take twice as long to start."""
+    fresh = f"VENV={tmp_path / 'none'}"
+    assert "--no-compile" in planned_setup(root, "setup", fresh)
+    kept_nowhere = planned_setup(root, "setup", fresh, PYTHONDONTWRITEBYTECODE="1")
+    assert "--no-compile" not in kept_nowhere
+    assert "--compile-bytecode" in kept_nowhere  # uv compiles only what it is told to

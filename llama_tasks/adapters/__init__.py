@@ -4,6 +4,7 @@ base.py          loading the base                       adapter.py           put
 quantization.py  4 and 8 bits                           inits.py             LoRA beginnings that need the base's weights
 freezing.py      parameters that stay as they are       rank_allocation.py   AdaLoRA's ranks while it trains
 integrity.py     files are what they were               config_file.py       adapter_config.json, the same bytes every time
+effect.py        what would do nothing is refused
 """
 
 from __future__ import annotations

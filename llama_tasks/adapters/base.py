@@ -158,10 +158,12 @@ def _in_dtype(model: NativeLlamaForCausalLM, dtype: torch.dtype) -> NativeLlamaF
 
 
 def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
-    """`auto` is bfloat16 on a CUDA device that computes it, else float32 (on most CPUs bfloat16 is emulated and slow)."""
+    """`auto` is bfloat16 on a CUDA device that computes it, else float32 (on most CPUs, and on GPUs before Ampere, bfloat16 is
+    emulated and slow)."""
     if name != "auto":
         return getattr(torch, name)
-    return torch.bfloat16 if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    computed = torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if computed else torch.float32
 
 
 def count_parameters(model: torch.nn.Module) -> Parameters:

@@ -11,11 +11,23 @@ import torch
 
 from llama_tasks.errors import RecipeError, did_you_mean
 
+WRITTEN = "is written when an adapter is saved"
+OF_DATA = "belongs to an initialisation that is computed from a pass over the data, which is not made here"
 #: Fields whose effect cannot be had here, and why.
 UNFIT_FIELDS = {
     "alora_invocation_tokens": "needs the place of these tokens in every example, which packed batches do not tell",
+    "auto_mapping": WRITTEN,
+    "base_model_name_or_path": WRITTEN,
+    "corda_config": OF_DATA,
+    "eva_config": OF_DATA,
     "inference_mode": "is set when an adapter is loaded, not when it is trained",
+    "kasa_config": "takes a part of the base away for good, which could then not be scored beside the adapter",
     "layer_replication": "changes the base itself, which could then not be scored beside the adapter",
+    "lora_ga_config": OF_DATA,
+    "megatron_config": "is for a model of Megatron's layers",
+    "monteclora_config": "needs a term of its own in the loss, which is not added here",
+    "peft_version": WRITTEN,
+    "revision": WRITTEN,
     "task_type": "is CAUSAL_LM for every recipe",
     "use_qalora": "is for bases quantised by GPTQ, which are not loaded here",
 }

@@ -14,7 +14,7 @@ EPILOG = """examples:
   llama-tasks finetune recipes/summarize.yaml
   llama-tasks finetune recipes/summarize.yaml base.model=HuggingFaceTB/SmolLM2-135M data.train=my.jsonl
   llama-tasks evaluate runs/summarize
-  llama-tasks push runs/summarize user/name --dry-run
+  llama-tasks push runs/summarize user/name --with-base --dry-run
   llama-tasks score --metric rouge --lang zh hypotheses.txt references.txt
   llama-tasks compare runs/a runs/b --slice domain --html compare.html
 """

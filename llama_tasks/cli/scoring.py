@@ -56,7 +56,9 @@ def _add_evaluate(commands: Commands) -> None:
     evaluate.add_argument(
         "--dtype", default="auto", choices=DTYPES, help="float32, bfloat16 or float16; auto: as in a recipe"
     )
-    evaluate.add_argument("--quantization", default="none", choices=["none", "nf4", "int8"], help="as in a recipe")
+    evaluate.add_argument(
+        "--quantization", default="none", choices=["none", "nf4", "fp4", "int8"], help="as in a recipe"
+    )
     evaluate.add_argument("--output", type=Path, help="where the results go (default runs/eval-SUITE-MODEL)")
     evaluate.set_defaults(run_command=_evaluate)
 
@@ -127,7 +129,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.suite is not None:
         _evaluate_suite(args)
         return
-    wrong = next((name for name in ("model", "adapter", "revision", "output") if getattr(args, name) is not None), None)
+    unset = {"model": None, "adapter": None, "revision": None, "dtype": "auto", "quantization": "none", "output": None}
+    wrong = next((name for name, value in unset.items() if getattr(args, name) != value), None)
     if args.run is None or wrong:
         raise RecipeError(
             f"--{wrong} needs --suite."

@@ -39,12 +39,14 @@ class BaseConfig:
     config: dict[str, Any] | None = None
     """LLaMA configuration of a new model with random weights (pre-training); `model` then names its tokenizer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the frozen base; `auto` is bfloat16 where the device computes it natively, else float32."""
+    """Precision of the frozen base: float32, bfloat16, float16; `auto`: bfloat16 on a GPU that computes it (Ampere and later),
+    else float32."""
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
     """`nf4`: 4-bit NormalFloat with double quantisation (QLoRA), `fp4`: 4-bit floats likewise, `int8`: LLM.int8(); by
     bitsandbytes, on GPU and CPU."""
     quantization_config: dict[str, Any] | None = None
-    """Instead of `quantization`: any fields of BitsAndBytesConfig, such as `{load_in_4bit: true, bnb_4bit_quant_type: fp4}`."""
+    """Instead of `quantization`: fields of BitsAndBytesConfig, `load_in_4bit` or `load_in_8bit` among them. What is left out is
+    as in transformers (fp4, no double quantisation)."""
     attn_implementation: str = "sdpa"
     """transformers' name of the attention implementation."""
 
@@ -141,7 +143,8 @@ class PromptConfig:
     max_length: int = 512
     """Most tokens of prompt and response together."""
     on_too_long: Literal["error", "drop", "truncate_prompt"] = "error"
-    """What happens to a longer example; the response is never cut."""
+    """What happens to a longer example: `error` stops, `drop` leaves it out, `truncate_prompt` cuts the end of its long field.
+    The response is never cut."""
     allow: list[Literal["target_roundtrip", "leak", "empty_field"]] = field(default_factory=list)
     """Findings of the audit that shall not stop the run: target_roundtrip, leak, empty_field."""
     num_fewshot: int = 0
@@ -169,10 +172,11 @@ class TrainConfig:
     max_steps: int = -1
     """Stop after so many optimizer steps; -1: by epochs."""
     learning_rate: float | Literal["auto"] = "auto"
-    """`auto`: for LoRA, from the model's width by a published rule (printed with its value)."""
+    """`auto`: from the model's width, by a published rule for LoRA with Adam and its kin (printed with its value). Other
+    optimizers and `adapter: null` need a number."""
     optim: str = "adamw_torch_fused"
-    """transformers' name of the optimizer (adamw_bnb_8bit, lion_32bit, adafactor, sgd, schedule_free_adamw, ...), or a class as
-    `torch.optim.NAdam`, `bitsandbytes.optim.LAMB`."""
+    """transformers' name of the optimizer (adamw_bnb_8bit, lion_32bit, adafactor, sgd, ...), or a class as `torch.optim.NAdam`,
+    `bitsandbytes.optim.LAMB`. schedule_free_adamw needs the extra `optimizers` and `lr_scheduler_type: constant`."""
     optim_args: dict[str, Any] = field(default_factory=dict)
     """Further settings of the optimizer, by its class's own names."""
     loraplus_lr_ratio: float | None = None

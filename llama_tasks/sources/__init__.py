@@ -9,6 +9,8 @@ field and what to do, and all bad rows are told at once.
     json_items.py  strict JSON                                 carving.py  a split that the source does not have
     shapes.py      published shapes -> the task's fields       stream.py   the same beyond memory
     reading.py     shards -> rows that a task can use          rows.py     Row, Split, bad rows
+    hub.py         datasets of the Hub                         load.py     single files, the Hub's revision
+    agreement.py   answers to their passage, labels to their set
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,18 @@ def test_a_new_model_has_the_precision_and_attention_of_the_recipe() -> None:
     model = adapters.load_base(BaseConfig(config=fields, dtype="bfloat16", attn_implementation="eager"))
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16} and model.config._attn_implementation == "eager"
     assert {b.dtype for b in model.buffers()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("generation", "dtype"), [(7, torch.float32), (8, torch.bfloat16), (9, torch.bfloat16)])
+def test_auto_is_bfloat16_where_a_gpu_computes_it(
+    monkeypatch: pytest.MonkeyPatch, generation: int, dtype: torch.dtype
+) -> None:
+    """torch says that a GPU before Ampere supports bfloat16 too: it emulates it, slowly."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=generation))
+    assert adapters.resolve_dtype("auto", "cuda") == dtype
+    assert adapters.resolve_dtype("auto", "cpu") == torch.float32
 
 
 def test_what_is_not_finite_is_not_blamed_on_the_disk() -> None:

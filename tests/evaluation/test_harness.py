@@ -208,6 +208,8 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture) -> None:
     assert "exact_match" in capsys.readouterr().out
     assert json.loads((place / "out/short/scores.json").read_text())["scores"][0]["n"] == 2
     for argv, said in ((["--model", "gpt2"], "--model needs --suite"), (["--suite", "suite.yaml"], "needs --model"),
+                       (["runs/x", "--quantization", "fp4"], "--quantization needs --suite"),
+                       (["runs/x", "--dtype", "float32"], "--dtype needs --suite"),
                        ([], "Name a run directory"), (["--suite", "suite.yaml", "--model", "none"], "none")):  # fmt: skip
         assert main(["evaluate", *argv]) == 2
         assert said in capsys.readouterr().err
