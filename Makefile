@@ -32,7 +32,8 @@ setup-dev: $(VENV)/ready-dev
 
 # uv where it is installed, else pip; constraints.txt names the versions that were tested together. Modules are compiled when they
 # are first imported: to compile all of them takes pip longer than to install them. Where PYTHONDONTWRITEBYTECODE is set, as in
-# many containers, no import would keep what it compiled, and each command would take twice as long to start: there all of them are, once.
+# many containers, no import would keep what it compiled, and each command would take twice as long to start: there all of them are,
+# once, by all cores (packages bring files that cannot be compiled, and are not to be).
 $(VENV)/ready $(VENV)/ready-dev: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "llama-tasks needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
@@ -41,7 +42,8 @@ $(VENV)/ready $(VENV)/ready-dev: pyproject.toml $(CONSTRAINTS)
 		uv pip install --python $(bin)/python $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
 	else \
 		set -x; test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
-		$(bin)/python -m pip install --quiet --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
+		$(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])' \
+			$(if $(PYTHONDONTWRITEBYTECODE),&& { $(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true; }); \
 	fi
 	@touch $(VENV)/ready $@
 

@@ -70,7 +70,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu", spread: bool
     except ValueError as error:
         raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
     compute_4bit_as_trained(model)
-    _keep_only_ends(model)
+    keep_only_ends(model)
     return model
 
 
@@ -96,7 +96,7 @@ def load_any(base: BaseConfig, device: torch.device | str = "cpu") -> Any:
             f"Cannot load {base.model!r} as a causal language model: {str(error).splitlines()[0]}"
         ) from None
     compute_4bit_as_trained(model)
-    _keep_only_ends(model)
+    keep_only_ends(model)
     return model.eval()
 
 
@@ -122,7 +122,7 @@ def _config_of(base: BaseConfig) -> dict[str, Any]:
     return found
 
 
-def _keep_only_ends(model: Any) -> None:
+def keep_only_ends(model: Any) -> None:
     """Only what ends an output is taken from a model: its sampling settings would enter our scores unseen."""
     given = model.generation_config
     model.generation_config = GenerationConfig(

@@ -21,10 +21,13 @@ from torch.nn import functional as F
 from .attention_products import attend_step
 from .lora import NotOneProduct, merged, read
 from .norm import rms_norm
-from .products import is_changed, turning_is_faster
+from .products import EVERYWHERE, is_changed, turning_is_faster
 
 ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
 OWN = f"{__package__}."  # where the modules of the architecture are from
+RECORDERS = (
+    "transformers.utils.output_capturing"  # whose hooks stay on a model, and do nothing where no outputs are asked for
+)
 SHORT = 1024  # numbers in a row of W; reading longer ones takes most of the time, however W is laid out
 
 #: (number of a layer, its new key and value [1, K, 1, C]) -> all keys and values of the text so far, [1, K, S, C].
@@ -113,10 +116,38 @@ class _Layer:
         )
 
 
+class _Sources:
+    """What the layout was made of. Whoever stands between two steps (a logits processor, a streamer) may switch or merge adapters,
+    hook modules or write weights; asked at every step, so this looks at what is quickly compared."""
+
+    def __init__(self, model: Any) -> None:
+        modules = list(model.modules())
+        self._attributes = [vars(module) for module in modules]
+        self._hooks = [*EVERYWHERE, *(h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks))]
+        self._adapters = [vars(module) for module in modules if "merged_adapters" in vars(module)]
+        self._weights = list(model.parameters())
+        self._before = self._read()
+
+    def are_as_before(self) -> bool:
+        """Whether the model still computes what it did."""
+        return self._read() == self._before
+
+    def _read(self) -> tuple[Any, ...]:
+        return (
+            sum(map(len, self._hooks)),
+            sum(map(len, self._attributes)),  # a patched `forward` is one more
+            [
+                (own["_disable_adapters"], own["_active_adapter"], len(own["merged_adapters"]), dict(own["scaling"]))
+                for own in self._adapters
+            ],
+            [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in self._weights],
+        )
+
+
 class Alone:
     """The step of a `NativeLlamaForCausalLM` for one text, with weights of its own layout. `of` says whether there is one.
 
-    Weights must not change while it is kept. It holds a second copy of most of them.
+    It holds a second copy of most weights, and is good for as long as `is_current`.
     """
 
     def __init__(self, model: Any) -> None:
@@ -127,6 +158,11 @@ class Alone:
         self.act_fn: Callable[[Tensor], Tensor] = model.model.layers[0].mlp.act_fn
         self.norm = _scale(model.model.norm, model.dtype)
         self.head = (_Turned if model.dtype == torch.float32 else _Narrow)(model.lm_head)
+        self._sources = _Sources(model)
+
+    def is_current(self) -> bool:
+        """Whether the model's weights, adapters and hooks are what they were when this was made."""
+        return self._sources.are_as_before()
 
     @staticmethod
     def gains(model: Any) -> bool:
@@ -161,7 +197,7 @@ class Alone:
 
 def _is_changed(model: Any) -> bool:
     """Whether some module does not compute what the architecture says: hooked, patched, or replaced by another one."""
-    if any(is_changed(module) for module in model.modules()):
+    if any(is_changed(module, besides=RECORDERS) for module in model.modules()):
         return True
     layers = list(model.model.layers)
     if not all(_is_own(layer) and _is_own(layer.self_attn) and _is_own(layer.mlp) for layer in layers):

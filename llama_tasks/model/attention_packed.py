@@ -139,6 +139,12 @@ class Rectangle:
     key_tokens: Tensor | None = None  # [N * S] the tokens of the key slots; None: those of the query slots
     mask: Tensor | None = None  # bool [N, 1, L, S]; None: causal
 
+    def to(self, device: torch.device | str) -> Rectangle:
+        """The same with its indices on a device."""
+        if self.key_tokens is None or self.mask is None:
+            return self
+        return Rectangle(self.documents, self.length, self.key_tokens.to(device), self.mask.to(device))
+
 
 @dataclass(frozen=True)
 class PackedLayout:
@@ -148,6 +154,13 @@ class PackedLayout:
     query_of_slot_P: Tensor
     slot_of_query_R: Tensor
     as_packed: bool
+
+    def to(self, device: torch.device | str) -> PackedLayout:
+        """The same with its indices on a device; layers of a model that is spread over several ask for it."""
+        if self.query_of_slot_P.device == torch.device(device):
+            return self
+        moved = tuple(rectangle.to(device) for rectangle in self.rectangles)
+        return PackedLayout(moved, self.query_of_slot_P.to(device), self.slot_of_query_R.to(device), self.as_packed)
 
     @classmethod
     def build(cls, documents: Documents, device: torch.device, reads: Tensor | None = None) -> PackedLayout:
@@ -250,6 +263,7 @@ def packed_attention(
     q_1RHC: Tensor, k_1TKC: Tensor, v_1TKC: Tensor, layout: PackedLayout, *, scaling: float, dropout: float = 0.0
 ) -> Tensor:
     """Causal attention within each document of a packed row, and to what it continues; returns [1, R, H, C]."""
+    layout = layout.to(q_1RHC.device)
     sizes = [rectangle.documents * rectangle.length for rectangle in layout.rectangles]
 
     def padded(row_1RXC: Tensor) -> tuple[Tensor, ...]:
@@ -305,6 +319,11 @@ def see_documents(
         hidden = ~documents.mask().to(device)
         lowest = torch.finfo(inputs_embeds.dtype).min
         return position_ids, {"attention_mask": hidden.to(inputs_embeds.dtype) * lowest}
-    # Flash attention reads the boundaries; the others get a mask, found in positions that restart.
+    # Flash attention reads the boundaries (all four, or it looks for them in the positions); the others get a mask, found in
+    # positions that restart.
     mask = create_causal_mask(config, inputs_embeds, None, None, restarting)
-    return position_ids, {"attention_mask": mask, "cu_seq_lens_q": cu_seq_lens}
+    bounds, longest = cu_seq_lens.to(device, torch.int32), int(documents.lengths.max())
+    return position_ids, {
+        "attention_mask": mask, "cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest,
+        "max_length_k": longest,
+    }  # fmt: skip

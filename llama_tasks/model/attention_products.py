@@ -46,6 +46,8 @@ def causal_attention(
         return out_NLHC.to(q_NLHC.dtype)
     if dropout == 0.0 and (block := _block(q_NLHC, k_NSKC.shape[1], mask)):
         return _Products.apply(q_NLHC, k_NSKC, v_NSKC, mask, scaling, block)
+    if mask is not None and q_NLHC.is_cuda:
+        k_NSKC, v_NSKC = (each_query_its_own(x, q_NLHC.shape[2]) for x in (k_NSKC, v_NSKC))
     out_NLHC = F.scaled_dot_product_attention(
         q_NLHC.transpose(1, 2), k_NSKC.transpose(1, 2), v_NSKC.transpose(1, 2), attn_mask=mask, dropout_p=dropout,
         is_causal=mask is None, scale=scaling, enable_gqa=q_NLHC.shape[2] != k_NSKC.shape[2],
@@ -53,11 +55,26 @@ def causal_attention(
     return out_NLHC.transpose(1, 2)
 
 
+def each_query_its_own(x_NSKC: Tensor, heads: int) -> Tensor:
+    """Keys or values repeated for each query head that shares them, [N, S, H, C]. With a mask, none of torch's fused kernels on a
+    GPU takes fewer heads of keys than of queries, and the way that is left holds all scores."""
+    return x_NSKC.repeat_interleave(heads // x_NSKC.shape[2], dim=2)
+
+
 def attend_step(q_NH1C: Tensor, k_NKSC: Tensor, v_NKSC: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     """Of one token of each text to all of it, [N, H, 1, C]; `mask` bool [N, 1, 1, S] says what is seen (None: everything)."""
     q, k, v = widened(q_NH1C), widened(k_NKSC), widened(v_NKSC)
+    if q.is_cuda:
+        return of_shared_keys(q, k, v, mask, scaling)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling, enable_gqa=q.shape[1] != k.shape[1])
     return out.to(q_NH1C.dtype)
+
+
+def of_shared_keys(q_NH1C: Tensor, k_NKSC: Tensor, v_NKSC: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """The same with the queries that share keys as rows beside each other, [N, K, G, C]: as many heads as keys have, which the
+    fused kernels of a GPU take with a mask too, and nothing is repeated."""
+    q_NKGC = q_NH1C.view(len(q_NH1C), k_NKSC.shape[1], -1, q_NH1C.shape[-1])
+    return F.scaled_dot_product_attention(q_NKGC, k_NKSC, v_NKSC, attn_mask=mask, scale=scaling).view(q_NH1C.shape)
 
 
 def weights_kept(length: int) -> int:

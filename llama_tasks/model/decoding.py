@@ -28,7 +28,10 @@ STEADY_ROPE = ("default", "linear", "llama3", "yarn")
 
 def can_decode(model: Any) -> bool:
     """Whether a `NativeLlamaForCausalLM` (without wrapper) can be decoded by slots."""
-    return model.config._attn_implementation == "sdpa" and model.model.rotary_emb.rope_type in STEADY_ROPE
+    spread = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1  # the slots lie on one device
+    return bool(
+        model.config._attn_implementation == "sdpa" and model.model.rotary_emb.rope_type in STEADY_ROPE and not spread
+    )
 
 
 class Slots:

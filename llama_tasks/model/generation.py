@@ -3,14 +3,14 @@
     room    k k k k k . . . .        keys [B, K, S, C] of a layer; `keys` is the view of those that are there
 
 transformers' dynamic cache copies the whole past for every token; here a token is written behind it, and the past is copied only
-when the room is full, or when another text went on from the same past.
+when the room is full, or when the past is not what was written last (beams in another order, a draft that was refused).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -49,18 +49,27 @@ class _Room:
         return self.memory[:, :, :end]
 
 
+_Place: TypeAlias = tuple[int, torch.Size]
+
+
+def _place(x: Tensor) -> _Place:
+    """Where a tensor lies, and its shape."""
+    return x.data_ptr(), x.shape
+
+
 class RoomyLayer(DynamicLayer):
     """A layer of transformers' dynamic cache that does not copy the past for every token."""
 
     # Beside `__dict__`, which transformers' exporters take for the cache, and make a layer of without `__init__`.
-    __slots__ = ("_rooms",)
+    __slots__ = ("_last", "_rooms")
     keys: Tensor
     values: Tensor
     _rooms: list[_Room | None]
+    _last: list[_Place | None]  # what was given out last of keys and of values
 
     def __new__(cls, *args: Any, **kwargs: Any) -> RoomyLayer:
         layer = super().__new__(cls)
-        layer._rooms = [None, None]
+        layer._rooms, layer._last = [None, None], [None, None]
         return layer
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -78,13 +87,17 @@ class RoomyLayer(DynamicLayer):
     def reset(self) -> None:
         """Forget everything."""
         super().reset()
-        self._rooms = [None, None]
+        self._rooms, self._last = [None, None], [None, None]
 
     def _add(self, which: int, past: Tensor, new: Tensor) -> Tensor:
         room = self._rooms[which]
         if room is None or not room.holds(past, new.shape[-2]):
-            room = self._rooms[which] = _Room(past, new)
-        return room.add(new)
+            # Room is for a past that grows; one that is replaced at each step (beams) would be given it each time.
+            grows = past.numel() == 0 or self._last[which] == _place(past)
+            room = self._rooms[which] = _Room(past, new) if grows else None
+        seen = torch.cat((past, new), dim=-2) if room is None else room.add(new)
+        self._last[which] = _place(seen)
+        return seen
 
 
 def make_room(cache: Any) -> None:
@@ -147,7 +160,7 @@ class LoneText:
         self.steps += 1
         if self.steps == ALONE_AFTER:
             self.alone = Alone.of(self.model)
-        if self.alone is None:
+        if self.alone is None or not self.alone.is_current():
             return None
         body = self.model.model
         hidden = body.embed_tokens(input_ids[0])

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     StrictDataclassError,
@@ -19,7 +22,6 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
-from transformers.utils.hub import cached_file
 
 from llama_tasks.errors import ModelError
 
@@ -106,11 +108,23 @@ def read_config(name: str, revision: str | None = None, token: str | bool | None
 
 def _require_safetensors(name: str, local: bool, source: dict[str, Any]) -> None:
     """Pickled weights can run code when read, so a checkpoint that has only those is refused."""
+    unreachable: OSError | None = None
     for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
-        if local and (Path(name) / file).is_file():
+        if local:
+            if (Path(name) / file).is_file():
+                return
+            continue
+        try:
+            hf_hub_download(name, file, **source)
             return
-        if not local and cached_file(name, file, _raise_exceptions_for_missing_entries=False, **source):
-            return
+        except LocalEntryNotFoundError as error:  # not in the cache, and the Hub was not asked
+            unreachable = error
+        except EntryNotFoundError:
+            continue
+        except (OSError, HfHubHTTPError) as error:
+            raise ModelError(_explain(error, name, source["revision"])) from error
+    if unreachable is not None:
+        raise ModelError(_explain(unreachable, name, source["revision"])) from unreachable
     raise ModelError(
         f"{name} holds no {SAFE_WEIGHTS_NAME}; pickled weights are not read, convert them with transformers' "
         f"save_pretrained first."

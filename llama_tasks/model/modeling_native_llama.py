@@ -314,6 +314,10 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
         if cu_seq_lens_q is not None and not paged:
             if cache is not None or inputs_embeds.shape[0] != 1:
                 raise ValueError(f"Packed documents (cu_seq_lens_q) come as one row [1, T] and take no {CACHE}.")
+            if kwargs.get("is_causal") is False:
+                raise ValueError(
+                    "Packed documents (cu_seq_lens_q) are causal; with is_causal=False give each its own row."
+                )
             attention_mask, use_cache = None, False
             documents = Documents.read(cu_seq_lens_q, prefix_documents, inputs_embeds.shape[1])
             position_ids, attention = see_documents(self.config, inputs_embeds, position_ids, cu_seq_lens_q, documents)
@@ -345,8 +349,7 @@ class NativeLlamaModel(NativeLlamaPreTrainedModel):
                 position_ids=position_ids,
                 use_cache=use_cache,
                 **{CACHE: cache},
-                **attention,
-                **kwargs,
+                **{**kwargs, **attention},
             )
         if reads is not None and "reads" not in attention:  # the attention at hand knows no reads
             hidden_states = hidden_states.index_select(1, reads)
@@ -405,8 +408,8 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
             places = targets.places
         elif loss_weights is not None:
             raise ValueError("loss_weights need skip_logits=True: only then is the loss computed here.")
-        elif packed[0] is not None and isinstance(logits_to_keep, Tensor) and not is_paged(cache):
-            places = logits_to_keep
+        elif packed[0] is not None and labels is None and not is_paged(cache):
+            places = index_of(logits_to_keep)
         if places is not None and self._reads_few(places, packed[0], kwargs):
             kwargs["reads"], places = places.unique(return_inverse=True)
         outputs = self.model(
@@ -450,6 +453,13 @@ class NativeLlamaForCausalLM(NativeLlamaPreTrainedModel, NativeGenerationMixin):
         if cu_seq_lens is None or kwargs.get("output_hidden_states", self.config.output_hidden_states):
             return False
         return 0 < len(places) <= READS_AT_MOST * int(cu_seq_lens[-1])
+
+
+def index_of(logits_to_keep: Any) -> Tensor | None:
+    """The positions of all rows that it names [N], counted from the beginning; None where it says it in another way."""
+    if not isinstance(logits_to_keep, Tensor) or logits_to_keep.ndim != 1 or logits_to_keep.dtype == torch.bool:
+        return None
+    return logits_to_keep if len(logits_to_keep) > 0 and bool((logits_to_keep >= 0).all()) else None
 
 
 def kept(hidden_BTD: Tensor, logits_to_keep: Any) -> Tensor:

@@ -118,11 +118,14 @@ def is_plain(layer: Any) -> bool:
     return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and not is_changed(layer)
 
 
-def is_changed(module: Any) -> bool:
-    """Its call is more than its class says: patched, or hooked by torch or by accelerate, whose weights may lie elsewhere."""
+def is_changed(module: Any, besides: str | None = None) -> bool:
+    """Its call is more than its class says: patched, or hooked by torch (by another module than `besides`) or by accelerate,
+    whose weights may lie elsewhere."""
     hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    if any(hooks) and not all(getattr(hook, "__module__", "") == besides for each in hooks for hook in each.values()):
+        return True
     own = vars(module)
-    return any(hooks) or "forward" in own or "_hf_hook" in own or any(EVERYWHERE)
+    return "forward" in own or "_hf_hook" in own or any(EVERYWHERE)
 
 
 class _Linear(torch.autograd.Function):

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from llama_tasks.adapters import where_is
+from llama_tasks.adapters.base import keep_only_ends
 from llama_tasks.adapters.quantization import compute_4bit_as_trained, four_bits
 from llama_tasks.errors import ModelError
 from llama_tasks.generate.slots import decode_by_slots
@@ -135,6 +136,7 @@ class _Checkpoint:
             options |= {"config": LlamaConfig(**fields), "attn_implementation": "sdpa", "use_safetensors": True}
             model = LlamaForCausalLM.from_pretrained(self.place, **options)
         compute_4bit_as_trained(model)
+        keep_only_ends(model)  # generation is compared without the penalties that a checkpoint may ask for
         return model.eval()
 
     def texts(self) -> list[list[int]]:

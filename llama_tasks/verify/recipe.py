@@ -81,9 +81,9 @@ def verify_recipe(recipe: Recipe, count: int = EXAMPLES) -> Certificate:
 def _make(recipe: Recipe, count: int) -> tuple[Training, list[Tokens]]:
     """The recipe's own training, without what is random in a forward pass, and its first examples."""
     accelerator = make_accelerator(recipe)
-    if parallel.is_deepspeed(accelerator):
+    if parallel.is_deepspeed(accelerator) or accelerator.num_processes > 1:
         raise RecipeError(
-            "verify compares gradients, which DeepSpeed keeps in pieces; run it in one process, or with ddp.yaml."
+            "verify compares the batches and gradients of one process; run it without a launcher and without DeepSpeed."
         )
     set_seed(recipe.train.seed)
     dataset = prepare(recipe, adapters.load_tokenizer(recipe.base))
