@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from llama_tasks import cli
 from llama_tasks.convert import convert, writer
+from llama_tasks.convert.meta import MetaParams
 from llama_tasks.errors import ModelError
 
 MODELS = Path(__file__).parents[2] / "shared" / "models"
@@ -98,6 +99,36 @@ def test_llama_3_with_scaled_frequencies_and_its_tokenizer(tmp_path: Path) -> No
     ]
     ends = json.loads((tmp_path / "o" / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.convert_ids_to_tokens(ends) == ["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"]
+
+
+def test_llama_3_names_fewer_tokens_than_3_1(tmp_path: Path) -> None:
+    params = {**TOY, "vocab_size": 265 + 256, "rope_theta": 500000.0}
+    llama_3_tokenizer(save(tmp_path / "m", params, random_weights(params)))
+    convert(tmp_path / "m", tmp_path / "o")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "o")
+    reserved = [f"<|reserved_special_token_{n}|>" for n in (2, 4, 5, 250)]
+    assert tokenizer.convert_ids_to_tokens([265 + i for i in (4, 8, 10, 255)]) == reserved
+    assert tokenizer.convert_ids_to_tokens(265 + 9) == "<|eot_id|>"
+    ends = json.loads((tmp_path / "o" / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_ids_to_tokens(ends) == ["<|end_of_text|>", "<|eot_id|>"]
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "context"),
+    [
+        ("Llama 1 7B", {"dim": 4096, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-6}, 2048),
+        ("Llama 1 65B", {"dim": 8192, "n_heads": 64, "n_layers": 80, "norm_eps": 1e-5}, 2048),
+        ("Llama 2 13B", {"dim": 5120, "n_heads": 40, "n_layers": 40, "norm_eps": 1e-5}, 4096),
+        ("Llama 2 70B", {"dim": 8192, "n_heads": 64, "n_kv_heads": 8, "n_layers": 80, "norm_eps": 1e-5}, 4096),
+        ("Code Llama 7B", {"dim": 4096, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-5, "rope_theta": 1000000}, 16384),
+        ("Llama 3 8B", {"dim": 4096, "n_heads": 32, "n_kv_heads": 8, "n_layers": 32, "norm_eps": 1e-5,
+                        "rope_theta": 500000.0}, 8192),
+        ("says so", {"dim": 288, "n_heads": 6, "n_layers": 6, "norm_eps": 1e-5, "max_seq_len": 256}, 256),
+    ],
+)  # fmt: skip
+def test_the_context_follows_from_the_generation(tmp_path: Path, model: str, fields: dict, context: int) -> None:
+    (tmp_path / "params.json").write_text(json.dumps(fields))
+    assert MetaParams.load(tmp_path / "params.json").context == context, model
 
 
 def test_a_wrong_conversion_is_caught_by_its_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

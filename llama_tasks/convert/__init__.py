@@ -21,7 +21,7 @@ from llama_tasks.rundir import write_json
 
 from .check import Agreement, compare
 from .meta import MetaCheckpoint
-from .tokenizer import Fidelity, convert_tokenizer
+from .tokenizer import LLAMA_3_1_SPECIAL, LLAMA_3_SPECIAL, Fidelity, convert_tokenizer
 from .writer import DTYPES, parse_size, write_weights
 
 __all__ = ["DTYPES", "Conversion", "convert"]
@@ -68,7 +68,10 @@ def convert(
     if max_position_embeddings is not None:
         fields["max_position_embeddings"] = max_position_embeddings
     with staged(output) as staging:
-        fidelity, special = convert_tokenizer(source, staging, fields["vocab_size"], fields["max_position_embeddings"])
+        names = LLAMA_3_1_SPECIAL if meta.params.use_scaled_rope else LLAMA_3_SPECIAL
+        fidelity, special = convert_tokenizer(
+            source, staging, fields["vocab_size"], fields["max_position_embeddings"], names
+        )
         fields |= {"bos_token_id": special.bos, "eos_token_id": special.eos}
         written = write_weights(meta, staging, dtype, limit, progress)
         config = LlamaConfig(**fields, dtype=written.dtype, architectures=["LlamaForCausalLM"])

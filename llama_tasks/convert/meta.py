@@ -51,6 +51,19 @@ class MetaParams:
     def head_dim(self) -> int:
         return self.dim // self.n_heads
 
+    @property
+    def context(self) -> int:
+        """Tokens of context: as said, or by generation (Llama 3.1 and later, 3, Code Llama, 2, 1)."""
+        if self.max_seq_len:
+            return self.max_seq_len
+        if self.use_scaled_rope:
+            return 131072
+        if self.rope_theta > 10000.0:
+            return 8192 if self.rope_theta == 500000.0 else 16384
+        # Llama 1 had 1e-6 but in its 65B, and Llama 2 shares keys above 13B, which Llama 1 never did.
+        is_first = self.norm_eps == 1e-6 or (self.dim > 5120 and self.n_kv_heads == self.n_heads)
+        return 2048 if is_first else 4096
+
     @classmethod
     def load(cls, path: Path) -> MetaParams:
         """Raises ModelError where the file is missing or lacks a size."""
@@ -173,7 +186,7 @@ class MetaCheckpoint:
             "head_dim": p.head_dim,
             "rms_norm_eps": p.norm_eps,
             "rope_parameters": rope,
-            "max_position_embeddings": p.max_seq_len or self._context(),
+            "max_position_embeddings": p.context,
             "tie_word_embeddings": self.tied,
         }
 
@@ -182,15 +195,6 @@ class MetaCheckpoint:
         for block in self.blocks(name):
             digest.update(as_bytes(block))
         return digest.digest()
-
-    def _context(self) -> int:
-        """Tokens of context, by generation: Llama 3.1 and later, 3, Code Llama, 2, 1."""
-        p = self.params
-        if p.use_scaled_rope:
-            return 131072
-        if p.rope_theta > 10000.0:
-            return 8192 if p.rope_theta == 500000.0 else 16384
-        return 2048 if p.norm_eps == 1e-6 else 4096
 
     def _open(self) -> list[dict[str, Tensor]]:
         """The shards, mapped; opened afresh once enough pages have been read."""

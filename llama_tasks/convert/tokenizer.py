@@ -23,11 +23,12 @@ LLAMA_3_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Names of Llama 3's 256 special tokens; those not named are reserved. 3.1 named three more.
+# Names of Llama 3's 256 special tokens; those not named are reserved, and numbered in their order. 3.1 named three more.
 LLAMA_3_SPECIAL = {
-    0: "<|begin_of_text|>", 1: "<|end_of_text|>", 4: "<|finetune_right_pad_id|>", 6: "<|start_header_id|>",
-    7: "<|end_header_id|>", 8: "<|eom_id|>", 9: "<|eot_id|>", 10: "<|python_tag|>",
+    0: "<|begin_of_text|>", 1: "<|end_of_text|>", 6: "<|start_header_id|>", 7: "<|end_header_id|>", 9: "<|eot_id|>",
 }  # fmt: skip
+LLAMA_3_1_SPECIAL = {**LLAMA_3_SPECIAL, 4: "<|finetune_right_pad_id|>", 8: "<|eom_id|>", 10: "<|python_tag|>"}
+ENDS_TURN = ("<|eom_id|>", "<|eot_id|>")
 PROBES = (
     "Once upon a time, there was a little girl.", "  two  spaces \n and a line", "从前有一个小女孩，她住在海边。", "１２３ＡＢＣ",
     "def f(x):\n    return x**2  # 12345.678", "émoji 🙂 and \u200bzero width", " leading", "trailing ", "don't we'll I'M",
@@ -56,9 +57,11 @@ class Fidelity:
 
 
 def convert_tokenizer(
-    source: Path, folder: Path, vocab_size: int, model_max_length: int
+    source: Path, folder: Path, vocab_size: int, model_max_length: int, special: dict[int, str]
 ) -> tuple[Fidelity | None, SpecialIds]:
     """Write the tokenizer of `source` into `folder`; without one, nothing, and the ids of Llama 1 and 2 are assumed.
+
+    special: of a tiktoken file, the names of its special tokens by their place behind the others.
 
     Raises ModelError for a file that is neither of the two kinds, or has more entries than the embedding has rows.
     """
@@ -67,7 +70,7 @@ def convert_tokenizer(
         return None, SpecialIds(1, 2, 2)
     content = path.read_bytes()
     ranks = _tiktoken_ranks(content)
-    made = _from_tiktoken(ranks, vocab_size) if ranks else _from_sentencepiece(path)
+    made = _from_tiktoken(ranks, vocab_size, special) if ranks else _from_sentencepiece(path)
     count = made.tokenizer.get_vocab_size()
     if count > vocab_size:
         raise ModelError(f"{path} has {count} entries, but the embedding has {vocab_size} rows.")
@@ -147,7 +150,7 @@ def _merges_by_score(scores: dict[str, float], vocabulary: dict[str, int]) -> It
         yield from sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
 
 
-def _from_tiktoken(ranks: dict[bytes, int], vocab_size: int) -> _Made:
+def _from_tiktoken(ranks: dict[bytes, int], vocab_size: int, special: dict[int, str]) -> _Made:
     letters = bytes_to_unicode()
 
     def spelled(token: bytes) -> str:
@@ -163,25 +166,25 @@ def _from_tiktoken(ranks: dict[bytes, int], vocab_size: int) -> _Made:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    names = _llama_3_special_names(min(256, vocab_size - len(ranks)))
+    names = _special_names(min(256, vocab_size - len(ranks)), special)
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
     bos, eos = len(ranks), len(ranks) + 1
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), _begin(names[0], bos)])
-    ends = [eos, *(len(ranks) + i for i in (8, 9) if i < len(names))]
+    ends = [eos, *(len(ranks) + i for i, name in enumerate(names) if name in ENDS_TURN)]
     words = Tokenizer(BPE(unk_token=None))
     words.pre_tokenizer = tokenizer.pre_tokenizer
     fidelity = _compare("tiktoken", tokenizer, lambda text: _encode_by_ranks(text, ranks, words.pre_tokenizer))
     return _Made(tokenizer, {"bos_token": names[0], "eos_token": names[1]}, SpecialIds(bos, eos, ends), fidelity)
 
 
-def _llama_3_special_names(count: int) -> list[str]:
+def _special_names(count: int, special: dict[int, str]) -> list[str]:
     """Raises ModelError where the embedding leaves no room for them."""
     if count < 2:
         raise ModelError(
             "The embedding has no rows for the special tokens of Llama 3; tokenizer.model is of another model."
         )
     reserved = iter(range(256))
-    return [LLAMA_3_SPECIAL.get(i) or f"<|reserved_special_token_{next(reserved)}|>" for i in range(count)]
+    return [special.get(i) or f"<|reserved_special_token_{next(reserved)}|>" for i in range(count)]
 
 
 def _tiktoken_ranks(content: bytes) -> dict[bytes, int]:

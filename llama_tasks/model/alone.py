@@ -24,6 +24,7 @@ from .norm import rms_norm
 from .products import EVERYWHERE, is_changed, turning_is_faster
 
 ALONE_AFTER = 8  # steps of a single text; to lay the weights out for it takes the time of about eight
+HOLDERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.Identity)  # modules that compute nothing
 OWN = f"{__package__}."  # where the modules of the architecture are from
 RECORDERS = (
     "transformers.utils.output_capturing"  # whose hooks stay on a model, and do nothing where no outputs are asked for
@@ -121,11 +122,14 @@ class _Sources:
     hook modules or write weights; asked at every step, so this looks at what is quickly compared."""
 
     def __init__(self, model: Any) -> None:
-        modules = list(model.modules())
+        modules = [module for module in model.modules() if not isinstance(module, HOLDERS)]
+        hooks = [*EVERYWHERE, *(h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks))]
+        self._free_of_hooks = [each for each in hooks if not each]
         self._attributes = [vars(module) for module in modules]
-        self._hooks = [*EVERYWHERE, *(h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks))]
         self._adapters = [vars(module) for module in modules if "merged_adapters" in vars(module)]
-        self._weights = list(model.parameters())
+        self._weights = [
+            weight for weight in model.parameters() if not weight.is_inference()
+        ]  # the others cannot be written
         self._before = self._read()
 
     def are_as_before(self) -> bool:
@@ -134,13 +138,14 @@ class _Sources:
 
     def _read(self) -> tuple[Any, ...]:
         return (
-            sum(map(len, self._hooks)),
+            any(self._free_of_hooks),
             sum(map(len, self._attributes)),  # a patched `forward` is one more
             [
                 (own["_disable_adapters"], own["_active_adapter"], len(own["merged_adapters"]), dict(own["scaling"]))
                 for own in self._adapters
             ],
-            [(weight.data_ptr(), 0 if weight.is_inference() else weight._version) for weight in self._weights],
+            [weight.data_ptr() for weight in self._weights],
+            [weight._version for weight in self._weights],
         )
 
 

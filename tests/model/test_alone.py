@@ -170,6 +170,14 @@ REFUSED: dict[str, Callable[[NativeLlamaForCausalLM], Any]] = {
 }
 
 
+def test_outputs_that_were_once_recorded_change_nothing(pair: Any) -> None:
+    """transformers' hooks for them stay on the layers."""
+    pair[1](torch.tensor([[5, 6]]), output_hidden_states=True)
+    assert pair[1].model.layers[0]._forward_hooks
+    assert Alone.of(pair[1]) is not None
+    assert Alone.of(_hooked(pair[1])) is None
+
+
 @pytest.mark.filterwarnings(
     "ignore:Unsupported layer type"
 )  # peft's, of LNTuning on a norm that it does not know by name

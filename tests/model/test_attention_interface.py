@@ -32,10 +32,12 @@ def in_float64(
 
 def by_boundaries(
     module: Any, q: Tensor, k: Tensor, v: Tensor, attention_mask: Tensor | None, scaling: float, cu_seq_lens_q: Tensor,
-    **_: Any,
+    cu_seq_lens_k: Tensor, max_length_q: int, max_length_k: int, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Attention as flash attention is called for packed rows: no mask, the boundaries say who sees whom."""
     assert attention_mask is None
+    assert cu_seq_lens_q.dtype == torch.int32 and torch.equal(cu_seq_lens_q, cu_seq_lens_k)
+    assert max_length_q == max_length_k == max(LENGTHS)
     lengths = cu_seq_lens_q.diff().tolist()
     parts = zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
     out = [F.scaled_dot_product_attention(*part, is_causal=True, scale=scaling, enable_gqa=True) for part in parts]
@@ -69,9 +71,11 @@ def test_a_registered_attention_is_the_one_that_computes(make_pair: Any) -> None
 
 @pytest.mark.filterwarnings("ignore")  # transformers says that it makes no mask for an attention that registered none
 @pytest.mark.usefixtures("registered")
-def test_an_attention_without_mask_gets_the_boundaries(make_pair: Any) -> None:
+@pytest.mark.parametrize("given", [VARLEN, {"cu_seq_lens_q": BOUNDS.long(), "position_ids": torch.arange(18)[None]}])
+def test_an_attention_without_mask_gets_the_boundaries(make_pair: Any, given: dict[str, Any]) -> None:
+    """All that flash attention wants of them, whatever the caller named: with less it would look into the positions."""
     native, plain = make_pair(attn="by_boundaries")[1], make_pair()[1]
-    torch.testing.assert_close(native(IDS, **VARLEN).logits, plain(IDS, **VARLEN).logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(native(IDS, **given).logits, plain(IDS, **given).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="flex attention is compiled, and there is no C++ compiler")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import send_to_device
 
 from llama_tasks.model import attention_products
 from llama_tasks.model.attention_packed import Documents, PackedLayout, Rectangle, laid_out
@@ -164,6 +165,39 @@ def test_a_packed_row_takes_no_cache(pair: Any) -> None:
         native(row(), **{CACHE: DynamicCache(config=native.config)}, **flash_names())
     with pytest.raises(ValueError, match="one row"):
         native(row().expand(2, -1), **flash_names())
+
+
+def test_documents_are_causal(make_pair: Any) -> None:
+    for attn in ("sdpa", "eager"):
+        with pytest.raises(ValueError, match="are causal"):
+            make_pair(attn=attn)[1](row(), is_causal=False, **flash_names())
+
+
+@pytest.mark.parametrize("prefixes", [None, torch.tensor([-1, 0, 0, -1, 3, 3, -1, -1])])
+def test_a_layout_goes_where_the_layer_is(prefixes: torch.Tensor | None) -> None:
+    """By accelerate's hooks too, which move the arguments of a layer that lies on another device."""
+    layout = PackedLayout.build(Documents.read(BOUNDS, prefixes, T), torch.device("cpu"))
+    for moved in (layout.to("meta"), send_to_device(layout, "meta")):
+        indices = [moved.query_of_slot_P, moved.slot_of_query_R]
+        for rectangle in moved.rectangles:
+            indices += [x for x in (rectangle.key_tokens, rectangle.mask) if x is not None]
+        assert len(indices) == 2 + (0 if prefixes is None else 2 * len(moved.rectangles))
+        assert {x.device.type for x in indices} == {"meta"}
+    assert layout.to("cpu") is layout
+
+
+def test_heads_that_share_keys_are_the_same_without_grouping() -> None:
+    """What is computed on a GPU where there is a mask."""
+    q, k, v = (torch.randn(3, n, heads, 8) for n, heads in ((5, 6), (9, 2), (9, 2)))
+    mask = torch.rand(3, 1, 5, 9) < 0.7
+    mask[..., 0] = True
+    expected = attention_products.causal_attention(q, k, v, mask, 0.3, 0.0)
+    k_own, v_own = (attention_products.each_query_its_own(x, 6) for x in (k, v))
+    torch.testing.assert_close(attention_products.causal_attention(q, k_own, v_own, mask, 0.3, 0.0), expected)
+    q, k, v, mask = q[:, :1].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), mask[:, :, :1]
+    for seen in (mask, None):
+        found = attention_products.of_shared_keys(q, k, v, seen, 0.3)
+        torch.testing.assert_close(found, attention_products.attend_step(q, k, v, seen, 0.3))
 
 
 def test_layout_is_the_picture_of_its_docstring() -> None:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import ContinuousBatchingConfig, DynamicCache, GenerationConfig, StaticCache
 from transformers.cache_utils import DynamicLayer
 
-from llama_tasks.model import alone
+from llama_tasks.model import alone, generation
 from llama_tasks.model.alone import ALONE_AFTER, Alone
 from llama_tasks.model.caches import CACHE
 from llama_tasks.model.generation import LEAST, RoomyLayer
@@ -220,6 +220,66 @@ def test_the_short_way_has_the_adapter_and_weights_of_its_time(
     assert generate(wrapped, ONE, **settings) != with_adapter
 
 
+@pytest.mark.parametrize("between", ["each step", "now and then"])
+def test_the_adapter_may_be_switched_between_steps(pair: Any, short_steps: list[int], between: str) -> None:
+    """A logits processor that looks at the base's own logits, as contrastive decoding does."""
+    native = pair[1]
+    torch.manual_seed(0)
+    wrapped = get_peft_model(native, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)).eval()
+    settings = {"max_new_tokens": 4 * ALONE_AFTER}
+    alone_ids = generate(wrapped, ONE, **settings)
+    with wrapped.disable_adapter():
+        expected = wrapped(torch.tensor(alone_ids), use_cache=False).logits[0]
+    own, found = DynamicCache(config=native.config), []
+
+    def base_beside(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if between == "each step" or ids.shape[1] % 5 == 0:
+            with wrapped.disable_adapter():
+                found.append((ids.shape[1] - 1, wrapped(ids[:, own.get_seq_length() :], **{CACHE: own}).logits[0, -1]))
+        return scores
+
+    assert generate(wrapped, ONE, logits_processor=[base_beside], **settings) == alone_ids
+    assert short_steps or between == "each step"
+    for place, logits in found:
+        torch.testing.assert_close(logits, expected[place], atol=1e-5, rtol=1e-4)
+
+
+def _negated(model: Any) -> None:
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+
+
+def _steered(model: Any) -> None:
+    model.model.layers[0].register_forward_hook(lambda module, args, output: output + 1.0)
+
+
+def _patched(model: Any) -> None:
+    layer = model.model.layers[1]
+    usual = layer.forward
+    layer.forward = lambda *args, **kwargs: -usual(*args, **kwargs)
+
+
+@pytest.mark.parametrize("change", [_negated, _steered, _patched])
+def test_what_is_changed_between_steps_counts_from_then_on(
+    pair: Any, short_steps: list[int], change: Callable[[Any], None]
+) -> None:
+    count, at = 4 * ALONE_AFTER, 2 * ALONE_AFTER
+
+    def made(model: Any) -> list[list[int]]:
+        def changes(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if ids.shape[1] == IDS.shape[1] + at:
+                change(model)
+            return scores
+
+        return generate(model, ONE, max_new_tokens=count, logits_processor=[changes])
+
+    plain = generate(pair[1], ONE, max_new_tokens=count)
+    short_steps.clear()
+    found = made(pair[1])
+    assert found == made(pair[0]) != plain
+    assert 0 < len(short_steps) < count - ALONE_AFTER
+
+
 LONG_WAYS: dict[str, dict[str, Any]] = {
     "two texts": {"rows": slice(None)},
     "padding": {"rows": slice(0, 1)},
@@ -310,6 +370,24 @@ def test_a_token_does_not_move_the_past() -> None:
     assert layer.keys.data_ptr() == place and layer.keys.shape[2] == 7 + LEAST
     layer.update(*tokens(0, 1))
     assert layer.keys.data_ptr() != place
+
+
+@torch.no_grad()
+def test_a_past_that_is_replaced_at_each_step_gets_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beams do, whose order changes; else each step would ask for room, and use none of it."""
+    made: list[int] = []
+    usual = generation._Room.__init__
+    monkeypatch.setattr(generation._Room, "__init__", lambda self, *args: (made.append(1), usual(self, *args))[1])
+    layers = DynamicLayer(), RoomyLayer()
+    for seed, count in enumerate((5, 1, 1, 1, 1)):
+        for layer in layers:
+            layer.update(*tokens(seed, count))
+            layer.reorder_cache(torch.tensor([1, 0]))
+    assert torch.equal(layers[0].keys, layers[1].keys) and torch.equal(layers[0].values, layers[1].values)
+    assert len(made) == 2  # keys and values of the prompt
+    for seed in range(3):
+        layers[1].update(*tokens(seed, 1))
+    assert len(made) == 4  # it grows again
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])

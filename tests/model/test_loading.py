@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCausalLM
 
@@ -165,6 +166,20 @@ def test_a_bad_configuration_names_the_field(checkpoint: Path) -> None:
 def test_names_that_lead_nowhere(name: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load_native(name)
+
+
+def test_weights_that_were_never_downloaded_are_not_called_pickled(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The configuration alone is in the cache, as after `llama-tasks plan`, and the Hub cannot be asked."""
+    snapshot = tmp_path / "cache/models--tester--planned/snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "cache/models--tester--planned/refs").mkdir()
+    (tmp_path / "cache/models--tester--planned/refs/main").write_text("a" * 40)
+    (snapshot / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match="not in the local cache and the Hub cannot be reached"):
+        load_native("tester/planned")
 
 
 def test_a_folder_without_config(tmp_path: Path) -> None:

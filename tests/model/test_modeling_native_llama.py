@@ -110,6 +110,28 @@ def test_logits_to_keep(pair: Any) -> None:
     torch.testing.assert_close(native(ids, logits_to_keep=mask).logits, full[mask])
 
 
+def test_logits_to_keep_of_a_packed_row(pair: Any) -> None:
+    _, native = pair
+    ids, bounds = tokens(1, 12), torch.tensor([0, 4, 12], dtype=torch.int32)
+    full = native(ids, cu_seq_lens_q=bounds).logits
+    some = torch.arange(12) % 3 == 1
+    for wanted, expected in (
+        (torch.tensor([3, 1, 3]), full[:, [3, 1, 3]]),
+        (torch.tensor([-1, 2]), full[:, [-1, 2]]),
+        (torch.tensor([[1, 5]]), full[:, [1, 5]]),
+        (some[None], full[some[None]]),
+        (some, full[:, some]),
+        (torch.tensor([], dtype=torch.long), full[:, :0]),
+        (2, full[:, -2:]),
+    ):
+        found = native(ids, cu_seq_lens_q=bounds, logits_to_keep=wanted).logits
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    labels = ids.clone()
+    expected = native(ids, cu_seq_lens_q=bounds, labels=labels).loss
+    every = native(ids, cu_seq_lens_q=bounds, labels=labels, logits_to_keep=torch.arange(12))
+    torch.testing.assert_close(every.loss, expected)
+
+
 def test_tuple_output(pair: Any) -> None:
     _, native = pair
     ids = tokens(1, 5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def test_it_holds_on_the_embedded_base_in_every_precision() -> None:
 @pytest.mark.parametrize("model", ["stories260K", "babyllama-tok105-1M"])
 def test_it_holds_on_real_checkpoints(shared: Callable[[str], Path], model: str) -> None:
     assert verify.verify(str(shared(f"models/{model}/hf"))).ok
+
+
+def test_penalties_of_a_checkpoint_are_no_difference(shared: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(shared("models/stories260K/hf"), tmp_path / "model")
+    path = folder / "generation_config.json"
+    fields = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**fields, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "num_beams": 2}))
+    assert verify.verify(str(folder), precisions=["float32"]).ok
 
 
 def test_a_wrong_model_is_found(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 
 from llama_tasks import cli
 from llama_tasks.errors import RecipeError
@@ -59,3 +60,9 @@ def test_one_example_proves_nothing(root: Path) -> None:
 def test_overrides_belong_to_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", "embedded", "train.seed=1"]) == 2
     assert "changes a recipe, and embedded is none" in " ".join(capsys.readouterr().err.split())
+
+
+def test_several_processes_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 2))
+    with pytest.raises(RecipeError, match="run it without a launcher"):
+        verify_recipe(load_recipe(root / "recipes/qa.yaml"), 4)
