@@ -39,10 +39,10 @@ $(VENV)/ready $(VENV)/ready-dev: pyproject.toml $(CONSTRAINTS)
 		{ echo "llama-tasks needs Python 3.11 or newer; name one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@if command -v uv >/dev/null; then \
 		set -x; test -x $(bin)/python || uv venv --python $(PYTHON) $(VENV); \
-		uv pip install --python $(bin)/python $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])'; \
+		uv pip install --python $(bin)/python $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --constraint $(CONSTRAINTS) --editable '.$(if $(findstring ready-dev,$(notdir $@)),[dev])'; \
 	else \
 		set -x; test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
-		$(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.$(if $(findstring dev,$@),[dev])' \
+		$(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.$(if $(findstring ready-dev,$(notdir $@)),[dev])' \
 			$(if $(PYTHONDONTWRITEBYTECODE),&& { $(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true; }); \
 	fi
 	@touch $(VENV)/ready $@
@@ -61,10 +61,10 @@ predict: setup
 	@$(llama-tasks) predict '$(RUN)' --input '$(INPUT)' --output '$(OUTPUT)' $(ARGS)
 
 report: setup
-	@$(llama-tasks) report '$(RUN)'
+	@$(llama-tasks) report '$(RUN)' $(ARGS)
 
 export: setup
-	@$(llama-tasks) export '$(RUN)' '$(OUT)'
+	@$(llama-tasks) export '$(RUN)' '$(OUT)' $(ARGS)
 
 push: setup
 	@$(llama-tasks) push '$(RUN)' '$(REPO)' $(if $(DRY_RUN),--dry-run) $(if $(PUBLIC),--public) $(if $(BASE),--base-model $(BASE)) $(if $(BASE_REVISION),--base-revision $(BASE_REVISION)) $(if $(WITH_BASE),--with-base) $(ARGS)

@@ -31,9 +31,10 @@ SHORT = [
     "eval.max_new_tokens=2",
     "output=run",
 ]
+UNKNOWN = "nosuch.yaml"
 COMMANDS = {
     "--help": ["--help"],
-    "finetune, unknown recipe": ["finetune", "nosuch.yaml"],
+    "finetune, unknown recipe": ["finetune", UNKNOWN],
     "inspect": ["inspect", str(ROOT / "recipes/qa.yaml")],
     "finetune": ["finetune", str(ROOT / "recipes/qa.yaml"), "--overwrite", *SHORT],
     "evaluate": ["evaluate", "run"],
@@ -48,11 +49,11 @@ def measure(command: list[str], folder: Path) -> dict[str, float]:
         [sys.executable, "-X", "importtime", "-m", "llama_tasks", *command],
         capture_output=True, text=True, env=environment, cwd=folder, check=False,
     )  # fmt: skip
+    if run.returncode != (2 if UNKNOWN in command else 0):
+        raise SystemExit(f"llama-tasks {' '.join(command)} ended with {run.returncode}: {run.stderr[-500:]}")
     seconds: dict[str, float] = defaultdict(float)
     for own, module in LINE.findall(run.stderr):
         seconds[package(module)] += int(own) / 1e6
-    if not seconds:
-        raise SystemExit(f"llama-tasks {' '.join(command)}: {run.stderr[-500:]}")
     return dict(seconds)
 
 

@@ -23,9 +23,14 @@ from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
 from llama_tasks import adapters, dataset, evaluation
 from llama_tasks.packing.plan import plan_epoch
-from llama_tasks.recipe import Recipe
+from llama_tasks.recipe import Recipe, TrainConfig
 from llama_tasks.rundir import RunDirectory, read_jsonl, write_json
 from llama_tasks.tokens import IGNORE
+
+# Settings of a run that Trainer is not given here.
+NOT_TRAINERS = (
+    "optim_args", "lr_scheduler_kwargs", "loraplus_lr_ratio", "neftune_noise_alpha", "fgm_epsilon", "class_weights",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -36,8 +41,11 @@ def main() -> None:
     arguments = parser.parse_args()
     run = RunDirectory(arguments.run)
     recipe = run.recipe()
-    if recipe.base.quantization != "none":
-        parser.error(f"{arguments.run} was trained on a 4-bit base; the peer trains on a full-precision one.")
+    if recipe.base.is_quantized:
+        parser.error(f"{arguments.run} was trained on a quantised base; the peer trains on a full-precision one.")
+    default = TrainConfig()
+    if unlike := [name for name in NOT_TRAINERS if getattr(recipe.train, name) != getattr(default, name)]:
+        parser.error(f"{arguments.run} was trained with train.{unlike[0]}, which the peer is not.")
     data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
     with tempfile.TemporaryDirectory() as folder:
         seconds = train_peer(recipe, data, Path(folder))
@@ -75,7 +83,9 @@ def train_peer(recipe: Recipe, data: dataset.Dataset, folder: Path) -> float:
         gradient_accumulation_steps=recipe.train.gradient_accumulation_steps, num_train_epochs=recipe.train.num_train_epochs,
         learning_rate=float(recipe.train.learning_rate), lr_scheduler_type=recipe.train.lr_scheduler_type,
         warmup_steps=recipe.train.warmup_steps, weight_decay=recipe.train.weight_decay, max_grad_norm=recipe.train.max_grad_norm,
-        train_sampling_strategy="group_by_length", length_column_name="length", seed=recipe.train.seed, save_strategy="no",
+        max_steps=recipe.train.max_steps, optim=recipe.train.optim, adam_beta2=recipe.train.adam_beta2,
+        label_smoothing_factor=recipe.train.label_smoothing_factor, train_sampling_strategy="group_by_length",
+        length_column_name="length", seed=recipe.train.seed, save_strategy="no",
         report_to="none", use_cpu=not torch.cuda.is_available(), logging_nan_inf_filter=False, remove_unused_columns=False,
         disable_tqdm=True,
     )  # fmt: skip

@@ -41,13 +41,25 @@ def speed(rows: Rows) -> str:
         "prompt + response",
         "against Trainer",
         "against TRL",
-        "memory",
+        "memory at 2,048",
+        "memory at these speeds",
         "loss, gradients differ by",
     )
     return table(head, rows, lambda row: (
         row["shape"], row["dtype"], row["workload"], times(row.get("trainer", {}).get("speed")),
-        times(row.get("trl", {}).get("speed")), times(row.get("trainer", {}).get("memory_at_equal_batch")), same(row),
+        times(row.get("trl", {}).get("speed")), times(row.get("trainer", {}).get("memory_at_equal_batch")),
+        times(memory_as_compared(row)), same(row),
     ))  # fmt: skip
+
+
+def memory_as_compared(row: dict[str, Any]) -> float | None:
+    """Native's peak to Trainer's, each in the batches whose speeds are compared."""
+    found, peaks = row.get("trainer"), row.get("peak_mib", {})
+    ours = found and found.get("native", next((name for name in peaks if name.startswith("native")), None))
+    if found is None or ours is None or found["best"] not in peaks:
+        return None
+    ratio: float = peaks[ours] / peaks[found["best"]]
+    return round(ratio, 2)
 
 
 def joined(rows: Rows) -> Rows:
@@ -55,7 +67,9 @@ def joined(rows: Rows) -> Rows:
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in rows:
         setting = row["shape"], row["dtype"], row["workload"]
-        found[setting] = {**found.get(setting, {}), **row}
+        before = found.get(setting, {})
+        peaks = {**before.get("peak_mib", {}), **row.get("peak_mib", {})}
+        found[setting] = {**before, **row, "peak_mib": peaks}
     return list(found.values())
 
 

@@ -72,9 +72,10 @@ def run(
 
 
 def load(model: str, dtype: str) -> Any:
-    """Float32 weights (autocast makes bf16 of them), or 4-bit ones."""
+    """The base in the dtype of the comparison (of float32 weights autocast would make bf16 at every call), or in 4 bits."""
     if dtype != "nf4":
-        return LlamaForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="sdpa")
+        kept = torch.float32 if dtype == "fp32" else torch.bfloat16
+        return LlamaForCausalLM.from_pretrained(model, dtype=kept, attn_implementation="sdpa")
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -19,7 +19,7 @@ from peft import PeftModel
 from transformers import BitsAndBytesConfig, GenerationConfig, LlamaForCausalLM, PreTrainedModel
 
 from llama_tasks.adapters import load_tokenizer, where_is
-from llama_tasks.adapters.integrity import check_trained
+from llama_tasks.adapters.integrity import check, check_base, check_trained
 from llama_tasks.adapters.quantization import compute_4bit_as_trained, quantizer
 from llama_tasks.contract import PromptContract
 from llama_tasks.errors import ModelError, RunError
@@ -86,7 +86,8 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
 
     Raises:
         RunError: `output` exists, or the run has no adapter.
-        ModelError: an unknown dtype, NaN in the adapter, or the written model does not give the adapter model's logits.
+        ModelError: an unknown dtype, another base than the run's, an adapter that cannot be merged, or the written model does not
+            give the adapter model's logits.
     """
     run_dir, output = Path(run_dir), Path(output)
     adapter = run_dir / "adapter"
@@ -100,12 +101,18 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
     recipe = RunDirectory(run_dir).recipe()
     recorded = recipe.base
     place = _Place(str(base_path or where_is(recorded.model)), recorded.revision, recorded)
+    _check_place(place, RunDirectory(run_dir).environment().get("base") or {})
     contract = PromptContract.load(adapter)
     contract.check(load_tokenizer(BaseConfig(str(adapter))), adapter, recipe, witness=place.path)
     ids = torch.tensor([contract.sample["input_ids"]])
 
     reference = _logits(_with_adapter(place.load_as_trained(), adapter), ids)
     policies, policy, model = _nearest(place, adapter, ids, reference)
+    if not recorded.is_quantized and policies[policy].largest > TOLERANCE * max(1.0, float(reference.abs().max())):
+        raise ModelError(
+            f"The merged model's logits would differ from the run's by up to {policies[policy].largest:.2g}: this adapter cannot "
+            "be merged (one on the head or the embedding cannot where they are the same weights). Use it beside its base."
+        )
     with staged(output) as staging:
         saved = _save(model, staging, dtype, place, contract)
         for name in _COPIED:
@@ -126,6 +133,16 @@ def merge(run_dir: Path, output: Path, *, dtype: str = "auto", base_path: Path |
     return made
 
 
+def _check_place(place: _Place, known: dict[str, str]) -> None:
+    """Raise ModelError where the base is not there, or is not the one whose hashes the run wrote down."""
+    if Path(place.path).is_dir():
+        check(Path(place.path), known, "name the base that the run was trained on (--base-path)")
+    elif place.revision is None:
+        raise ModelError(f"The base of this run is not in {place.path}; say where it is (--base-path).")
+    else:
+        check_base(place.base, known)
+
+
 def _nearest(
     place: _Place, adapter: Path, ids: torch.Tensor, reference: torch.Tensor
 ) -> tuple[dict[str, Difference], str, PreTrainedModel]:
@@ -136,7 +153,7 @@ def _nearest(
     for name, base in _policies(place):
         try:
             merged = _with_adapter(base, adapter).merge_and_unload(safe_merge=True)
-        except ValueError as error:  # peft looks for NaN while merging
+        except (ValueError, NotImplementedError) as error:  # NaN, which peft looks for; a method that has no merge
             raise ModelError(f"{adapter} cannot be merged: {error}") from None
         found[name] = _difference(_logits(merged, ids), reference)
         if best is None or found[name].mean < found[chosen].mean:

@@ -136,6 +136,7 @@ _ROUTES = [
     ("info", "GET", r"/api/models/(?P<repo>[^/]+/[^/]+)"),
     ("info", "GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)"),
     ("tree", "GET", r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)"),
+    ("settings", "PUT", r"/api/models/(?P<repo>[^/]+/[^/]+)/settings"),
     ("preupload", "POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)"),
     ("commit", "POST", r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)"),
     ("batch", "POST", r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch"),
@@ -182,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.server.repos.get(match.pop("repo"))
         if repo is None:
             return self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
-        if kind in ("preupload", "commit", "batch"):
+        if kind in ("settings", "preupload", "commit", "batch"):
             return handler(body, repo)
         state = repo.at(match.pop("revision", "main"))
         if state is None:
@@ -224,6 +225,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, repo: Repo, state: Commit) -> None:
         self._answer(200, [_entry(name, data) for name, data in sorted(state.files.items())])
+
+    def _settings(self, body: bytes, repo: Repo) -> None:
+        repo.private = json.loads(body)["visibility"] == "private"
+        self._answer(200, {"visibility": json.loads(body)["visibility"]})
 
     def _preupload(self, body: bytes, repo: Repo) -> None:
         files = []

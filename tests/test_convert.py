@@ -131,6 +131,11 @@ def test_the_context_follows_from_the_generation(tmp_path: Path, model: str, fie
     assert MetaParams.load(tmp_path / "params.json").context == context, model
 
 
+def test_a_context_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="one token at least"):
+        convert(save(tmp_path / "m", TOY, random_weights(TOY)), tmp_path / "o", max_position_embeddings=0)
+
+
 def test_a_wrong_conversion_is_caught_by_its_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "rotate_half", lambda rows, head_dim: rows)
     with pytest.raises(ModelError, match="logits of the converted model differ"):

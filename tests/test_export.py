@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from run_factory import make_base, make_run
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from llama_tasks.adapters.integrity import check
 from llama_tasks.errors import ModelError, RunError
 from llama_tasks.export import merge
 
@@ -97,6 +99,36 @@ def test_a_failure_leaves_nothing(base: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     with pytest.raises(ModelError, match="dtype"):
         merge(run, tmp_path / "merged", dtype="int3")
+
+
+def test_another_base_is_refused(base: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", base)
+    (run / "environment.json").write_text(json.dumps({"base": check(base, {}, "")}))
+    merge(run, tmp_path / "merged")
+    with pytest.raises(ModelError, match="its SHA-256 is not the one it had before"):
+        merge(run, tmp_path / "other", base_path=make_base(tmp_path / "other-base", seed=5))
+    with pytest.raises(ModelError, match="say where it is"):
+        merge(run, tmp_path / "other", base_path=tmp_path / "nowhere")
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's, about just this
+def test_an_adapter_on_a_tied_head_is_not_merged(base: Path, tmp_path: Path) -> None:
+    """peft would change the embedding with it."""
+    tied = shutil.copytree(base, tmp_path / "tied")
+    weights = {name: w for name, w in load_file(tied / "model.safetensors").items() if name != "lm_head.weight"}
+    save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tied / "config.json").read_text())
+    (tied / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    run = make_run(tmp_path / "run", tied)
+    torch.manual_seed(1)
+    model = get_peft_model(
+        LlamaForCausalLM.from_pretrained(tied), LoraConfig(r=4, target_modules=["q_proj", "lm_head"])
+    )
+    torch.nn.init.normal_(model.base_model.model.lm_head.lora_B["default"].weight, std=0.1)
+    model.save_pretrained(run / "adapter")
+    with pytest.raises(ModelError, match="cannot be merged"):
+        merge(run, tmp_path / "merged", dtype="bfloat16")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_a_run_without_adapter_is_named(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ def add(commands: Commands) -> None:
         "certify the native LLaMA on a checkpoint, against transformers; of a recipe: that batching does not matter",
         "model",
     )
-    verify.add_argument("--examples", type=int, default=16, help="of a recipe: its first examples are compared")
+    verify.add_argument(
+        "--examples", type=int, help="of a recipe: so many of its first examples are compared (default 16)"
+    )
     verify.add_argument("--revision", help="commit, tag or branch of a Hub model")
     verify.add_argument("--output", type=Path, default=Path("certificate.json"), help="where the certificate goes")
     verify.set_defaults(run_command=_verify)
@@ -87,14 +89,21 @@ def _verify(args: argparse.Namespace) -> int:
     from llama_tasks.rundir import write_json
 
     if args.model.endswith((".yaml", ".yml")):
+        if args.revision is not None:
+            raise RecipeError(
+                f"--revision is for a model; {args.model} is a recipe: write base.revision={args.revision}."
+            )
         from llama_tasks.recipe import load_recipe
         from llama_tasks.verify.recipe import verify_recipe
 
-        certificate = verify_recipe(load_recipe(args.model, args.overrides), args.examples)
+        recipe = load_recipe(args.model, args.overrides)
+        certificate = verify_recipe(recipe) if args.examples is None else verify_recipe(recipe, args.examples)
         holds, fails = "batching changes neither loss nor gradients", "batching CHANGES loss or gradients"
     else:
         from llama_tasks.verify import verify
 
+        if args.examples is not None:
+            raise RecipeError(f"--examples is for a recipe, and {args.model} is none (its name ends in .yaml).")
         if args.overrides:
             raise RecipeError(
                 f"{args.overrides[0]!r} changes a recipe, and {args.model} is none (its name ends in .yaml)."

@@ -66,6 +66,10 @@ def convert(
     meta = MetaCheckpoint(source)
     fields = meta.config_fields()
     if max_position_embeddings is not None:
+        if max_position_embeddings < 1:
+            raise ModelError(
+                f"--max-position-embeddings is {max_position_embeddings}; a model reads one token at least."
+            )
         fields["max_position_embeddings"] = max_position_embeddings
     with staged(output) as staging:
         names = LLAMA_3_1_SPECIAL if meta.params.use_scaled_rope else LLAMA_3_SPECIAL

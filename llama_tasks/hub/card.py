@@ -26,6 +26,11 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]|~#$])")
 _FIELD = re.compile(r"\{(\w+)\}")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _DATA_FILE = re.compile(r"\.(jsonl?|csv|tsv|parquet|txt)$", re.IGNORECASE)
+# The user's part of a URL, and a query that may be a signature.
+_URL = re.compile(
+    r"""\b([a-z][a-z0-9+.-]*://)(?:[^\s/@'"]+@)?([^\s?'"]*)(?:\?[^\s'"]*(?:sig|token|key|credential)[^\s'"]*)?""",
+    re.IGNORECASE,
+)
 _ABSOLUTE = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\~][^\s'"]*[/\\]([^\s'"/\\]+)""")
 _METRIC_NAMES = {
     "bleu": ("bleu", "BLEU"),
@@ -51,12 +56,10 @@ def model_card(
     revision: str,
     *,
     license: str | None = None,
-    command: str | None = None,
 ) -> str:
     """README.md of the run's adapter as it will stand at `repo_id`, for the base `base_model` at commit `revision`.
 
     license: Hub license identifier; left out, the card says that the author has not chosen one.
-    command: how it was published, shown under "Reproduce".
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -70,7 +73,7 @@ def model_card(
         autoescape=False,  # `finalize` escapes for Markdown and HTML at once
     )
     environment.filters |= {"fence": fence, "number": number, "span": span, "probability": probability, "pairs": pairs}
-    view = _view(run_dir, repo_id, base_model, revision) | {"license": license, "publish": command}
+    view = _view(run_dir, repo_id, base_model, revision) | {"license": license}
     header = yaml.safe_dump(_front_matter(view), sort_keys=False, allow_unicode=True, width=10_000)
     return f"---\n{header}---\n\n" + environment.get_template(TEMPLATE).render(view)
 
@@ -134,13 +137,15 @@ def pairs(facts: dict[str, Any], separator: str = " ") -> str:
 
 
 def public(value: Any) -> Any:
-    """A JSON tree without absolute paths: of each only the last part stays."""
+    """A JSON tree without absolute paths, of each only the last part stays, and without what is secret in a URL: the user's part,
+    and the query, which may be a signature."""
     if isinstance(value, dict):
         return {public(key): public(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [public(item) for item in value]
     if not isinstance(value, str):
         return value
+    value = _URL.sub(r"\1\2", value)
     if PurePosixPath(value).is_absolute() and "\n" not in value:
         return PurePosixPath(value).name
     if PureWindowsPath(value).is_absolute() and "\n" not in value:

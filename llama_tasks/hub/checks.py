@@ -28,6 +28,7 @@ PICKLES = (".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")
 _LOCAL_PATH = re.compile(rb"(?:/home|/Users|/root|/tmp|/content/drive|[A-Za-z]:[\\/]+Users)[\\/]+[\w.@+-]+|file://")
+_PASSWORD = re.compile(rb"[a-z][a-z0-9+.-]*://[^\s/@:]*:[^\s/@]+@")  # in a URL
 _SECRET_NAME = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$")
 
 
@@ -230,10 +231,11 @@ def _absolute(value: Any) -> Iterator[str]:
 
 
 def _secrets(files: dict[str, Path], private: Iterable[str]) -> Iterator[str]:
-    known = [secret.encode() for secret in (*user_secrets(), *private) if len(secret) >= 8 and not _is_path(secret)]
+    strings = [text for text in private if not _is_path(text)]
+    known = [secret.encode() for secret in (*user_secrets(), *strings) if len(secret) >= 8]
     for name, path in files.items():
         data = _scannable(path)
-        if _TOKEN.search(data) or any(secret in data for secret in known):
+        if _TOKEN.search(data) or any(secret in data for secret in known) or _PASSWORD.search(_own_words(name, data)):
             yield f"{name} holds an access token or another secret of yours"
 
 
@@ -251,9 +253,10 @@ def names_a_secret(variable: str) -> bool:
 
 
 def user_secrets() -> list[str]:
-    """The user's Hub token, and the values of environment variables that are named like secrets."""
+    """The user's Hub token, and the values of environment variables that are named like secrets (but names of files with keys)."""
     from huggingface_hub import get_token
 
-    named = [value for key, value in os.environ.items() if names_a_secret(key) and len(value) >= 16]
+    values = [value for key, value in os.environ.items() if names_a_secret(key) and len(value) >= 16]
+    named = [value for value in values if not Path(value).expanduser().exists()]
     token = get_token()
     return [*named, token] if token else named

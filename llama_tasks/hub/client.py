@@ -86,6 +86,8 @@ class Client:
                 f"{repo_id} exists and is public, but a private repository was asked for; nothing was sent. "
                 "Publish openly with --public, make the repository private in its settings, or choose another name."
             )
+        if not private and info.private:
+            self._api.update_repo_settings(repo_id, private=False)
         present = {sibling.rfilename for sibling in info.siblings or []}
         names = sorted(path.name for path in folder.iterdir())
         strange = sorted(name for name in present - set(names) if name == "config.json" or name.endswith(PICKLES))

@@ -114,15 +114,16 @@ def push(
     from rich.console import Console
 
     run_dir, console = Path(run_dir), console or Console()
-    again = _command(run_dir, repo_id, private, base_model, base_revision, with_base, license)
+    again = _command(run_dir, repo_id, private, base_model, base_revision, with_base, license, base_path)
     _check_repo_id(repo_id)
     base = _base_of(run_dir, repo_id, base_model, base_revision, base_path, with_base)
+    _as_recorded(run_dir, base.folder)
     client = None if dry_run else Client(token, timeout, again)
     with tempfile.TemporaryDirectory() as temporary:
         stage, base_stage = Path(temporary, "adapter"), None
         if with_base and base.folder:
             base_stage = _stage_base(base.folder, Path(temporary, "base"), repo_id, license)
-        card = _stage(run_dir, stage, repo_id, base, license, again)
+        card = _stage(run_dir, stage, repo_id, base, license)
         private_text = _private_text(run_dir, base, token)
         report = _gate(stage, base_stage, base, private_text, client, RunDirectory(run_dir).recipe())
         result = PushResult(repo_id, base.model, base.revision, card, _files(stage), report)
@@ -133,7 +134,7 @@ def push(
             raise HubError(f"The gate refuses {repo_id}; nothing was sent. {_failures(report)}")
         if base_stage is not None:
             base = replace(base, revision=client.publish(base.model, base_stage, private, "Base model").commit)
-            card = _stage(run_dir, stage, repo_id, base, license, again)
+            card = _stage(run_dir, stage, repo_id, base, license)
             pinned = check_files(stage, base_model=base.model, revision=base.revision, private=private_text)
             if not pinned.ok:
                 raise HubError(f"The gate refuses {repo_id}; the base was sent, the adapter not. {_failures(pinned)}")
@@ -190,14 +191,25 @@ def _gate(
     return GateReport((*checks, *check_logits(stage, base.folder or published, published)))
 
 
-def _stage(run_dir: Path, stage: Path, repo_id: str, base: _Base, license: str | None, again: str) -> str:
+def _as_recorded(run_dir: Path, base: Path | None) -> None:
+    """Raise ModelError where the adapter, or a local base, is not the one whose hashes the run wrote down: the scores on the card
+    are about those."""
+    from llama_tasks.adapters import integrity
+
+    integrity.check_trained(run_dir, run_dir / "adapter")
+    if base is not None:
+        known = RunDirectory(run_dir).environment().get("base") or {}
+        integrity.check(base, known, "name the base that the run was trained on (--base-path)")
+
+
+def _stage(run_dir: Path, stage: Path, repo_id: str, base: _Base, license: str | None) -> str:
     """Copy the adapter (not hidden files), normalise its configuration, write its card; returns the card."""
     from llama_tasks.adapters.config_file import normalise_adapter_config
 
     shutil.rmtree(stage, ignore_errors=True)
     shutil.copytree(run_dir / "adapter", stage, ignore=shutil.ignore_patterns(".*"))
     try:
-        card = model_card(run_dir, repo_id, base.model, base.revision, license=license, command=again)
+        card = model_card(run_dir, repo_id, base.model, base.revision, license=license)
         normalise_adapter_config(stage, base.model, base.revision)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}".replace(str(stage), "adapter")
@@ -238,6 +250,11 @@ def _base_of(
         raise HubError(f"--with-base is for local bases; this run was trained on {recorded.model} from the Hub.")
     if with_base:
         return _Base(f"{repo_id}-base", NOT_YET, folder)
+    if not local and (model or recorded.model, revision or recorded.revision) != (recorded.model, recorded.revision):
+        raise HubError(
+            f"--base-model and --base-revision name a base that was a local folder; this run was trained on {recorded.model} at "
+            f"{recorded.revision} from the Hub."
+        )
     if local and not (model and revision):
         raise HubError(
             f"This run was trained on a local base ({recorded.model}), so nobody else could load its adapter. Name the "
@@ -282,13 +299,14 @@ def _command(
     revision: str | None,
     with_base: bool,
     license: str | None,
+    base_path: Path | None,
 ) -> str:
-    """The command line of this push; the run by its relative path, so that the card names no folder of this machine."""
-    where = run_dir if not run_dir.is_absolute() else Path("runs", run_dir.name)
-    words = ["llama-tasks", "push", str(where), repo_id]
+    """The command line of this push."""
+    words = ["llama-tasks", "push", str(run_dir), repo_id]
     words += [] if private else ["--public"]
     words += ["--base-model", model] if model else []
     words += ["--base-revision", revision] if revision else []
     words += ["--with-base"] if with_base else []
+    words += ["--base-path", str(base_path)] if base_path else []
     words += ["--license", license] if license else []
     return shlex.join(words)

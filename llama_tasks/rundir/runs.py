@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llama_tasks.errors import LlamaTasksError, RunError
 from llama_tasks.recipe import leaves
@@ -69,20 +71,21 @@ def table(summaries: list[Summary]) -> Table:
     """The list, as a terminal shows it."""
     made = Table("run", "task", "base", "state", "steps", "score", "begun", box=None, header_style="bold")
     for row in summaries:
-        made.add_row(row.name, row.task, row.base, row.state, f"{row.steps:,}", row.score, row.created)
+        cells = (row.name, row.task, row.base, row.state, f"{row.steps:,}", row.score, row.created)
+        made.add_row(*map(Text, cells))
     return made
 
 
 def compare(one: RunDirectory, other: RunDirectory) -> Table:
     """Keys of the recipes that differ, then every score that both or either have."""
-    made = Table("", one.path.name, other.path.name, box=None, header_style="bold")
+    made = Table("", *(escape(run.path.name) for run in (one, other)), box=None, header_style="bold")
     left, right = (dict(leaves(asdict(run.recipe()))) for run in (one, other))
     for key in sorted({*left, *right} - {"output"}):
         if left.get(key) != right.get(key):
-            made.add_row(key, _shown(left.get(key)), _shown(right.get(key)))
+            made.add_row(*map(Text, (key, _shown(left.get(key)), _shown(right.get(key)))))
     scores = [_scores(run) for run in (one, other)]
     for key in dict.fromkeys([*scores[0], *scores[1]]):
-        made.add_row(key, *(found.get(key, "–") for found in scores))
+        made.add_row(*map(Text, (key, *(found.get(key, "–") for found in scores))))
     return made
 
 

@@ -8,6 +8,7 @@ prefixes, many rows) must give what one text at a time gives.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -95,8 +96,11 @@ class Certificate:
         return table
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, verdicts included."""
-        lines = [{**asdict(line), "ok": line.ok} for line in self.lines]
+        """For JSON, verdicts included; a difference that is no finite number is null there."""
+        lines = [
+            {**asdict(line), "difference": line.difference if math.isfinite(line.difference) else None, "ok": line.ok}
+            for line in self.lines
+        ]
         return {"format": 1, **asdict(self), "lines": lines, "ok": self.ok}
 
 

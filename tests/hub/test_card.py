@@ -134,10 +134,13 @@ def test_a_number_that_was_not_measured_is_a_dash(run: Path, value: object) -> N
         ("~/deep/x.jsonl", "x.jsonl"),
         ("https://huggingface.co/org/name", "https://huggingface.co/org/name"),
         ("data/x.jsonl", "data/x.jsonl"),
+        ("make DATA=https://ana:open@host.org/x.jsonl", "make DATA=https://host.org/x.jsonl"),
+        ("s3://b/x.parquet?X-Amz-Signature=0a1b", "s3://b/x.parquet"),
+        ("https://host.org/x?page=2", "https://host.org/x?page=2"),
         ({"/home/ana/key": ["/home/ana/v", 1, None]}, {"key": ["v", 1, None]}),
     ],
 )
-def test_public_keeps_the_last_part_of_absolute_paths(value: object, shown: object) -> None:
+def test_public_keeps_no_folder_and_no_password(value: object, shown: object) -> None:
     assert public(value) == shown
 
 

@@ -153,6 +153,7 @@ def cut(folder: Path) -> None:
         ("no local path", spoil_json("tokenizer_config.json", name_or_path="/srv/models/x"), "'/srv/models/x'"),
         ("no local path", lambda f: (f / "README.md").write_text(f"{Path.home()}/x y"), "README.md"),
         ("no secret", lambda f: (f / "README.md").write_text(f"token {CANARY}"), "README.md holds"),
+        ("no secret", lambda f: (f / "README.md").write_text("https://ana:open@host.org/x.jsonl"), "README.md holds"),
         ("no secret", token_in_header, "adapter_model.safetensors holds"),
         ("base pinned", lambda f: (f / "adapter_config.json").write_text("[]"), "unreadable"),
     ],
@@ -174,6 +175,10 @@ def test_the_users_own_secrets_are_found(folder: Path, monkeypatch: pytest.Monke
     assert "no secret" in failures(folder)
     monkeypatch.delenv("OTHER_API_KEY")
     assert "no secret" in failures(folder, private=("given-as-argument",))
+    (folder / "README.md").write_text("wJal/rXUt+nFEMI/K7MDENG")
+    assert "no secret" not in failures(folder)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJal/rXUt+nFEMI/K7MDENG")
+    assert "no secret" in failures(folder)
 
 
 def test_text_of_the_users_rows_may_speak_of_folders(folder: Path) -> None:

@@ -32,7 +32,7 @@ from pathlib import Path
 from rich.console import Console
 from llama_tasks import hub
 from llama_tasks.hub import client as hub_client
-from llama_tasks.errors import HubError
+from llama_tasks.errors import LlamaTasksError
 
 hub_client.WAITS = (0.05, 0.05, 0.05)
 outcomes = {}
@@ -50,7 +50,7 @@ for name, call, given in json.load(open(sys.argv[1])):
             client = hub_client.Client(given.get("token"), given.get("timeout", 20.0), "llama-tasks push AGAIN")
             sent = client.publish(given["repo_id"], Path(given["folder"]), given.get("private", True), "Adapter")
             outcome = {"commit": sent.commit}
-    except HubError as error:
+    except LlamaTasksError as error:
         outcome = {"error": str(error)}
     outcomes[name] = outcome | {"screen": screen.getvalue()}
     print("done", name, flush=True)
@@ -113,6 +113,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         commit = hub.add_repo(HUB_BASE, base)
         hub.add_repo("tester/open", private=False)
         hub.add_repo("tester/whole-model", base, private=True)
+        hub.add_repo("tester/closed", private=True)
         run = make_run(folder / "runs" / "good", base, revision=commit)
         steps = _steps(folder, base, run)
         output, requests = _play(steps, hub, folder)
@@ -124,6 +125,10 @@ def _steps(folder: Path, base: Path, run: Path) -> Steps:
     local = make_run(folder / "runs" / "local", base)
     bad = make_run(folder / "runs" / "bad", base, revision="a" * 40)
     (bad / "adapter" / "training_args.bin").write_bytes(b"\x80")
+    changed = make_run(folder / "runs" / "changed", base)
+    (changed / "trained.json").write_text(json.dumps({"adapter_model.safetensors": "0" * 64}))
+    moved = make_run(folder / "runs" / "moved", base)
+    (moved / "environment.json").write_text(json.dumps({"base": {"model.safetensors": "0" * 64}}))
     ready = folder / "ready"  # a folder for the client alone, past the gate
     make_run(folder / "runs" / "ready", base)
     (folder / "runs" / "ready" / "adapter").rename(ready)
@@ -157,6 +162,10 @@ def _steps(folder: Path, base: Path, run: Path) -> Steps:
     steps.publish("card", wrong_card, "tester/card")
     steps.publish("public", ready, "tester/open")
     steps.publish("public wanted", ready, "tester/open", private=False)
+    steps.publish("opened", ready, "tester/closed", private=False)
+    steps.push("changed adapter", changed, "tester/changed", with_base=True, dry_run=True)
+    steps.push("another folder", moved, "tester/moved", with_base=True, base_path=str(base))
+    steps.push("another base", run, "tester/another", base_model="tester/x", base_revision="b" * 40)
     steps.publish("not an adapter", ready, "tester/whole-model")
     return steps
 
@@ -316,6 +325,18 @@ def test_nothing_is_published_openly_or_over_something_else_by_accident(scene: S
     assert len(scene.hub.repos["tester/open"].commits) == 2
     assert "already holds something else (config.json)" in scene.error("not an adapter")
     assert len(scene.hub.repos["tester/whole-model"].commits) == 1
+
+
+def test_public_opens_a_repository_that_was_private(scene: Scene) -> None:
+    assert "error" not in scene.outcomes["opened"]
+    assert not scene.hub.repos["tester/closed"].private
+
+
+def test_what_is_not_what_was_scored_stays_here(scene: Scene) -> None:
+    for name in ("changed adapter", "another folder"):
+        assert "its SHA-256 is not the one it had before" in scene.error(name)
+    assert f"this run was trained on {HUB_BASE}" in scene.error("another base")
+    assert not any(scene.requests[name] for name in ("changed adapter", "another folder", "another base"))
 
 
 def test_the_token_is_nowhere(scene: Scene) -> None:

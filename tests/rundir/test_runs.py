@@ -77,6 +77,14 @@ def test_two_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture) ->
     assert not any(key.startswith(("task", "base", "train.seed")) for key in rows)
 
 
+def test_a_prompt_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """rich would read markup in it."""
+    one, other = make(tmp_path / "one", 42.0), make(tmp_path / "other", 43.5)
+    with (one / "recipe.yaml").open("a") as file:
+        file.write('prompt:\n  template:\n    default: "[INST] {document} [/INST]"\n')
+    assert "[INST] {document} [/INST]" in shown(capsys, str(one), str(other))
+
+
 def test_where_there_is_none_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["runs", str(tmp_path)]) == 2
     assert cli.main(["runs", str(tmp_path / "absent")]) == 2

@@ -76,7 +76,9 @@ def embedded_lines() -> dict[str, bool]:
     return {line.name: line.ok for line in verify.verify("embedded", precisions=["float32"]).lines}
 
 
-def test_nan_at_the_end_of_a_packed_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_at_the_end_of_a_packed_row_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     real = modeling_native_llama.packed_attention
 
     def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -86,6 +88,11 @@ def test_nan_at_the_end_of_a_packed_row_is_found(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(modeling_native_llama, "packed_attention", broken)
     assert not embedded_lines()["packed by boundaries"]
+    output = tmp_path / "certificate.json"
+    assert cli.main(["verify", "embedded", "--output", str(output)]) == 1
+    assert "nan" in capsys.readouterr().out
+    packed = next(line for line in json.loads(output.read_text())["lines"] if line["name"] == "packed by boundaries")
+    assert packed["difference"] is None and not packed["ok"]
 
 
 def test_a_wrong_training_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +106,13 @@ def test_a_wrong_training_loss_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_number_that_is_none_is_no_success() -> None:
     assert not verify.Line("loss", "float32", float("nan"), 1e-5).ok
+
+
+def test_options_of_the_other_kind_are_refused(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "embedded", "--examples", "4"]) == 2
+    assert "--examples is for a recipe" in capsys.readouterr().err
+    assert cli.main(["verify", str(root / "recipes/qa.yaml"), "--revision", "main"]) == 2
+    assert "base.revision=main" in capsys.readouterr().err
 
 
 def test_what_is_no_llama_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
