@@ -218,7 +218,8 @@ def test_every_table_renders(tmp_path: Path) -> None:
     shares = {"reached": 20.5, "limit_square": 100, "limit_shapes": 80, "share_square": 0.2, "share_shapes": 0.26}
     files = {
         "speed.json": [{**setting, "trainer": {**peer, "best": "trainer 512", "native": "native 1024"},
-                        "peak_mib": {"native 1024": 250, "trainer 512": 200, "trainer 1024": 500}, "check_fp32": {"loss": 1e-7, "gradients": 2e-6}},
+                        "peak_mib": {"native 1024": 250, "trainer 512": 200, "trainer 1024": 500},
+                        "check_fp32": {"loss": 1e-7, "gradients": 2e-6}},
                        {**setting, "trl": {"speed": 3.5}}, {**setting, "bf16": peer}],
         "ablation.json": [{**setting, "gains": {"x": {"last": 1.2, "alone": 1.3}}, "together": 1.5, "roofline": shares}],
         "decode.json": [{**setting, "adapter": "lora", "cache": "static", "speed": 1.31,
@@ -239,7 +240,8 @@ def test_every_table_renders(tmp_path: Path) -> None:
     for name, rows in files.items():
         (tmp_path / name).write_text(json.dumps({"rows": rows}), encoding="utf-8")
     page = tables.render(empty, tmp_path)
-    for shown in ("| 5q | 2.00x | 3.50x | 0.50x | 1.25x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |", "| 20% |", "| 1.31x |",
+    for shown in ("| 5q | 2.00x | 3.50x | 0.50x | 1.25x | 1e-07, 2e-06 |", "| 0.40x |", "| x | 1.20x (1.30x) |",
+                  "| 20% |", "| 1.31x |",
                   "| 4, 5, 9 | 27 | 10 (8) | 2.70x | 0.0%, 1.0% |", "| 41 | 10 (4) | 4.10x | 2e-06 |",
                   "| `llama-tasks report` | 0.4 |", "none: the time was out",
                   "| +1.2% | 0.31% of the time |", "| `r.yaml x=1` | 1 MiB | 2 MiB | 0.50 |"):  # fmt: skip
