@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics
-from llama_tasks.evaluation import forgetting, leaks, slices
+from llama_tasks.errors import MetricError
+from llama_tasks.evaluation import forgetting, leaks, scoring, slices
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
@@ -50,6 +51,13 @@ def gather(
     values = {name: system.row_values for name, system in systems.items()}
     found = run.path / "eval" / LEAKS
     scored = {name: (system.predictions, system.scores) for name, system in systems.items()}
+
+    def score_what_can_be(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            return score(rows)
+        except MetricError:  # every row that a metric is about has leaked; the others have their scores still
+            return scoring.score(rows, suite, task, optional=suite.metrics)
+
     return {
         "labels": {name: _labels(system.predictions, task.labels) for name, system in systems.items()}
         if task.labels
@@ -58,7 +66,7 @@ def gather(
             "metric": systems["base"].row_metric,
             "columns": slices.slices(rows, values, n_resamples=suite.n_resamples, seed=suite.seed),
         },
-        "leaks": leaks.summary(read_json(found) if found.is_file() else None, scored, score),
+        "leaks": leaks.summary(read_json(found) if found.is_file() else None, scored, score_what_can_be),
         "general": _general(run, suite),
     }
 
