@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
 
 LEAKS, GENERAL = "leaks.json", "general.jsonl"
+SOURCE = "general.json"  # which set the losses are of
 TOKENS_AT_ONCE = 256  # of general text: needs less memory than the evaluation that the pre-flight has tried
 
 
 def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> None:
-    """Write eval/leaks.json and eval/<system>/general.jsonl."""
+    """Write eval/leaks.json, eval/general.json and eval/<system>/general.jsonl."""
     write_json(run.path / "eval" / LEAKS, leaks.check(dataset))
     source = recipe.eval.general_text
     for path in run.path.glob(f"eval/*/{GENERAL}"):
@@ -32,6 +33,7 @@ def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> 
     from llama_tasks.score import text_losses
 
     prompts = forgetting.read(source)
+    write_json(run.path / "eval" / SOURCE, {"source": source})
     systems = ("base", "adapter") if hasattr(model, "disable_adapter") else ("base",)
     for name in systems:
         with model.disable_adapter() if name == "base" and len(systems) > 1 else nullcontext():
@@ -86,4 +88,8 @@ def _general(run: RunDirectory, suite: Suite) -> dict[str, Any]:
     systems = {name: list(read_jsonl(path)) for name, path in paths.items() if path.is_file()}
     if not systems or suite.general_text is None:
         return {}
-    return {"source": suite.general_text, "scores": forgetting.compare(systems, suite.n_resamples, suite.seed)}
+    measured = (
+        run.path / "eval" / SOURCE
+    )  # an evaluation may have had another set than the recipe's; older runs do not say
+    source = read_json(measured)["source"] if measured.is_file() else suite.general_text
+    return {"source": source, "scores": forgetting.compare(systems, suite.n_resamples, suite.seed)}
