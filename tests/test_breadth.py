@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -81,7 +82,12 @@ def test_a_new_model_ends_as_its_tokenizer_does(place: Path, capsys: pytest.Capt
     assert "base.config.eos_token_id is 5, and the tokenizer's is 2" in " ".join(capsys.readouterr().err.split())
 
 
-def test_what_perplexity_does_not_read_is_refused() -> None:
-    recipe = Recipe(task="text", eval=Suite(scoring="perplexity"), train=TrainConfig(metric_for_best_model="accuracy"))
-    with pytest.raises(RecipeError, match="train.metric_for_best_model is not read"):
+@pytest.mark.parametrize(
+    ("key", "suite", "train"),
+    [("train.metric_for_best_model", {}, {"metric_for_best_model": "accuracy"}), ("eval.metrics", {"metrics": ["chrf"]}, {}),
+     ("eval.general_text", {"general_text": "mine.jsonl"}, {})],
+)  # fmt: skip
+def test_what_perplexity_does_not_read_is_refused(key: str, suite: dict[str, Any], train: dict[str, Any]) -> None:
+    recipe = Recipe(task="text", eval=Suite(scoring="perplexity", **suite), train=TrainConfig(**train))
+    with pytest.raises(RecipeError, match=f"{key} is not read"):
         evaluation.check_suite(recipe)

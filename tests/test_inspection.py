@@ -162,6 +162,30 @@ def test_a_training_without_an_example_left_would_stop(root: Path, tmp_path: Pat
     assert "no training example is left" in " ".join(printed(found).split())
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_prompt_too_long_to_be_answered_would_stop(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, split: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows_of(tmp_path / "rows.jsonl", [f"Anna has {n} apples." for n in range(40)])
+    rows_of(tmp_path / "long.jsonl", ["It rains.", "A long text. " * 200])
+    argv = ["inspect", str(root / "recipes/summarize.yaml"), "data.train=rows.jsonl", f"data.{split}=long.jsonl"]
+    assert main([*argv, "--html", "page.html"]) == 2
+    shown = capsys.readouterr()
+    assert "1 of 2 examples are longer than prompt.max_length allows" in shown.err
+    said = " ".join(shown.out.split())
+    assert "✗ the evaluation could not be made: 1 of 2 examples are longer" in said and "may start" not in said
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "A training would stop." in html and "1 of 2 examples are longer" in html and "Nothing was found" not in html
+    assert main([*argv, "prompt.on_too_long=truncate_prompt"]) == 0
+
+
+def test_a_suite_that_cannot_score_would_stop(root: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["inspect", str(root / "recipes/summarize.yaml"), "eval.metrics=[rougL]"]) == 2
+    shown = capsys.readouterr()
+    assert "rougL" in shown.err and "carry loss" in shown.out and "may start" not in shown.out
+
+
 # --- the page -------------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import metrics
-from llama_tasks.evaluation import forgetting, leaks, slices
+from llama_tasks.errors import MetricError
+from llama_tasks.evaluation import forgetting, leaks, scoring, slices
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.report import System
 from llama_tasks.rundir import RunDirectory, read_json, read_jsonl, write_json, write_jsonl
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
 
 LEAKS, GENERAL = "leaks.json", "general.jsonl"
+SOURCE = "general.json"  # which set the losses are of
 TOKENS_AT_ONCE = 256  # of general text: needs less memory than the evaluation that the pre-flight has tried
 
 
 def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> None:
-    """Write eval/leaks.json and eval/<system>/general.jsonl."""
+    """Write eval/leaks.json, eval/general.json and eval/<system>/general.jsonl."""
     write_json(run.path / "eval" / LEAKS, leaks.check(dataset))
     source = recipe.eval.general_text
     for path in run.path.glob(f"eval/*/{GENERAL}"):
@@ -31,6 +33,7 @@ def observe(run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any) -> 
     from llama_tasks.score import text_losses
 
     prompts = forgetting.read(source)
+    write_json(run.path / "eval" / SOURCE, {"source": source})
     systems = ("base", "adapter") if hasattr(model, "disable_adapter") else ("base",)
     for name in systems:
         with model.disable_adapter() if name == "base" and len(systems) > 1 else nullcontext():
@@ -50,6 +53,13 @@ def gather(
     values = {name: system.row_values for name, system in systems.items()}
     found = run.path / "eval" / LEAKS
     scored = {name: (system.predictions, system.scores) for name, system in systems.items()}
+
+    def score_what_can_be(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        try:
+            return score(rows)
+        except MetricError:  # every row that a metric is about has leaked; the others have their scores still
+            return scoring.score(rows, suite, task, optional=suite.metrics)
+
     return {
         "labels": {name: _labels(system.predictions, task.labels) for name, system in systems.items()}
         if task.labels
@@ -58,7 +68,7 @@ def gather(
             "metric": systems["base"].row_metric,
             "columns": slices.slices(rows, values, n_resamples=suite.n_resamples, seed=suite.seed),
         },
-        "leaks": leaks.summary(read_json(found) if found.is_file() else None, scored, score),
+        "leaks": leaks.summary(read_json(found) if found.is_file() else None, scored, score_what_can_be),
         "general": _general(run, suite),
     }
 
@@ -78,4 +88,8 @@ def _general(run: RunDirectory, suite: Suite) -> dict[str, Any]:
     systems = {name: list(read_jsonl(path)) for name, path in paths.items() if path.is_file()}
     if not systems or suite.general_text is None:
         return {}
-    return {"source": suite.general_text, "scores": forgetting.compare(systems, suite.n_resamples, suite.seed)}
+    measured = (
+        run.path / "eval" / SOURCE
+    )  # an evaluation may have had another set than the recipe's; older runs do not say
+    source = read_json(measured)["source"] if measured.is_file() else suite.general_text
+    return {"source": source, "scores": forgetting.compare(systems, suite.n_resamples, suite.seed)}

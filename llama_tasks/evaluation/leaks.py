@@ -87,7 +87,7 @@ def summary(
 ) -> dict[str, Any]:
     """The report's `leaks` out of eval/leaks.json; `systems` are name -> (rows, scores), `score` scores other rows.
 
-    `scores` is empty where nothing leaked, and where everything did.
+    `scores` is empty where nothing leaked, and where everything did; it lacks those that the rows left have no value for.
     """
     if found is None or not found["checked"]:
         return {"checked": False, "why": found["why"] if found else NEVER}
@@ -109,7 +109,7 @@ def _with_and_without(leaked: Mapping[str, str], systems: Mapping[str, Any], sco
     without = {name: {(s["metric"], s["lang"]): s for s in score(rows)} for name, rows in clean.items()}
     scored = {name: {(s["metric"], s["lang"]): s for s in scores} for name, (_, scores) in systems.items()}
     for key in next(iter(scored.values())):
-        if not all(key in own for own in without.values()):  # every row of that language leaked
+        if not all(key in own for own in without.values()):  # every row of that language, or of that metric, leaked
             continue
         sides = {name: {"with": _value(scored[name][key]), "without": _value(without[name][key])} for name in systems}
         yield {"metric": key[0], "lang": key[1], "n": next(iter(without.values()))[key]["n"], **sides}

@@ -19,11 +19,12 @@ from typing import Any
 import yaml
 
 from llama_tasks import files, metrics, tasks
+from llama_tasks.contract import options_of
 from llama_tasks.dataset import render_all, to_score
 from llama_tasks.errors import RecipeError, within
 from llama_tasks.evaluation.rehearsal import check_suite
 from llama_tasks.prompts import Prompt
-from llama_tasks.recipe import TASKS, BaseConfig, Suite
+from llama_tasks.recipe import TASKS, BaseConfig, PromptConfig, Suite
 from llama_tasks.recipe.decoding_fields import FIELDS, settings
 from llama_tasks.recipe.suites import ScoredSet
 
@@ -76,7 +77,7 @@ def _files(title: str, asked: ScoredSet, eos: str) -> dict[str, str]:
     names = {_identifier(metric, lang, languages): (metric, lang) for metric in suite.metrics for lang in languages}
     return {
         f"{title}.jsonl": "\n".join(lines) + "\n",
-        f"{title}.py": _module(title, asked.task, names, list(task.labels)),
+        f"{title}.py": _module(asked.task, names, list(task.labels), options_of(recipe)),
         f"{title}.yaml": _yaml(title, suite, names, list(task.labels)),
     }
 
@@ -127,14 +128,15 @@ def _yaml(title: str, suite: Suite, names: Mapping[str, tuple[str, str]], labels
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True) + "\n".join(lines) + "\n"
 
 
-def _module(title: str, task: str, names: Mapping[str, tuple[str, str]], labels: Sequence[str]) -> str:
+def _module(task: str, names: Mapping[str, tuple[str, str]], labels: Sequence[str], options: Mapping[str, Any]) -> str:
     shown = {name: lang for name, (_, lang) in names.items()}
     parts = [
         '"""Written by `llama-tasks export-lm-eval`. The metrics are those of llama-tasks, which must be installed."""',
         "from pathlib import Path\n\nfrom llama_tasks.evaluation import lm_eval_tasks\n\n"
-        f"TASK, NAMES, LABELS = {task!r}, {shown!r}, {list(labels)!r}",
+        f"TASK, NAMES, LABELS = {task!r}, {shown!r}, {list(labels)!r}\nOPTIONS = {options!r}",
         "def dataset(**_):\n    return lm_eval_tasks.dataset(Path(__file__).with_suffix('.jsonl'))",
-        "def process_results(doc, results):\n    return lm_eval_tasks.process_results(TASK, NAMES, LABELS, doc, results)",
+        "def process_results(doc, results):\n"
+        "    return lm_eval_tasks.process_results(TASK, NAMES, LABELS, doc, results, OPTIONS)",
         *(
             f"def {name}(items):\n    return lm_eval_tasks.aggregate({metric!r}, {lang!r}, LABELS, items)"
             for name, (metric, lang) in names.items()
@@ -155,10 +157,16 @@ def dataset(path: Path) -> dict[str, Any]:
 
 
 def process_results(
-    task: str, names: Mapping[str, str], labels: Sequence[str], doc: Mapping[str, Any], results: Sequence[Any]
+    task: str,
+    names: Mapping[str, str],
+    labels: Sequence[str],
+    doc: Mapping[str, Any],
+    results: Sequence[Any],
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the metrics of a row's language read of it: {metric: row}."""
-    made = tasks.create(task, labels)
+    """What the metrics of a row's language read of it: {metric: row}. `options` are those of the task (files written by older
+    versions name none)."""
+    made = tasks.create(task, labels, PromptConfig(**(options or {})))
     if "options" in doc:
         choices = {choice: value for choice, (value, _) in zip(doc["choices"], results, strict=True)}
         answer = {"prediction": made.choose(choices), "choices": choices}

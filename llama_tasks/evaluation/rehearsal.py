@@ -43,8 +43,12 @@ def check_suite(recipe: Recipe) -> None:
     if (suite.scoring == "perplexity") != (recipe.task == "text"):
         raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
     if suite.scoring == "perplexity":
-        if lead or suite.metrics:
-            key = "train.metric_for_best_model" if lead else "eval.metrics"
+        given = {
+            "train.metric_for_best_model": lead,
+            "eval.metrics": suite.metrics,
+            "eval.general_text": suite.general_text not in (None, Suite().general_text),
+        }
+        for key in (key for key, value in given.items() if value):
             raise RecipeError(
                 f"{key} is not read: eval.scoring=perplexity measures the loss, and goes by it; leave it out."
             )

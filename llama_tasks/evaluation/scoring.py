@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_tasks import metrics, significance
+from llama_tasks.errors import MetricError
 from llama_tasks.metrics import Metric
 from llama_tasks.metrics.names import LABELS, is_language_free
 from llama_tasks.recipe import Suite
@@ -79,22 +80,24 @@ def measures(
     rows: Rows, suite: Suite, task: Task, optional: Collection[str] = ()
 ) -> Iterator[tuple[str, Metric, Rows]]:
     """(language, metric, its rows); metrics that read no text (accuracy ...) also over all languages together. The metrics
-    `optional` are left out where a language has no row of the part that they are about."""
+    `optional` are left out where the rows give them no value: a language has no row of the part that they are about."""
     by_lang: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_lang.setdefault(row["lang"], []).append(row)
     for name in suite.metrics:
-        for lang, part in sorted(by_lang.items()):
-            metric = metrics.create(name, lang, task.labels or None, task.metrics)
-            if name not in optional or _has_rows(metric, part):
-                yield lang, metric, part
+        parts: list[tuple[str, Rows]] = sorted(by_lang.items())
         if len(by_lang) > 1 and (name in task.metrics or is_language_free(name)):
-            yield EVERY, metrics.create(name, sorted(by_lang)[0], task.labels, task.metrics), rows
+            parts.append((EVERY, rows))
+        for lang, part in parts:
+            code = min(by_lang) if lang == EVERY else lang
+            metric = metrics.create(name, code, task.labels or None, task.metrics)
+            if name not in optional or _has_value(metric, part):
+                yield lang, metric, part
 
 
-def _has_rows(metric: Metric, rows: Rows) -> bool:
+def _has_value(metric: Metric, rows: Rows) -> bool:
     try:
         metrics.value_of(metric, metrics.row_statistics(metric, rows))
-    except metrics.NoRows:
+    except MetricError:
         return False
     return True

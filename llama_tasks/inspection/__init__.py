@@ -1,7 +1,8 @@
 """`llama-tasks inspect`: what the model will see, before anything is trained; in the terminal, and as a page.
 
 Rows pass once, in pieces, through the stations of a training (rows, Examples, Prompts, Tokens) and through its audit; what is kept
-of them are hashes, counts and a few to show, so a million rows are looked at in the memory of the rows themselves.
+of them are hashes, counts and a few to show, so a million rows are looked at in the memory of the rows themselves. Those that are
+scored are rehearsed too, all at once, as before a training.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def inspect(recipe: Recipe, console: Console, html: Path | None = None) -> Inspe
     """Print (and write to the file `html`) lengths, audit, overlaps and examples with their mask.
 
     Raises:
-        DataError: whatever would stop a training of this recipe, after everything has been shown.
+        LlamaTasksError: whatever in suite or rows would stop a training of this recipe, after everything has been shown.
     """
     found = gather(recipe, load_tokenizer(recipe.base))
     console.print(terminal(found))
@@ -33,4 +34,6 @@ def inspect(recipe: Recipe, console: Console, html: Path | None = None) -> Inspe
         write_text(html, page(found))
         console.print(f"page: {html}", highlight=False, markup=False, soft_wrap=True)
     stop_on(found.report.findings, recipe.prompt.allow, found.where)
+    if found.refused is not None:
+        raise found.refused
     return found

@@ -118,11 +118,14 @@ def _labels(found: Inspection) -> Table:
 
 def _findings(found: Inspection) -> Iterator[Text]:
     stops = found.stops
-    if not any(finding.stops for finding in found.report.findings):
+    allowed = any(finding.stops for finding in found.report.findings)
+    if found.may_start and not allowed:
         yield Text("audit: a training may start. Every example has its target and EOS in the loss, one BOS at most, no cut target; "
                    "no scored row is trained on to the letter or once normalised.", "green")  # fmt: skip
-    elif not stops:
+    elif found.may_start:
         yield Text("audit: a training may start, with what prompt.allow allows.", "yellow")
+    if found.refused is not None:
+        yield Text.assemble(("✗", "bold red"), f" the evaluation could not be made: {plain(str(found.refused))}")
     for finding in found.report.findings:
         mark, style = ("✗", "bold red") if finding in stops else ("•", "yellow")
         allow = f" (prompt.allow=[{finding.switch}])" if finding.switch else ""

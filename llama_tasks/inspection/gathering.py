@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama_tasks import dataset
 from llama_tasks.contract import special_ids, tokenizer_sha256
-from llama_tasks.dataset import streaming
+from llama_tasks.dataset import Dataset, render_all, streaming
+from llama_tasks.errors import LlamaTasksError
+from llama_tasks.evaluation import check_suite, rehearse
 from llama_tasks.inspection.pieces import Piece, Speller
 from llama_tasks.prompts import Prompt, Renderer
 from llama_tasks.recipe import Recipe
@@ -62,6 +64,7 @@ class Inspection:
         answer_cut: how many of the dropped are so because with the end of the field their answer would go.
         rows: id -> the row, for the ids that overlaps, repeats and contradictions name.
         special: BOS, EOS, padding -> (id, token).
+        refused: what stops a training whose rows pass the audit: a suite that cannot score them, a prompt too long to be answered.
     """
 
     recipe: Recipe
@@ -77,6 +80,7 @@ class Inspection:
     rows: dict[str, Shown]
     special: dict[str, tuple[int, str] | None]
     tokenizer_sha256: str
+    refused: LlamaTasksError | None
 
     def where(self, name: str) -> str:
         """The id of a row with the name of its file, and the line."""
@@ -86,6 +90,11 @@ class Inspection:
     def stops(self) -> list[Finding]:
         """The findings on which a training would stop."""
         return [f for f in self.report.findings if f.stops and f.switch not in self.recipe.prompt.allow]
+
+    @property
+    def may_start(self) -> bool:
+        """Whether a training of these rows would start."""
+        return not self.stops and self.refused is None
 
 
 def gather(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Inspection:
@@ -142,7 +151,21 @@ def look(
         rows=_named(report, named, task, renderer, splits),
         special=_special(tokenizer),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
+        refused=_refused(recipe, task, labels, renderer, Encoder(tokenizer, config), splits),
     )
+
+
+def _refused(
+    recipe: Recipe, task: Task, labels: list[str], renderer: Renderer, encoder: Encoder, splits: Mapping[str, Split]
+) -> LlamaTasksError | None:
+    """The rehearsal that a training makes of its evaluation."""
+    scored = {name: render_all(task, renderer, splits[name], training=False) for name in ("validation", "test")}
+    try:
+        check_suite(recipe)
+        rehearse(Dataset(task, labels, renderer, encoder, scored, Encoded(), {}), recipe.eval)
+    except LlamaTasksError as error:
+        return error
+    return None
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[int, str] | None]:

@@ -12,6 +12,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "letter or once normalised.",
         "每个样本都有目标，EOS 计入损失，至多一个 BOS，目标没有被截断；训练集里没有与评测行完全相同或规范化后相同的行。",
     ),
+    "refused": ("The evaluation could not be made:", "无法进行评测："),
     "findings": ("Findings", "审查结果"),
     "none": ("Nothing was found.", "没有发现问题。"),
     "stops": ("stops", "中止"),

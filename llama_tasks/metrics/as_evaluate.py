@@ -76,18 +76,19 @@ class TaskMetric(evaluate.Metric):
     def add_batch(self, *, predictions: Any = None, references: Any = None, **columns: Any) -> None:
         """As evaluate's, which `compute` calls too. Arrow would make texts of numbers and lists of texts, so look first."""
         if self._metric.name not in LANGUAGE_MODELS:
-            predictions, references = _plain(predictions), _plain(references)
-            if predictions != [] or references != []:
-                check_rows(self._metric.name, predictions, references, unanswerable=True)
+            columns |= {"predictions": predictions, "references": references}
         columns = {key: _plain(column) for key, column in columns.items()}
-        for key, column in {"predictions": predictions, "references": references, **columns}.items():
+        texts = columns.get("predictions", []), columns.get("references", [])
+        if texts != ([], []):
+            check_rows(self._metric.name, *texts, unanswerable=True)
+        for key, column in columns.items():
             _check_values(f"{self._metric.name}: {key}", key, column)
-        super().add_batch(predictions=predictions, references=references, **columns)
+        super().add_batch(**columns)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **columns: Any) -> None:
-        """As evaluate's: one row."""
-        rows = {key: [value] for key, value in columns.items()}
-        self.add_batch(predictions=[prediction], references=[reference], **rows)
+        """As evaluate's: one row. `evaluate.combine` calls its parts `predictions` and `references`, as a batch's are."""
+        row = {"predictions": prediction, "references": reference, **columns}
+        self.add_batch(**{key: [value] for key, value in row.items()})
 
     def _compute(self, **columns: Any) -> dict[str, Any]:
         if "choices" in columns:

@@ -37,7 +37,7 @@ class ScoredSet:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     """As in a recipe; `template: chat` is a model's own chat template, where it has one."""
     eval: Suite = field(default_factory=Suite)
-    """As in a recipe."""
+    """As in a recipe, but that no general text is measured."""
 
     def recipe(self, base: BaseConfig) -> Recipe:
         """The set as a recipe over a base, with nothing trained."""
@@ -73,4 +73,9 @@ def _load(path: Path, name: str, given: object, overrides: Sequence[str]) -> Sco
         data.setdefault("train", data["test"])  # rows to score alone; nothing is trained
     made: ScoredSet = Converter(f"{path}: sets.{name}", LEAST).convert(tree, ScoredSet)
     check_decoding(made.eval)
-    return replace(made, task=find_task(made.task, path))
+    if made.eval.general_text not in (None, Suite().general_text):
+        raise RecipeError(
+            f"{path}: sets.{name}: eval.general_text is measured before and after a training, and a set has none; leave it out, "
+            "or say null."
+        )
+    return replace(made, task=find_task(made.task, path), eval=replace(made.eval, general_text=None))

@@ -249,6 +249,22 @@ def test_mistakes(files: list[str], capsys: pytest.CaptureFixture, change: Any, 
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [({}, "accuracy: row 0 has no `references`"), ({"references": None}, "must be a list, not None"),
+     ({"references": "yes"}, "must be a list, not str 'yes'; put a single text in brackets")],
+)  # fmt: skip
+def test_rows_without_true_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture, references: dict[str, Any], message: str
+) -> None:
+    files = [
+        str(make_rows(tmp_path / f"{name}.jsonl", [{"id": "1", "prediction": "yes", **references}])) for name in "ab"
+    ]
+    assert main(["compare", *files, "--metric", "accuracy", "--labels", "yes,no"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
 def test_more_mistakes(files: list[str], capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     for argv, message in (

@@ -175,6 +175,10 @@ def test_few_shot_examples_come_from_other_rows(place: Path) -> None:
         ("sets: {a: {task: qa, shots: 3}}", "unknown key 'shots'"),
         ("sets: {a: {task: qq}}", "Did you mean 'qa'"),
         ("sets: {a: {task: qa, eval: {temperature: 2}}}", "no effect"),
+        (
+            "sets: {a: {task: qa, eval: {general_text: mine.jsonl}}}",
+            "sets.a: eval.general_text is measured before and after",
+        ),
         ("sets: {a: {task: qa, eval: none.yaml}}", "There is no suite"),
         ("sets: {../a: {task: qa}}", "cannot be called '../a'"),
         ("sets: {'': {task: qa}}", "cannot be called ''"),
@@ -184,6 +188,11 @@ def test_wrong_suites_are_refused(tmp_path: Path, text: str, error: str) -> None
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(RecipeError, match=error):
         load_sets(tmp_path / "wrong.yaml")
+
+
+def test_no_general_text_is_measured_and_none_is_noted(place: Path) -> None:
+    for changes in ([], ["eval.general_text=null"]):
+        assert all(asked.eval.general_text is None for asked in load_sets("suite.yaml", changes).values())
 
 
 def test_a_limit_leaves_all_labels_to_choose_from(place: Path) -> None:

@@ -136,6 +136,19 @@ def test_a_set_of_ones_own_and_none(run: Path, tmp_path: Path) -> None:
     assert "general" not in write_report(RunDirectory(run), recipe)
 
 
+def test_losses_are_told_of_the_set_that_was_measured(run: Path, tmp_path: Path) -> None:
+    """`evaluate RUN eval.general_text=mine.jsonl`, then `report RUN`, whose recipe has another set."""
+    copied = RunDirectory(Path(shutil.copytree(run, tmp_path / "run")))
+    mine = str(make_rows(tmp_path / "mine.jsonl", [{"text": "Es regnet.", "lang": "de"}]))
+    recipe = load_recipe(copied.path / "recipe.yaml", [f"eval.general_text={mine}"])
+    data = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    insight.observe(copied, recipe, data, load_run(copied, recipe))
+    general = write_report(copied, copied.recipe())["general"]
+    assert general["source"] == mine and {row["lang"] for row in general["scores"]} == {"de"}
+    (copied.path / "eval" / insight.SOURCE).unlink()  # as older versions left it
+    assert write_report(copied, copied.recipe())["general"]["source"] == "embedded"
+
+
 def test_reports_of_older_runs_say_that_nobody_looked(run: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from llama_tasks.dataset import Dataset
-from llama_tasks.evaluation import leaks
+from llama_tasks.evaluation import insight, leaks, scoring
 from llama_tasks.prompts import Prompt
-from llama_tasks.tasks import Example
+from llama_tasks.recipe import Suite
+from llama_tasks.report import System
+from llama_tasks.rundir import RunDirectory, write_json
+from llama_tasks.tasks import Example, create
 from llama_tasks.tokens import Encoded
 
 PASSAGE = "The bridge over the river was built in 1871 by a family of stonemasons who came from the north."
@@ -144,3 +148,19 @@ def test_scores_with_and_without() -> None:
     assert only["base"]["without"]["value"] == pytest.approx(4.0)
     nothing = leaks.summary({"checked": True, "of": 10, "rows": {}}, {"base": (rows, score(rows))}, score)
     assert nothing["rows"] == 0 and nothing["scores"] == []
+
+
+def test_what_the_rows_left_have_no_value_for_is_left_out(tmp_path: Path) -> None:
+    """All unanswerable English rows leaked, and what is left in German is mostly Chinese, which F1 refuses there."""
+    asked = [("en", ["Rome"]), ("en", []), ("en", []), *[("de", ["Rom"])] * 3, *[("de", ["罗马"])] * 2, ("de", [])]
+    rows = [{"id": str(at), "lang": lang, "input": {}, "references": references, "prediction": "Rome"}
+            for at, (lang, references) in enumerate(asked)]  # fmt: skip
+    leaked = {"checked": True, "of": len(rows), "rows": {str(at): ["exact", "train:0"] for at in (1, 2, 3, 4, 8)}}
+    write_json(tmp_path / "eval" / insight.LEAKS, leaked)
+    suite, task = Suite(metrics=["f1", "f1:rows=noans"], n_resamples=20), create("qa")
+    base = System("base", scoring.score(rows, suite, task), {}, rows, {row["id"]: 0.0 for row in rows}, "f1")
+    told = insight.gather(
+        RunDirectory(tmp_path), {"base": base}, suite, task, lambda some: scoring.score(some, suite, task)
+    )
+    kept = [(score["metric"], score["lang"], score["n"]) for score in told["leaks"]["scores"]]
+    assert kept == [("f1", "en", 1)]

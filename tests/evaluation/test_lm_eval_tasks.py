@@ -58,6 +58,31 @@ def test_exported_tasks_give_our_scores(root: Path, tmp_path: Path, candidate: h
     assert compared > 12
 
 
+def test_options_of_a_task_travel_with_its_set(tmp_path: Path) -> None:
+    """The order of the parts of an answer does not count in the harness either, where prompt.all_answers says so."""
+    from lm_eval.api.model import LM
+    from lm_eval.tasks import TaskManager
+
+    class Backwards(LM):
+        """Answers with the parts of the right answer, the last one first."""
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            return ["; ".join(reversed(request.doc["answer"].strip().split("; "))) for request in requests]
+
+        loglikelihood = loglikelihood_rolling = generate_until
+
+    rows = [{"context": f"Of {a} and {b}.", "question": "Of whom?", "answers": [a, b], "lang": "en"}
+            for a, b in (("Anna", "Bert"), ("Zoe", "Carl"))]  # fmt: skip
+    data = make_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "suite.yaml").write_text(
+        f"sets: {{parts: {{task: qa, prompt: {{all_answers: true}}, data: {{test: {data}}}, eval: {{metrics: [exact_match]}}}}}}"
+    )
+    names = lm_eval_tasks.export(load_sets(tmp_path / "suite.yaml"), tmp_path / "tasks")
+    manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
+    found = evaluate(Backwards(), names, task_manager=manager)
+    assert found["llama_tasks_parts"]["exact_match,none"] == 100
+
+
 def test_their_tasks_run_on_an_adapter(tmp_path: Path, candidate: harness.Candidate) -> None:
     """`lm_eval --model hf --model_args pretrained=...,peft=...` with a task of its own form over a local file."""
     from peft import LoraConfig, get_peft_model

@@ -58,6 +58,27 @@ def test_batches_and_languages():
     assert metric.compute()["rouge1"] == pytest.approx((800 / 11 + 100) / 2)
 
 
+def test_rows_of_losses():
+    metric = module.as_evaluate("loss", "en")
+    metric.add(nll=1.0, tokens=3, bytes=5)
+    metric.add(nll=2.0, tokens=3, bytes=5)
+    assert metric.compute()["loss"] == pytest.approx(0.5)
+
+
+def test_combined_metrics_take_rows_and_columns():
+    """evaluate.combine gives each metric the columns that it has, one row under the names of a batch."""
+    names = ("rouge1", "novelty")
+    sources = ["one two three", "an other text"]
+    expected = module.as_evaluate("rouge1", "en").compute(**ROWS)["rouge1"]
+    both = evaluate.combine([module.as_evaluate(name, "en") for name in names])
+    for prediction, reference, source in zip(*ROWS.values(), sources, strict=True):
+        both.add(prediction=prediction, reference=reference, sources=source)
+    by_rows = both.compute()
+    both.add_batch(**ROWS, sources=sources)
+    assert by_rows == both.compute()
+    assert by_rows["rouge1"] == expected and "novelty" in by_rows
+
+
 def test_evaluate_loads_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path))
     metric = evaluate.load(module.__file__, "exact_match", lang="zh")
