@@ -88,8 +88,7 @@ def _general(run: RunDirectory, suite: Suite) -> dict[str, Any]:
     systems = {name: list(read_jsonl(path)) for name, path in paths.items() if path.is_file()}
     if not systems or suite.general_text is None:
         return {}
-    measured = (
-        run.path / "eval" / SOURCE
-    )  # an evaluation may have had another set than the recipe's; older runs do not say
+    # An evaluation may have had another set than the recipe's; older runs do not say.
+    measured = run.path / "eval" / SOURCE
     source = read_json(measured)["source"] if measured.is_file() else suite.general_text
     return {"source": source, "scores": forgetting.compare(systems, suite.n_resamples, suite.seed)}
