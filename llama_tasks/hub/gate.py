@@ -11,39 +11,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks.contract import PromptContract
-from llama_tasks.hub.checks import Check, GateReport, check_files, names_a_secret
+from llama_tasks.hub.checks import Check, names_a_secret
 
 if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4  # largest absolute difference of a float32 logit
 NOT_RUN = Check("same logits", False, "not run: mend the above first")
-
-
-def check(
-    folder: Path,
-    *,
-    base_model: str,
-    revision: str,
-    reference_base: Path,
-    published_base: Path | None = None,
-    private: Iterable[str] = (),
-) -> GateReport:
-    """Whether `folder` may be published as an adapter of `base_model` at commit `revision`.
-
-    reference_base: local folder of the base as trained on; the native model's logits come from it.
-    published_base: local copy of `base_model` at `revision`, loaded by the stranger; left out: `reference_base`.
-    private: further strings that must not appear in any file (tokens, local paths).
-    """
-    report = check_files(folder, base_model=base_model, revision=revision, private=private)
-    if not report.ok:
-        return GateReport((*report.checks, NOT_RUN))
-    return GateReport((*report.checks, *check_logits(folder, reference_base, published_base or reference_base)))
 
 
 def check_logits(folder: Path, reference_base: Path, published_base: Path) -> tuple[Check, ...]:
