@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import loops
 import pytest
 import torch
 from loops import CONFIG, ONE_STEP, assert_resumes_exactly, training
@@ -62,6 +63,12 @@ def test_it_is_the_class_with_the_settings_and_resumes_exactly(name: str, tmp_pa
         states = run.optimizer.state_dict()["state"].values()
         assert {state["__bnb_optimizer_quant_state__"]["state1"].dtype for state in states} == {torch.uint8}
     assert_resumes_exactly(tmp_path, 2, config=config)
+
+
+def test_float32_state_of_bfloat16_weights_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' Adafactor keeps it so."""
+    monkeypatch.setattr(loops, "BASE", replace(loops.BASE, dtype="bfloat16"))
+    assert_resumes_exactly(tmp_path, 2, config=config_of("adafactor"), adapter=None)
 
 
 @pytest.mark.parametrize("name", ["adagrad", "schedule_free_adamw", "adamw_bnb_8bit"])
