@@ -9,7 +9,7 @@ from typing import Any
 import loops
 import pytest
 import torch
-from loops import CONFIG, ONE_STEP, assert_resumes_exactly, training
+from loops import CONFIG, LORA, ONE_STEP, assert_resumes_exactly, training
 
 from llama_tasks import checkpoint
 from llama_tasks.errors import RecipeError
@@ -146,6 +146,15 @@ def test_lora_plus_steps_further_in_b(tmp_path: Path) -> None:
     assert_resumes_exactly(tmp_path, 2, config=replace(CONFIG, loraplus_lr_ratio=16.0, num_train_epochs=1))
 
 
+def test_lora_plus_trains_an_embedding_at_the_learning_rate() -> None:
+    config = replace(ONE_STEP, loraplus_lr_ratio=16.0)
+    run = training(config, adapter={**LORA, "target_modules": ["q_proj", "embed_tokens"]})
+    rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in run.model.named_parameters() if p.requires_grad}
+    assert {rate for name, rate in named.items() if "lora_embedding" in name} == {1e-2}
+    assert set(named.values()) == {1e-2, 16e-2}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -153,6 +162,8 @@ def test_lora_plus_steps_further_in_b(tmp_path: Path) -> None:
         ({"optim": "torch.optim.NAdamm"}, "torch.optim has no optimizer 'NAdamm'. Did you mean 'NAdam'"),
         ({"optim": "torch.optim.LBFGS"}, "several times a step"),
         ({"optim": "adamw_torch_xla"}, "adamw_torch_xla is not installed"),
+        ({"optim": "galore_adamw"}, "galore_adamw needs groups of parameters with a rank"),
+        ({"optim": "apollo_adamw"}, "apollo_adamw needs groups of parameters with a rank"),
         ({"optim": "lomo"}, "inside of the backward pass"),
         ({"optim_args": {"epz": 1}}, "unknown key 'train.optim_args.epz'. Did you mean 'eps'"),
         ({"optim_args": {"lr": 1}}, "train.optim_args.lr has a key of its own: train.learning_rate"),
