@@ -249,7 +249,7 @@ def optimizer_state(optimizer: Any) -> tuple[Tensors, dict[str, Any]]:
 
 
 def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, Any]) -> None:
-    """Put back what `optimizer_state` gave."""
+    """Put back what `optimizer_state` gave, in the precision that it had: torch casts all but `step` to the parameter's."""
     parameters = parameters_of(optimizer)
     slots: dict[Any, Any] = {}
     for name, value in {**tensors, **scalars.get("values", {})}.items():
@@ -259,6 +259,13 @@ def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, An
             place = place.setdefault(key, {})
         place[path[-1]] = spread_like(value, parameters[int(index)]) if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": slots, "param_groups": scalars["param_groups"]})
+    for number, slot in slots.items():
+        held = optimizer.state.get(
+            parameters[number], {}
+        )  # nothing under DeepSpeed, whose flat pieces are put back as saved
+        for name in held.keys() & slot.keys():
+            if isinstance(slot[name], torch.Tensor) and held[name].dtype != slot[name].dtype:
+                held[name] = slot[name].to(held[name].device)
 
 
 def _leaves(tree: dict[Any, Any], path: str = "") -> Iterator[tuple[str, Any]]:

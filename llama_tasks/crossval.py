@@ -33,7 +33,7 @@ from llama_tasks.sources import Row, Split
 from llama_tasks.sources.carving import like_groups, text_of
 from llama_tasks.sources.rows import sha256_of
 from llama_tasks.supervise.resume import refuse_changes
-from llama_tasks.supervise.settling import pin_all
+from llama_tasks.supervise.settling import pin_all, pin_like
 from llama_tasks.tasks import Task
 
 RESULT = "crossval.json"
@@ -45,22 +45,26 @@ def crossval(recipe: Recipe, folds: int, *, resume: bool, overwrite: bool, conso
 
     Raises:
         RecipeError: what cannot be cross-validated, or fewer groups of like rows than folds.
-        RunError: the folder exists, or was made with another recipe or number of folds.
+        RunError: the folder exists, or was made with another recipe, number of folds or rows.
         LlamaTasksError: as a fine-tuning.
     """
     place = Path(recipe.output or f"runs/{Path(recipe.task).stem}")
     accelerator = make_accelerator(recipe)
     _check(recipe, folds, accelerator)
     evaluation.check_suite(recipe)
-    _claim(place, recipe, folds, resume, overwrite)
-    recipe = pin_all(recipe, None)
+    before = _claim(place, folds, resume, overwrite)
+    recipe = pin_like(recipe, before)
+    if before is not None:
+        refuse_changes(place, before, recipe)
+    else:
+        _begin(place, recipe, folds)
     task, labels, splits = read(recipe)
     sides = assign([text_of(row, task.main_field) for row in splits["train"].rows], folds, recipe.data.split_similarity)
     weights = integrity.check_base(recipe.base, {})
     base: NativeLlamaForCausalLM | None = None
     for k in range(folds):
         fold = _Fold(k, rundir.RunDirectory(place / "folds" / str(k + 1)), sides)
-        if (fold.run.path / "report.json").is_file():
+        if fold.is_done(splits):
             console.print(f"fold {k + 1} of {folds} is done", highlight=False)
             continue
         console.print(f"[bold]fold {k + 1} of {folds}[/]", highlight=False)
@@ -85,6 +89,18 @@ class _Fold:
         tested = [row for row, side in zip(train.rows, self.sides, strict=True) if side == self.index]
         learned = [row for row, side in zip(train.rows, self.sides, strict=True) if side != self.index]
         return {**splits, "train": _part(train, learned), "test": _part(train, tested)}
+
+    def is_done(self, splits: dict[str, Split]) -> bool:
+        """Whether it is scored. Raises RunError where that was with other rows, or they lay in other folds: then some would be
+        tested twice, or never."""
+        report = self.run.path / "report.json"
+        if not report.is_file():
+            return False
+        if rundir.read_json(report)["provenance"]["data"] != {k: v.describe() for k, v in self.splits(splits).items()}:
+            raise RunError(
+                f"The rows have changed since {self.run.path} was scored; use --overwrite, or put them back."
+            )
+        return True
 
 
 def _part(split: Split, rows: list[Row]) -> Split:
@@ -213,8 +229,8 @@ def _check(recipe: Recipe, folds: int, accelerator: Accelerator) -> None:
         raise RecipeError("crossval trains one fold after the other in one process; start it without a launcher.")
 
 
-def _claim(place: Path, recipe: Recipe, folds: int, resume: bool, overwrite: bool) -> None:
-    """Make the folder, or check that it goes on with what it began with. Raises RunError."""
+def _claim(place: Path, folds: int, resume: bool, overwrite: bool) -> Recipe | None:
+    """Check that the folder may be used; what it began with, where it goes on. Raises RunError."""
     if resume and overwrite:
         raise RunError("--resume and --overwrite exclude each other.")
     is_ours = (place / RECIPE).is_file()
@@ -226,13 +242,17 @@ def _claim(place: Path, recipe: Recipe, folds: int, resume: bool, overwrite: boo
         )
     if resume and not is_ours:
         raise RunError(f"There is nothing to resume in {place}.")
-    if is_ours and resume:
-        refuse_changes(place, load_recipe(place / RECIPE), recipe)
-        before = rundir.read_json(place / "folds.json")["folds"]
-        if before != folds:
-            raise RunError(f"{place} has {before} folds, not {folds}; go on with --folds {before}, or use --overwrite.")
-        return
-    if place.exists() and overwrite:
+    if not resume:
+        return None
+    before = rundir.read_json(place / "folds.json")["folds"]
+    if before != folds:
+        raise RunError(f"{place} has {before} folds, not {folds}; go on with --folds {before}, or use --overwrite.")
+    return load_recipe(place / RECIPE)
+
+
+def _begin(place: Path, recipe: Recipe, folds: int) -> None:
+    """Make the folder anew, with what it is made with."""
+    if place.exists():
         shutil.rmtree(place)
     place.mkdir(parents=True)
     rundir.write_json(place / "folds.json", {"folds": folds})

@@ -36,6 +36,7 @@ def test_an_adapter_taught_by_a_larger_base(place: Path) -> None:
     written = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     assert written["distill"]["teacher"] == "embedded" and written["train"]["optim_args"] == {"min_8bit_size": 10000.0}
     assert written["train"]["share_prefixes"] is False
+    assert written["base"]["dtype"] == written["distill"]["dtype"] == "float32"
     assert json.loads((run / "report.json").read_text(encoding="utf-8"))["scores"]
 
 

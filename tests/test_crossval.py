@@ -12,6 +12,7 @@ from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks import adapters, cli, crossval
 from llama_tasks.errors import RecipeError
+from llama_tasks.recipe import load_recipe
 
 FOLDS = 3
 
@@ -109,6 +110,27 @@ def test_what_was_begun_is_kept(
     ):
         assert run(place, *arguments) == 2
         assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_resume_with_other_rows_is_refused(
+    done: tuple[dict[str, Any], int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One row more would be dealt to a fold that is done, and never be tested."""
+    rows = place / "rows.jsonl"
+    before = rows.read_text(encoding="utf-8")
+    make_rows(rows, unlike(61))
+    try:
+        assert run(place, "--resume") == 2
+    finally:
+        rows.write_text(before, encoding="utf-8")
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"The rows have changed since {place / 'out/folds/1'} was scored" in error
+
+
+def test_what_the_recipe_leaves_open_is_written_out(done: tuple[dict[str, Any], int], place: Path) -> None:
+    """So that a resume on another device, or when the Hub has moved, goes on with it."""
+    assert load_recipe(place / "mine.yaml").base.dtype == "auto"
+    assert load_recipe(place / "out/crossval.yaml").base.dtype == "float32"
 
 
 def test_the_interval_is_that_of_student() -> None:

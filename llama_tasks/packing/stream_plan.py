@@ -1,7 +1,7 @@
 """The plan of a stream: chunks become windows, and each window is planned as an epoch is.
 
     chunks    [          ][          ][          ] ...        of `stream.Stream`
-    windows   [          window 0           ][ ...            chunks of at least 256 batches' tokens
+    windows   [          window 0           ][ ...            chunks of at least 256 batches' tokens, and 8 steps'
     steps     | | | | | | | | | | | | | | | | | | ...         shuffled and packed within the window
 
 A checkpoint keeps where the present window begins and how many of its steps are done; on resume that window alone is made
@@ -24,6 +24,9 @@ from llama_tasks.sources import Position
 from llama_tasks.tokens import Tokens
 
 WINDOW = 256  # batches' tokens in a window: its last batch, half empty on average, costs 0.2% of fill
+STEPS = (
+    8  # optimizer steps' tokens in a window at least: its last step holds what is left, so one in some nine is short
+)
 Window = tuple[list[Tokens], Position | None, Position]  # with the positions before and behind it
 
 
@@ -45,6 +48,11 @@ class StreamPlan:
         """`train.max_steps`; the length of a stream is not known."""
         return self.config.max_steps
 
+    @property
+    def room(self) -> int:
+        """Tokens of a window."""
+        return max(WINDOW, STEPS * self.batches_per_step) * self.config.tokens_per_batch
+
     def read(self, done: int, position: Mapping[str, Any]) -> Iterator[Step]:
         """The steps after the first `done` ones; `position` is that of the last of them."""
         return itertools.islice(self._endless(position), self.total_steps - done)
@@ -54,7 +62,7 @@ class StreamPlan:
         start = Position.from_json(position["start"]) if position.get("start") else None
         while True:
             empty = start is None
-            windows = _windows(self.stream.read(epoch, start), start, self.config.tokens_per_batch)
+            windows = _windows(self.stream.read(epoch, start), start, self.room)
             for tokens, start, after in _ahead(windows) if self.stream.num_workers else windows:
                 empty = False
                 yield from itertools.islice(self._window(epoch, tokens, start, after), skip, None)
@@ -75,19 +83,17 @@ class StreamPlan:
             yield Step(float(epoch), [[families[i] for i in batch] for batch in step], place)
 
 
-def _windows(
-    chunks: Iterator[tuple[list[Tokens], Position]], start: Position | None, tokens_per_batch: int
-) -> Iterator[Window]:
-    """Chunks gathered to windows."""
+def _windows(chunks: Iterator[tuple[list[Tokens], Position]], start: Position | None, size: int) -> Iterator[Window]:
+    """Chunks gathered to windows of at least `size` tokens."""
     window: list[Tokens] = []
-    room = WINDOW * tokens_per_batch
+    room = size
     after = start
     for tokens, after in chunks:
         window += tokens
         room -= sum(len(item.input_ids) for item in tokens)
         if room <= 0:
             yield window, start, after
-            window, room, start = [], WINDOW * tokens_per_batch, after
+            window, room, start = [], size, after
     if window and after is not None:
         yield window, start, after
 

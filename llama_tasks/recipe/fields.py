@@ -180,7 +180,7 @@ class TrainConfig:
     optim_args: dict[str, Any] = field(default_factory=dict)
     """Further settings of the optimizer, by its class's own names."""
     loraplus_lr_ratio: float | None = None
-    """LoRA+: the matrices B learn so many times as fast as A (16 in the paper)."""
+    """LoRA+: the matrices B learn so many times as fast as A (16 in the paper); of an embedding, both learn as A."""
     lr_scheduler_type: str = "cosine"
     """transformers' name of the schedule."""
     lr_scheduler_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +31,7 @@ class Meter:
         self.console = console
         self.total = total
         self.rate = 0.0
-        self.loss: float | None = None
+        self.loss = math.nan  # until a step was taken
         self.score = ""  # of the last evaluation, as it shall stand in the line
         self.progress = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
@@ -49,8 +50,9 @@ class Meter:
         self.progress.stop()
 
     def update(self, report: StepReport) -> None:
-        """Show one more step; loss and speed are smoothed over about ten steps."""
-        self.loss = report.loss if self.loss is None else 0.9 * self.loss + 0.1 * report.loss
+        """Show one more step; loss and speed are smoothed over about ten steps, the loss without steps that were left out."""
+        if not report.skipped:
+            self.loss = report.loss if math.isnan(self.loss) else 0.9 * self.loss + 0.1 * report.loss
         self.rate = report.tokens_per_second if not self.rate else 0.9 * self.rate + 0.1 * report.tokens_per_second
         status = f"loss {self.loss:.3f}  lr {report.learning_rate:.1e}  {self.rate:,.0f} tokens/s"
         status += f"  {readable(memory_in_use())}{'  ' if self.score else ''}{self.score}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from llama_tasks import adapters, rundir, score, tasks
+from llama_tasks import adapters, parallel, rundir, score, tasks
 from llama_tasks.clean import hook_sha256
 from llama_tasks.contract import PromptContract, hash_of, options_of, special_ids, tokenizer_sha256
 from llama_tasks.dataset import Dataset
@@ -23,13 +23,17 @@ NEVER_LEARNED = 0.5
 
 
 def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
-    """The recipe with Hub revisions as commits and the precision for training; a resumed run keeps what it began with.
+    """`pin_like` with the recipe of the run that is resumed."""
+    return pin_like(recipe, resumed.recipe() if resumed is not None else None)
+
+
+def pin_like(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """The recipe with Hub revisions as commits and precisions by name; what goes on keeps those that it began with (`before`).
 
     All weights are trained in float32 unless the recipe says otherwise: small updates vanish in bfloat16.
     """
     base, data, adapter = recipe.base, recipe.data, recipe.adapter
-    if resumed is not None:
-        before = resumed.recipe()
+    if before is not None:
         learned = {key: value for key, value in (before.adapter or {}).items() if key == "trainable_token_indices"}
         adapter = {**learned, **adapter} if adapter is not None else None
         if base.model == before.base.model:
@@ -37,16 +41,25 @@ def pin_all(recipe: Recipe, resumed: rundir.RunDirectory | None) -> Recipe:
         data = replace(data, revision=data.revision or before.data.revision)
     if recipe.adapter is None and base.dtype == "auto":
         base = replace(base, dtype="float32")
-    distill = _pin_teacher(recipe.distill, resumed.recipe().distill if resumed is not None else None)
+    base = replace(base, dtype=_precision(base.dtype, before.base.dtype if before is not None else None))
+    distill = _pin_teacher(recipe.distill, before.distill if before is not None else None)
     return replace(recipe, base=adapters.pin(base), data=pin(data), adapter=adapter, distill=distill)
+
+
+def _precision(asked: str, before: str | None) -> Any:
+    """What `auto` means on this device; or in what went before, where runs of earlier versions say `auto` themselves."""
+    if asked != "auto":
+        return asked
+    return before or str(adapters.resolve_dtype(asked, parallel.process().device)).removeprefix("torch.")
 
 
 def _pin_teacher(distill: DistillConfig | None, before: DistillConfig | None) -> DistillConfig | None:
     if distill is None:
         return None
     pinned = before.revision if before is not None and before.teacher == distill.teacher else None
-    revision = distill.revision or pinned
-    return replace(distill, revision=adapters.pin(BaseConfig(distill.teacher, revision)).revision)
+    revision = adapters.pin(BaseConfig(distill.teacher, distill.revision or pinned)).revision
+    dtype = _precision(distill.dtype, before.dtype if before is not None else None)
+    return replace(distill, revision=revision, dtype=dtype)
 
 
 def settle(recipe: Recipe, base: Any, dataset: Dataset, resume: bool = False) -> Recipe:

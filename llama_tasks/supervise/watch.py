@@ -155,7 +155,9 @@ def _resume(
     if checkpoint.newest(run.checkpoints) is not None:  # before the first one, the contract may not be written yet
         PromptContract.load(run.checkpoints).check(dataset.encoder.tokenizer, run.checkpoints, recipe)
     refuse_changes(run.path, run.recipe(), recipe)
-    moved = [name for name, about in run.environment()["data"].items() if about != dataset.fingerprints[name]]
+    # Test rows decide no weight: data.max_test_samples may change, and what is scored is written beside the scores.
+    kept = {name: about for name, about in run.environment()["data"].items() if name != "test"}
+    moved = [name for name, about in kept.items() if about != dataset.fingerprints[name]]
     if moved:
         raise RunError(
             f"The {' and '.join(moved)} rows have changed since {run.path} began; use --overwrite, or put them back."

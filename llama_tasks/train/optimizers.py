@@ -22,6 +22,8 @@ OWN_KEYS = {"lr": "learning_rate", "weight_decay": "weight_decay", "warmup_steps
 MODULES = ("torch.optim", "bitsandbytes.optim")
 # They step inside of the backward pass, where neither accumulated nor clipped gradients are known.
 WITHIN_BACKWARD = ("lomo", "adalomo")
+# They step as plain AdamW or Adafactor where no group says its rank.
+WITH_A_RANK = ("galore_", "apollo_")
 # They ask for a score after every step; ours come a few times a run.
 ON_A_METRIC = ("reduce_lr_on_plateau", "greedy")
 
@@ -32,7 +34,7 @@ def make_optimizer(model: Any, config: TrainConfig, learning_rate: float, warmup
     Raises:
         RecipeError: an unknown name, one that is not installed, a setting that its class does not have or refuses.
     """
-    cls, settings = _class_and_settings(model, config, learning_rate, warmup_steps)
+    cls, settings = _class_and_settings(config, learning_rate, warmup_steps)
     _check(config.optim_args, _signature(cls), "train.optim_args")
     settings |= {"lr": learning_rate} | config.optim_args
     if "weight_decay" in _signature(cls):
@@ -83,14 +85,12 @@ def make_scheduler(optimizer: Any, config: TrainConfig, warmup_steps: int, total
         ) from None
 
 
-def _class_and_settings(
-    model: Any, config: TrainConfig, learning_rate: float, warmup_steps: int
-) -> tuple[Any, dict[str, Any]]:
+def _class_and_settings(config: TrainConfig, learning_rate: float, warmup_steps: int) -> tuple[Any, dict[str, Any]]:
     """The class, and what transformers gives it beside the parameters."""
     if config.optim.startswith(MODULES):
         return _from_module(config.optim), {}
     from transformers import Trainer
-    from transformers.training_args import OptimizerNames, ParallelMode
+    from transformers.training_args import OptimizerNames
 
     known = [kind.value for kind in OptimizerNames]
     if config.optim not in known:
@@ -100,16 +100,19 @@ def _class_and_settings(
             f"train.optim: {config.optim} steps inside of the backward pass, without accumulated or clipped gradients; choose "
             "another, such as adamw_torch_fused."
         )
+    if config.optim.startswith(WITH_A_RANK):
+        raise RecipeError(
+            f"train.optim: {config.optim} needs groups of parameters with a rank, which are not made here; choose another, such as "
+            "adamw_torch_fused."
+        )
     args = SimpleNamespace(
-        optim=config.optim, optim_args=None, optim_target_modules="all-linear", learning_rate=learning_rate, adam_beta1=0.9,
-        adam_beta2=config.adam_beta2, adam_epsilon=1e-8, weight_decay=config.weight_decay, warmup_steps=warmup_steps,
-        gradient_accumulation_steps=config.gradient_accumulation_steps, parallel_mode=ParallelMode.NOT_PARALLEL,
+        optim=config.optim, optim_args=None, learning_rate=learning_rate, adam_beta1=0.9, adam_beta2=config.adam_beta2,
+        adam_epsilon=1e-8, weight_decay=config.weight_decay, warmup_steps=warmup_steps,
     )  # fmt: skip
     try:
-        cls, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)  # type: ignore[arg-type]
+        return Trainer.get_optimizer_cls_and_kwargs(args)  # type: ignore[arg-type]
     except (ValueError, ImportError) as error:
         raise RecipeError(f"train.optim: {config.optim} is not installed. {_first_line(error)}") from None
-    return cls, {key: value for key, value in settings.items() if key != "params"}
 
 
 def _from_module(path: str) -> Any:
@@ -140,15 +143,20 @@ def _try(cls: Any, settings: dict[str, Any], device: torch.device) -> None:
 
 
 def _with_ratio(model: Any, cls: Any, config: TrainConfig, settings: dict[str, Any]) -> torch.optim.Optimizer:
-    """LoRA+ (Hayou et al., 2024): the matrices B learn `loraplus_lr_ratio` times as fast as A."""
+    """LoRA+ (Hayou et al., 2024): the matrices B learn `loraplus_lr_ratio` times as fast as A.
+
+    Of an embedding, peft begins with zeros in A and not in B, and gives both one rate: the recipe's, for its own 1e-6 would hardly
+    train them.
+    """
     from peft.optimizers import create_loraplus_optimizer
 
     if not any("lora_B" in name for name, p in model.named_parameters() if p.requires_grad):
         raise RecipeError("train.loraplus_lr_ratio is for LoRA, which this recipe does not train; leave it out.")
     decay = settings.pop("weight_decay", 0.0)
     optimizer = create_loraplus_optimizer(
-        model, cls, loraplus_lr_ratio=config.loraplus_lr_ratio, loraplus_weight_decay=decay, **settings
-    )
+        model, cls, loraplus_lr_ratio=config.loraplus_lr_ratio, loraplus_lr_embedding=settings["lr"],
+        loraplus_weight_decay=decay, **settings,
+    )  # fmt: skip
     optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
     return optimizer
 

@@ -89,6 +89,14 @@ def test_steps_go_on_from_every_position(small: Path) -> None:
         assert names(StreamPlan(stream(small), config, 2), done, places[done - 1]) == whole[done:]
 
 
+def test_a_step_of_many_batches_is_not_cut_at_a_window(small: Path) -> None:
+    """More batches than the 20 of a window: all steps of an epoch but the last one are full."""
+    plan = StreamPlan(stream(small), CONFIG, 25)
+    sizes = [len(step.batches) for step in plan.read(0, {}) if step.epoch == 0]
+    assert len(sizes) > 1
+    assert set(sizes[:-1]) == {25}
+
+
 def test_an_error_in_a_worker_arrives(small: Path) -> None:
     source = replace(stream(small, 1), encode=refuse)
     with pytest.raises(DataError, match="no row is good"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
@@ -65,12 +66,24 @@ def test_a_change_that_matters_is_named_with_both_values(
 
 def test_a_change_that_does_not_matter_resumes(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
     free = ["train.save_steps=4", "train.logging_steps=2", "eval.n_resamples=100", "train.on_nonfinite=skip",
-            "train.gradient_checkpointing=true", "eval.metrics=[rougeL, rouge1]"]  # fmt: skip
+            "train.gradient_checkpointing=true", "eval.metrics=[rougeL, rouge1]", "data.max_test_samples=3"]  # fmt: skip
     first = zygote.run("finetune", "mine.yaml", "output=freely", cwd=place, operation=60, how="kill")
     assert first.wait() == -signal.SIGKILL
     run = zygote.run("finetune", "mine.yaml", "output=freely", "--resume", *free, cwd=place)
     assert run.wait() == 0, run.error
-    assert result(place / "freely")[0] == whole[0]
+    weights, predictions = result(place / "freely")
+    assert weights == whole[0]
+    report = json.loads((place / "freely/report.json").read_text(encoding="utf-8"))
+    assert report["provenance"]["data"]["test"]["rows"] == len(predictions.splitlines()) == 3
+
+
+def test_other_training_rows_are_refused(zygote: Zygote, place: Path, whole: tuple[bytes, bytes]) -> None:
+    rows = place / "rows.jsonl"
+    before = rows.read_text(encoding="utf-8")
+    rows.write_text(before.replace("Oakfield", "Ashfield", 1), encoding="utf-8")
+    run = zygote.run("finetune", "mine.yaml", "output=whole", "--resume", "train.preflight=false", cwd=place)
+    rows.write_text(before, encoding="utf-8")
+    refused(run, "rows have changed since whole began")
 
 
 CUTS = {"0 bytes": 0, "8 bytes": 8, "half": 0.5, "-1 byte": -1, "one bit": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 import torch
 from faulty_runs import ROWS
 from loops import CONFIG, examples, training
+from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks import checkpoint, cli
+from llama_tasks.supervise.progress import Meter
 from llama_tasks.tokens import Tokens
 from llama_tasks.train import SKIPS, NonFiniteLoss, Training
 
@@ -38,6 +41,15 @@ def test_skipping_leaves_one_batch_out() -> None:
     assert all("train:7" in report.skipped for report in skipped)
     assert len(reports) == run.total_steps
     assert all(bool(weight.isfinite().all()) for weight in checkpoint.trained_weights(run).values())
+
+
+def test_the_shown_loss_goes_on_after_a_step_that_was_left_out() -> None:
+    run = with_poison()
+    with Meter(Console(quiet=True), run.total_steps) as meter:
+        for report in run.run():
+            meter.update(report)
+            assert math.isfinite(meter.loss) or (report.skipped and report.step == 1)
+    assert math.isfinite(meter.loss)
 
 
 def test_skipping_does_not_hide_broken_weights() -> None:

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import loops
 import pytest
 import torch
-from loops import CONFIG, ONE_STEP, assert_resumes_exactly, training
+from loops import CONFIG, LORA, ONE_STEP, assert_resumes_exactly, training
 
 from llama_tasks import checkpoint
 from llama_tasks.errors import RecipeError
@@ -62,6 +63,12 @@ def test_it_is_the_class_with_the_settings_and_resumes_exactly(name: str, tmp_pa
         states = run.optimizer.state_dict()["state"].values()
         assert {state["__bnb_optimizer_quant_state__"]["state1"].dtype for state in states} == {torch.uint8}
     assert_resumes_exactly(tmp_path, 2, config=config)
+
+
+def test_float32_state_of_bfloat16_weights_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers' Adafactor keeps it so."""
+    monkeypatch.setattr(loops, "BASE", replace(loops.BASE, dtype="bfloat16"))
+    assert_resumes_exactly(tmp_path, 2, config=config_of("adafactor"), adapter=None)
 
 
 @pytest.mark.parametrize("name", ["adagrad", "schedule_free_adamw", "adamw_bnb_8bit"])
@@ -139,6 +146,15 @@ def test_lora_plus_steps_further_in_b(tmp_path: Path) -> None:
     assert_resumes_exactly(tmp_path, 2, config=replace(CONFIG, loraplus_lr_ratio=16.0, num_train_epochs=1))
 
 
+def test_lora_plus_trains_an_embedding_at_the_learning_rate() -> None:
+    config = replace(ONE_STEP, loraplus_lr_ratio=16.0)
+    run = training(config, adapter={**LORA, "target_modules": ["q_proj", "embed_tokens"]})
+    rates = {id(p): group["lr"] for group in run.optimizer.param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in run.model.named_parameters() if p.requires_grad}
+    assert {rate for name, rate in named.items() if "lora_embedding" in name} == {1e-2}
+    assert set(named.values()) == {1e-2, 16e-2}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -146,6 +162,8 @@ def test_lora_plus_steps_further_in_b(tmp_path: Path) -> None:
         ({"optim": "torch.optim.NAdamm"}, "torch.optim has no optimizer 'NAdamm'. Did you mean 'NAdam'"),
         ({"optim": "torch.optim.LBFGS"}, "several times a step"),
         ({"optim": "adamw_torch_xla"}, "adamw_torch_xla is not installed"),
+        ({"optim": "galore_adamw"}, "galore_adamw needs groups of parameters with a rank"),
+        ({"optim": "apollo_adamw"}, "apollo_adamw needs groups of parameters with a rank"),
         ({"optim": "lomo"}, "inside of the backward pass"),
         ({"optim_args": {"epz": 1}}, "unknown key 'train.optim_args.epz'. Did you mean 'eps'"),
         ({"optim_args": {"lr": 1}}, "train.optim_args.lr has a key of its own: train.learning_rate"),
