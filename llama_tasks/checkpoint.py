@@ -262,7 +262,7 @@ def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, An
     for number, slot in slots.items():
         held = optimizer.state.get(
             parameters[number], {}
-        )  # nothing under DeepSpeed, whose flat pieces are put back as saved
+        )  # none under DeepSpeed, whose flat pieces are put back as saved
         for name in held.keys() & slot.keys():
             if isinstance(slot[name], torch.Tensor) and held[name].dtype != slot[name].dtype:
                 held[name] = slot[name].to(held[name].device)
