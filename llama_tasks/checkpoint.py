@@ -260,9 +260,8 @@ def load_optimizer_state(optimizer: Any, tensors: Tensors, scalars: dict[str, An
         place[path[-1]] = spread_like(value, parameters[int(index)]) if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": slots, "param_groups": scalars["param_groups"]})
     for number, slot in slots.items():
-        held = optimizer.state.get(
-            parameters[number], {}
-        )  # none under DeepSpeed, whose flat pieces are put back as saved
+        # Nothing under DeepSpeed, whose flat pieces are put back as saved.
+        held = optimizer.state.get(parameters[number], {})
         for name in held.keys() & slot.keys():
             if isinstance(slot[name], torch.Tensor) and held[name].dtype != slot[name].dtype:
                 held[name] = slot[name].to(held[name].device)

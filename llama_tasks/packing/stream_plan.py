@@ -24,9 +24,8 @@ from llama_tasks.sources import Position
 from llama_tasks.tokens import Tokens
 
 WINDOW = 256  # batches' tokens in a window: its last batch, half empty on average, costs 0.2% of fill
-STEPS = (
-    8  # optimizer steps' tokens in a window at least: its last step holds what is left, so one in some nine is short
-)
+# Optimizer steps' tokens in a window at least: its last step holds what is left, so one in some nine is short.
+STEPS = 8
 Window = tuple[list[Tokens], Position | None, Position]  # with the positions before and behind it
 
 
