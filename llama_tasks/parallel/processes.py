@@ -3,6 +3,7 @@ back, and what a lost process looks like to the others."""
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -145,7 +146,8 @@ def clip(accelerator: Accelerator, model: Any, optimizer: Any, config: TrainConf
     """Clip the gradients; returns their norm before. DeepSpeed clips as it steps, so there the step is taken with it."""
     if isinstance(optimizer, zero.ZeroOptimizer):
         return optimizer.step_clipped(loss)
-    return float(whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)))
+    most = config.max_grad_norm or math.inf  # 0 is no limit, as DeepSpeed and transformers read it
+    return float(whole(accelerator.clip_grad_norm_(model.parameters(), most)))
 
 
 def spread(model: Any, accelerator: Accelerator) -> None:
