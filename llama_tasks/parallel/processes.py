@@ -100,7 +100,12 @@ def will_spread(accelerator: Accelerator) -> bool:
 
 def offloads(accelerator: Accelerator) -> bool:
     """Whether FSDP2 keeps the pieces in the CPU's memory."""
-    return accelerator.is_fsdp2 and bool(accelerator.state.fsdp_plugin.cpu_offload)
+    if not accelerator.is_fsdp2:
+        return False
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    # Where it does not, accelerate still has a policy, of the class above, which is true like any object.
+    return isinstance(accelerator.state.fsdp_plugin.cpu_offload, CPUOffloadPolicy)
 
 
 def needs_others(accelerator: Accelerator) -> bool:
