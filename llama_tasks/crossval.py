@@ -10,9 +10,9 @@ import math
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +61,16 @@ def crossval(recipe: Recipe, folds: int, *, resume: bool, overwrite: bool, conso
     task, labels, splits = read(recipe)
     sides = assign([text_of(row, task.main_field) for row in splits["train"].rows], folds, recipe.data.split_similarity)
     weights = integrity.check_base(recipe.base, {})
-    base: NativeLlamaForCausalLM | None = None
+    load = partial(adapters.load_base, recipe.base, accelerator.device)
+    keeps = recipe.adapter is not None and not adapters.changes_base(recipe.adapter)  # one base serves all folds
+    base = cache(load) if keeps else load
     for k in range(folds):
         fold = _Fold(k, rundir.RunDirectory(place / "folds" / str(k + 1)), sides)
         if fold.is_done(splits):
             console.print(f"fold {k + 1} of {folds} is done", highlight=False)
             continue
         console.print(f"[bold]fold {k + 1} of {folds}[/]", highlight=False)
-        base = base or adapters.load_base(recipe.base, accelerator.device)
-        base = _run(fold, recipe, labels, splits, base, accelerator, console, weights)
+        _run(fold, recipe, labels, splits, base, accelerator, console, weights, keeps)
     result = summarise(place, recipe, task, folds)
     rundir.write_json(place / RESULT, result)
     return result
@@ -130,12 +131,13 @@ def _run(
     recipe: Recipe,
     labels: list[str],
     splits: dict[str, Split],
-    base: NativeLlamaForCausalLM,
+    base: Callable[[], NativeLlamaForCausalLM],
     accelerator: Accelerator,
     console: Console,
     weights: dict[str, str],
-) -> NativeLlamaForCausalLM | None:
-    """Train, save, read back and score one fold; returns the base for the next one, None where it was changed."""
+    keeps: bool,
+) -> None:
+    """Train, save, read back and score one fold; `keeps`: `base` gives the next one the same again."""
     began = time.perf_counter()
     resume = (fold.run.path / "recipe.yaml").is_file()
     mine = fold.splits(splits)
@@ -147,9 +149,7 @@ def _run(
         recipe, adapters.load_tokenizer(recipe.base), make_task(recipe, labels, mine["train"].rows), labels, mine
     )
     evaluation.rehearse(dataset, recipe.eval)
-    keeps = recipe.adapter is not None and not adapters.changes_base(recipe.adapter)
-    fit(fold.run, recipe, dataset, base, accelerator, console, began, resume, False, weights, keeps)
-    return base if keeps else None
+    fit(fold.run, recipe, dataset, base(), accelerator, console, began, resume, False, weights, keeps)
 
 
 def summarise(place: Path, recipe: Recipe, task: Task, folds: int) -> dict[str, Any]:

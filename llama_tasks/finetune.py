@@ -24,6 +24,7 @@ from llama_tasks.estimate import forecast
 from llama_tasks.recipe import Recipe
 from llama_tasks.rundir.lock import locked
 from llama_tasks.supervise import preflight, watch
+from llama_tasks.supervise.allocator import give_back
 from llama_tasks.supervise.introduction import introduce, show_first_batch, tell_of_stream
 from llama_tasks.supervise.resume import check_contract
 from llama_tasks.supervise.settling import make_contract, pin_all, settle
@@ -112,8 +113,10 @@ def fit(
             expected = save_trained(run, recipe, dataset, training, keeper, contract)
             accelerator.wait_for_everyone()
         onto = model.unload() if on_loaded_base else None
-        # The trained model leaves the memory before its copy from the disk comes.
+        # The trained model leaves the memory before its copy from the disk comes; accelerate too keeps what it has prepared.
         del base, model, training, keeper, teacher
+        accelerator.free_memory()
+        give_back()
         reloaded = adapters.load_trained(recipe.base, run.adapter, accelerator.device, onto)
         adapters.check_reload(expected, reloaded, contract.sample["input_ids"])
         report = evaluation.evaluate(run, recipe, dataset, reloaded, say, evaluation.all_ranks())

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from rich.console import Console
 from tiny import make_base, make_rows, recipe_text
 
 from llama_tasks import adapters, cli
-from llama_tasks.dataset import prepare
+from llama_tasks.dataset import Dataset, prepare
 from llama_tasks.errors import RecipeError
 from llama_tasks.estimate import devices, forecast, planning
 from llama_tasks.estimate import needs as estimate
@@ -262,14 +262,31 @@ def test_a_start_that_asks_for_the_quantised_base_is_estimated_like_any_other() 
     assert shape_of(asked) == shape_of(replace(asked, adapter={"r": 16}))
 
 
-def test_what_is_wrong_with_a_recipe_is_not_said_by_the_forecast(tmp_path: Path) -> None:
-    rows = make_rows(tmp_path / "rows.jsonl", [{"document": f"{n} pears.", "summary": f"{n}."} for n in range(60)])
-    text = recipe_text("summarize", make_base(tmp_path / "base"), rows).replace(
+def pears(folder: Path) -> tuple[Recipe, Dataset]:
+    """A recipe and its rows."""
+    rows = make_rows(folder / "rows.jsonl", [{"document": f"{n} pears.", "summary": f"{n}."} for n in range(60)])
+    text = recipe_text("summarize", make_base(folder / "base"), rows).replace(
         "prompt:", "  constants: {lang: en}\nprompt:"
     )
-    (tmp_path / "mine.yaml").write_text(text + "adapter: {r: 4}\n")
-    asked = load_recipe(str(tmp_path / "mine.yaml"))
-    dataset, accelerator = prepare(asked, adapters.load_tokenizer(asked.base)), Accelerator(cpu=True)
+    (folder / "mine.yaml").write_text(text + "adapter: {r: 4}\n")
+    asked = load_recipe(str(folder / "mine.yaml"))
+    return asked, prepare(asked, adapters.load_tokenizer(asked.base))
+
+
+@pytest.mark.usefixtures("no_traces")
+def test_pieces_are_forecast_unless_they_lie_on_the_cpu(tmp_path: Path) -> None:
+    """FSDP2's: in accelerate's settings the policy of not offloading is an object too."""
+    asked, dataset = pears(tmp_path)
+    accelerator = Accelerator(cpu=True)
+    accelerator.state.distributed_type = DistributedType.FSDP
+    for offloads in (False, True):
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=offloads)
+        assert accelerator.is_fsdp2
+        assert (forecast.make_forecast(asked, dataset, accelerator) is None) == offloads
+
+
+def test_what_is_wrong_with_a_recipe_is_not_said_by_the_forecast(tmp_path: Path) -> None:
+    (asked, dataset), accelerator = pears(tmp_path), Accelerator(cpu=True)
     assert forecast.make_forecast(asked, dataset, accelerator) is not None
     train = replace(asked.train, optim="adamw_of_nobody")
     assert forecast.make_forecast(replace(asked, train=train), dataset, accelerator) is None

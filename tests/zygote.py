@@ -80,6 +80,8 @@ def prepare(fault: dict[str, Any], job: Path) -> None:
         slow_down(fault["slow_steps"], job / "slow")
     if "slow_rows" in fault:
         slow_down_rows(*fault["slow_rows"])
+    if "signal_in" in fault:
+        signal_in(*fault["signal_in"])
     if "fill_after_checkpoint" in fault:
         fill(after=fault["fill_after_checkpoint"])
     if "hog" in fault:
@@ -101,6 +103,29 @@ def slow_down(seconds: float, begun: Path) -> None:
         return step(self, *planned)
 
     Training._optimizer_step = slow  # type: ignore[method-assign]
+
+
+def signal_in(work: str, number: int, step: int) -> None:
+    """The process gets the signal in the evaluation after a step, or while that step is saved."""
+    from llama_tasks import checkpoint
+    from llama_tasks.supervise import watch
+
+    place, name = {"evaluation": (watch, "_measure"), "save": (checkpoint, "save")}[work]
+    do, validate = getattr(place, name), watch.Watch.validate_if_due
+    done = -1
+
+    def noting(self: Any) -> None:
+        nonlocal done
+        done = self.training.step
+        validate(self)
+
+    def signalled(*arguments: Any) -> Any:
+        if done == step:
+            os.kill(os.getpid(), number)
+        return do(*arguments)
+
+    watch.Watch.validate_if_due = noting  # type: ignore[method-assign]
+    setattr(place, name, signalled)
 
 
 def slow_down_rows(seconds: float, log: str) -> None:

@@ -43,7 +43,7 @@ from llama_tasks.recipe import BaseConfig, Recipe, TrainConfig
 from llama_tasks.score import LOGITS
 from llama_tasks.supervise.preflight import answered_together, heaviest, in_blocks
 from llama_tasks.tokens import Tokens
-from llama_tasks.train.optimizers import make_optimizer
+from llama_tasks.train.optimizers import make_optimizer, step_once
 
 #: Resident bytes for each live byte of activations: on a CPU 1.3 to 1.5 of them in blocks of 0.2 to 8 MiB, after some steps of
 #: batches that differ, and 1.8 to 2.0 in decoding, where keys and values grow with every step (bench/results/plan.json); on a
@@ -194,7 +194,7 @@ def state_bytes(config: TrainConfig) -> float:
         layer = nn.Linear(512, 512, bias=False)
     optimizer = make_optimizer(layer, dataclasses.replace(config, loraplus_lr_ratio=None), 1e-3, 0)
     layer.weight.grad = torch.zeros_like(layer.weight)
-    optimizer.step()
+    step_once(optimizer)
     tensors = [v for v in _leaves(list(optimizer.state.values())) if v.numel() > 1]
     return sum(v.numel() * v.element_size() for v in tensors) / layer.weight.numel()
 

@@ -3,6 +3,7 @@ back, and what a lost process looks like to the others."""
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -99,7 +100,12 @@ def will_spread(accelerator: Accelerator) -> bool:
 
 def offloads(accelerator: Accelerator) -> bool:
     """Whether FSDP2 keeps the pieces in the CPU's memory."""
-    return accelerator.is_fsdp2 and bool(accelerator.state.fsdp_plugin.cpu_offload)
+    if not accelerator.is_fsdp2:
+        return False
+    from torch.distributed.fsdp import CPUOffloadPolicy
+
+    # Where it does not, accelerate still has a policy, of the class above, which is true like any object.
+    return isinstance(accelerator.state.fsdp_plugin.cpu_offload, CPUOffloadPolicy)
 
 
 def needs_others(accelerator: Accelerator) -> bool:
@@ -145,7 +151,8 @@ def clip(accelerator: Accelerator, model: Any, optimizer: Any, config: TrainConf
     """Clip the gradients; returns their norm before. DeepSpeed clips as it steps, so there the step is taken with it."""
     if isinstance(optimizer, zero.ZeroOptimizer):
         return optimizer.step_clipped(loss)
-    return float(whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)))
+    most = config.max_grad_norm or math.inf  # 0 is no limit, as DeepSpeed and transformers read it
+    return float(whole(accelerator.clip_grad_norm_(model.parameters(), most)))
 
 
 def spread(model: Any, accelerator: Accelerator) -> None:

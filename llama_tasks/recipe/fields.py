@@ -192,7 +192,7 @@ class TrainConfig:
     adam_beta2: float = 0.999
     """Second-moment decay of AdamW and its kin."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Gradients are clipped to this norm; 0: not at all."""
     tokens_per_batch: int = 2048
     """Most tokens in one packed batch."""
     share_prefixes: Literal["auto"] | bool = "auto"

@@ -97,9 +97,10 @@ class RunDirectory:
         """The lines of log.jsonl; a last line cut by a crash is left out."""
         return list(read_jsonl(self.log_file)) if self.log_file.exists() else []
 
-    def rewind_log(self, step: int) -> None:
-        """Drop lines of later steps, which a resumed run writes again."""
-        kept = [entry for entry in self.read_log() if entry.get("step", 0) <= step]
+    def rewind_log(self, step: int, evaluated: int) -> None:
+        """Drop lines of steps after `step` and of evaluations after `evaluated`, which a resumed run writes again."""
+        last = {"evaluation": evaluated}
+        kept = [entry for entry in self.read_log() if entry.get("step", 0) <= last.get(entry["event"], step)]
         # As `log` wrote them, a loss of NaN too: `files.json_line` would refuse it, and the run could not be resumed.
         write_text(self.log_file, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,10 +70,12 @@ def train(
         watch = Watch(run, recipe, dataset, training, keeper, meter, interrupts, began)
         try:
             watch.validate_if_due()  # a stop may have come between a step and its evaluation
+            watch.stop_if_told()
             for report in training.run(look) if not watch.is_over else ():
                 watch.after(report)
                 if watch.is_over:
                     break
+            watch.stop_if_told()  # while the last checkpoint was written
         except NonFiniteLoss as error:
             last = checkpoint.newest(run.checkpoints)
             raise NonFiniteLoss(f"{error} Last good checkpoint: {last or 'none'}.") from None
@@ -171,13 +173,13 @@ def _resume(
     if newest is None:
         tell(f"{run.path} holds no checkpoint; beginning at step 1.")
         if main:
-            run.rewind_log(0)
+            run.rewind_log(0, 0)
             _keep_contract(run, contract)
         return Keeper()
     extra = checkpoint.restore(newest, training)
-    if main:
-        run.rewind_log(training.step)
     keeper = Keeper(seconds_before=extra.pop("seconds"), **extra)
+    if main:
+        run.rewind_log(training.step, keeper.evaluated)
     if keeper.best_value is not None:
         keeper.weights = checkpoint.load_weights(run.checkpoints / f"best-{keeper.best_step}")
     return keeper
@@ -224,23 +226,34 @@ class Watch:
         if signum or self.is_over or step % config.save_steps == 0 or step == report.total_steps:
             self.save()
         if signum:
-            raise Interrupted(
-                f"Stopped at step {step} of {report.total_steps}, and saved. Go on with --resume (make: RESUME=1).",
-                signum,
-            )
+            self._stop(signum)
+
+    def stop_if_told(self) -> None:
+        """Raise Interrupted where a signal came while a step was saved already; before the first one none is."""
+        if self.training.step and (signum := self._signal_of_any()):
+            self._stop(signum)
+
+    def _stop(self, signum: int) -> None:
+        raise Interrupted(
+            f"Stopped at step {self.training.step} of {self.training.total_steps}, and saved. Go on with --resume (make: "
+            "RESUME=1).",
+            signum,
+        )
 
     def validate_if_due(self) -> None:
         """Measure the validation split where the step is one of `eval_times`; better weights than before are kept, in memory
-        and on the disk. A signal does not wait for its end: a resumed run measures again."""
+        and on the disk. A signal does not wait for its end (a resumed run measures again), unless the weights are in pieces: the
+        other processes stand in the middle of a pass."""
         step, times = self.training.step, self.recipe.train.eval_times
         due = {round(self.training.total_steps * (i + 1) / times) for i in range(times)}
         if step not in due or self.keeper.evaluated >= step:
             return
         model = self.training.accelerator.unwrap_model(self.training.model)
+        in_pieces = parallel.will_spread(self.training.accelerator)
         with self.training.as_scored():
             give_back()
             try:
-                with self.interrupts.at_once():
+                with nullcontext() if in_pieces else self.interrupts.at_once():
                     name, value = _measure(self.recipe, self.dataset, model)
             except Interrupted:
                 return

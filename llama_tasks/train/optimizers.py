@@ -55,6 +55,13 @@ def make_optimizer(model: Any, config: TrainConfig, learning_rate: float, warmup
         raise RecipeError(f"train.optim_args: {config.optim} refuses these settings: {_first_line(error)}") from None
 
 
+def step_once(optimizer: Any) -> None:
+    """One step outside of the loop; schedule-free optimizers refuse it unless told that this is training."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    optimizer.step()
+
+
 def make_scheduler(optimizer: Any, config: TrainConfig, warmup_steps: int, total_steps: int) -> Any:
     """The schedule of the learning rate. Raises RecipeError for an unknown one, or settings that it does not have."""
     from transformers import SchedulerType, get_scheduler
@@ -136,10 +143,7 @@ def _try(cls: Any, settings: dict[str, Any], device: torch.device) -> None:
     """One step on four numbers, where a setting that the class has not looked at, or a kind of gradient, is refused."""
     weight = torch.nn.Parameter(torch.zeros(2, 2, device=device))
     weight.grad = torch.ones_like(weight)
-    optimizer = cls([weight], **settings)
-    if hasattr(optimizer, "train"):
-        optimizer.train()
-    optimizer.step()
+    step_once(cls([weight], **settings))
 
 
 def _with_ratio(model: Any, cls: Any, config: TrainConfig, settings: dict[str, Any]) -> torch.optim.Optimizer:

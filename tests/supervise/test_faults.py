@@ -99,6 +99,22 @@ def test_a_signal_while_training_saves_and_a_second_one_leaves_now(zygote: Zygot
     assert time.monotonic() - began < 15
 
 
+def test_a_signal_in_an_evaluation_or_in_the_last_save_stops_the_run(
+    zygote: Zygote, place: Path, whole: tuple[bytes, bytes]
+) -> None:
+    """Also in the evaluation that a resumed run begins with; the one that was cut off is done when the run goes on."""
+    for step in (4, 4, 8, 8):
+        stopped = go_on(zygote, place, "cut", signal_in=("evaluation", signal.SIGTERM, step))
+        refused(stopped, f"Stopped at step {step} of 8, and saved", "--resume", code=143)
+        assert (checkpoint.newest(place / "cut/checkpoints") or place).name == f"step-{step}"
+    late = go_on(zygote, place, "late", signal_in=("save", signal.SIGINT, 8))
+    refused(late, "Stopped at step 8 of 8, and saved", "--resume", code=130)
+    for output in ("cut", "late"):
+        done = go_on(zygote, place, output)
+        assert done.wait() == 0, done.error
+        assert result(place / output) == whole
+
+
 def test_two_runs_in_one_directory(zygote: Zygote, place: Path) -> None:
     first = zygote.start("finetune", "mine.yaml", "output=shared", "train.max_steps=3000", cwd=place)
     wait_for(place / "shared/log.jsonl")

@@ -182,3 +182,15 @@ def test_a_stopped_run_goes_on_at_another_number_of_processes(
     assert set(stopped.wait()) == {128 + signal.SIGTERM}
     start(after, "--resume").succeed()
     check_equal(alone["summarize"], heads / output)
+
+
+def test_a_signal_to_one_in_an_evaluation_stops_both_after_it(
+    zygote: Zygote, heads: Path, alone: dict[str, Path]
+) -> None:
+    """Each waits for the other's pieces of the weights in every pass, so none leaves in the middle of one."""
+    arguments = ("finetune", "summarize.yaml", "output=evaluated")
+    signalled = {"signal_in": ("evaluation", signal.SIGTERM, 4)}
+    both = ranks.start(zygote, "fsdp2.yaml", *arguments, cwd=heads, **signalled)
+    assert both.wait() == [128 + signal.SIGTERM] * 2, [run.error[-2000:] for run in both.runs]
+    ranks.start(zygote, "fsdp2.yaml", *arguments, "--resume", cwd=heads).succeed()
+    check_equal(alone["summarize"], heads / "evaluated")

@@ -9,9 +9,10 @@ from typing import Any
 import loops
 import pytest
 import torch
+from faulty_runs import make_workplace
 from loops import CONFIG, LORA, ONE_STEP, assert_resumes_exactly, training
 
-from llama_tasks import checkpoint
+from llama_tasks import checkpoint, cli
 from llama_tasks.errors import RecipeError
 from llama_tasks.packing import collate
 from llama_tasks.supervise import preflight
@@ -114,6 +115,15 @@ def test_the_weights_of_a_schedule_free_run_are_its_average() -> None:
     torch.testing.assert_close(trained[name], (1 - beta) * z + beta * scored[name], rtol=1e-5, atol=1e-7)
     assert not torch.equal(trained[name], scored[name])
     assert all(torch.equal(trained[key], after[key]) for key in trained)
+
+
+def test_the_command_plans_and_trains_a_schedule_free_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """With the check of memory before it, which takes a step by itself."""
+    pytest.importorskip("schedulefree")
+    mine = str(make_workplace(tmp_path / "place") / "mine.yaml")
+    free = ["train.optim=schedule_free_adamw", "train.lr_scheduler_type=constant", "train.max_steps=1"]
+    assert cli.main(["plan", mine, *free]) == 0, capsys.readouterr().err
+    assert cli.main(["finetune", mine, f"output={tmp_path / 'run'}", *free]) == 0, capsys.readouterr().err
 
 
 def test_sgd_takes_the_step_of_its_formula() -> None:

@@ -54,6 +54,14 @@ def test_shared_prefixes_do_not_change_the_mathematics() -> None:
         assert ((weight - changed[name]).abs() < 1e-4).float().mean() > 0.99
 
 
+def test_a_norm_of_zero_clips_nothing() -> None:
+    """As transformers and DeepSpeed read it; the norm is told all the same."""
+    free, wide = (training(replace(ONE_STEP, optim="sgd", max_grad_norm=most)) for most in (0.0, 1e9))
+    assert next(free.run()).grad_norm == next(wide.run()).grad_norm > 0
+    found, expected = checkpoint.trained_weights(free), checkpoint.trained_weights(wide)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_loss_falls_and_reports_are_complete() -> None:
     reports = list(training(replace(CONFIG, num_train_epochs=12)).run())
     assert [report.step for report in reports] == list(range(1, reports[0].total_steps + 1))
