@@ -171,12 +171,13 @@ def _wanted(file: File) -> set[str]:
 
 def _pairs(files: Sequence[File]) -> list[File]:
     """Files with those of one name and two languages put together. Raises DataError for one without its other side."""
-    done: set[str] = set()
+    done: set[tuple[str, str]] = set()
     paired = []
     for file in files:
-        if readers.language(file) and file.stem in done:
+        place = (file.name.rpartition("/")[0], file.stem)
+        if readers.language(file) and place in done:
             continue
-        done |= {file.stem} if readers.language(file) else set()
+        done |= {place} if readers.language(file) else set()
         paired.append(_paired(file))
     return paired
 

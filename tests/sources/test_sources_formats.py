@@ -292,3 +292,14 @@ def test_a_pair_in_a_folder_of_two_languages(tmp_path: Path) -> None:
         train=[f"{tmp_path}/corpus.*"], validation=[str(tmp_path / "dev.en")], test=[str(tmp_path / "test.zh")]
     )
     assert len(load_splits(data, "translate", "source", 1)["train"].rows) == 3
+
+
+def test_a_glob_reads_a_pair_of_every_folder(tmp_path: Path) -> None:
+    for name, lines in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        parallel(tmp_path / name, lines)
+    train, dev, test = ([f"{tmp_path}/*/{name}"] for name in ("train.[ez]*", "dev.en", "test.zh"))
+    constants = {"source_lang": "en", "target_lang": "zh"}
+    data = DataConfig(train=train, validation=dev, test=test, constants=constants)
+    splits = load_splits(data, "translate", "source", 1)
+    assert [len(split.rows) for split in splits.values()] == [5, 5, 5]
