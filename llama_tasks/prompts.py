@@ -12,13 +12,15 @@ user's text contains is never special either. The templates of a run are one map
 
 from __future__ import annotations
 
+import difflib
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from llama_tasks.errors import RecipeError, did_you_mean
-from llama_tasks.tasks.base import Example, Task
+from llama_tasks.tasks import BUILT_IN
+from llama_tasks.tasks.base import Example, Task, primary
 
 UNSPACED = ("ja", "km", "lo", "my", "th", "zh")  # written without spaces between words
 BETWEEN = "\n\n"  # between the exchanges of a dialogue, and between solved examples
@@ -109,7 +111,11 @@ def render(template: str, fields: Mapping[str, str]) -> str:
 
 
 class Renderer:
-    """Templates of one run: Example -> Prompt. The same object serves training, evaluation and prediction."""
+    """Templates of one run: Example -> Prompt. The same object serves training, evaluation and prediction.
+
+    Raises:
+        RecipeError: a key under which no template is looked up, so that another one would serve instead.
+    """
 
     def __init__(self, task: Task, templates: str | Mapping[str, str] | None = None) -> None:
         self.task = task
@@ -117,6 +123,10 @@ class Renderer:
         own = {key: text for key, text in given.items() if key.split(".")[0] not in _OF_THE_WHOLE}
         if "default" not in own and len(own) == 1:
             own["default"] = next(iter(own.values()))
+        for key, text in given.items():
+            right = _looked_up(key, task)
+            if right != key and text != own.get("default"):  # one that stands alone serves all, whatever its key
+                raise RecipeError(f"Nothing reads prompt.template.{key}; write prompt.template.{right}.")
         self.templates = {**(own or task.templates), **{key: text for key, text in given.items() if key not in own}}
 
     def __call__(self, example: Example, where: str = "") -> Prompt:
@@ -190,3 +200,23 @@ class Renderer:
                 f"{example.id} needs a template for {example.variant!r} ({example.lang}.{example.variant} or "
                 f"default.{example.variant}), and prompt.template.{key} {what}, so it would be left out of the prompt; add one."
             )
+
+
+def _looked_up(key: str, task: Task) -> str:
+    """The key itself where a template may be looked up under it, else the likeliest one that is.
+
+    The built-in tasks cut a language code to the language and have variants of their own; another task may do as it likes.
+    """
+    head, _, rest = key.partition(".")
+    near = difflib.get_close_matches(head, ("default", *_OF_THE_WHOLE), n=1, cutoff=0.8) if len(head) > 3 else []
+    head = near[0] if near else head
+    if head in ("chat", "system"):
+        return head
+    lang, variant = (rest.partition(".")[0], "") if head == "fewshot" else (head, rest)
+    if type(task) in BUILT_IN.values():
+        lang = primary(lang)
+        known = {name.partition(".")[2] for name in task.templates}
+        variant = variant if variant in known else next(iter(difflib.get_close_matches(variant, known, n=1)), "")
+    if head == "fewshot":
+        return head if lang in ("", "default") else f"{head}.{lang}"
+    return f"{lang}.{variant}" if variant else lang
