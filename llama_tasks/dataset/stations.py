@@ -177,10 +177,14 @@ def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[list
     train = splits["train"].rows if "train" in splits else []
     labels = given or (tasks.labels_in(train, column) if task.labelled else [])
     task = tasks.create(recipe.task, labels, recipe.prompt)
-    splits = tasks.usable(task, splits, recipe.prompt.allow, skip=recipe.data.on_bad_row == "skip")
+    splits = _usable(recipe, task, splits)
     if task.labelled and not given and (left := tasks.labels_of(splits["train"].rows, column)) != labels:
         return _fitting(replace(recipe, data=replace(recipe.data, labels=left)), task, splits)
     return labels, splits
+
+
+def _usable(recipe: Recipe, task: Task, splits: dict[str, Split]) -> dict[str, Split]:
+    return tasks.usable(task, splits, recipe.prompt.allow, skip=recipe.data.on_bad_row == "skip")
 
 
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
@@ -210,29 +214,34 @@ def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tupl
 
     Raises:
         RecipeError: solved examples are asked for, and the rows to score are the only ones there are.
-        DataError: no such split, a broken file, a missing column, a label outside the set.
+        DataError: no such split, a broken file, a missing column, a row that the task cannot use.
     """
     task = tasks.create(recipe.task, config=recipe.prompt)
-    rows = load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)
+    splits = {split: load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)}
     labels = (recipe.data.labels or _labels_of_all(recipe, split, task)) if task.labelled else []
     task = tasks.create(recipe.task, labels, recipe.prompt)
-    train = None
     if recipe.prompt.num_fewshot:
         train = load_split(recipe.data, recipe.task, "train", SPLIT_SEED, task.columns)
-        if {row.where for row in train.rows} & {row.where for row in rows.rows}:
+        if {row.where for row in train.rows} & {row.where for row in splits[split].rows}:
             raise RecipeError(
                 "prompt.num_fewshot needs rows other than those that are scored; name them in data.train."
             )
+        splits["train"] = train
+    splits = _usable(recipe, task, splits)
     renderer = make_renderer(recipe, task, encoder)
-    draw_fewshot(recipe, task, renderer, train)
-    return task, rows, renderer
+    draw_fewshot(recipe, task, renderer, splits.get("train"))
+    return task, splits[split], renderer
 
 
 def _labels_of_all(recipe: Recipe, split: str, task: Task) -> list[str]:
-    """The labels of all rows of the split: fewer of them under a limit would be an easier task."""
+    """The labels of all rows of the split: fewer of them under a limit would be an easier task. Those of rows that are set aside
+    are no labels."""
     whole = replace(recipe.data, max_train_samples=None, max_validation_samples=None, max_test_samples=None)
-    rows = load_split(whole, recipe.task, split, SPLIT_SEED, task.columns).rows
-    return tasks.labels_of(rows, task.target_column, split)
+    rows = load_split(whole, recipe.task, split, SPLIT_SEED, task.columns)
+    labels = tasks.labels_of(rows.rows, task.target_column, split)
+    if recipe.data.on_bad_row == "skip":
+        rows = _usable(recipe, tasks.create(recipe.task, labels, recipe.prompt), {split: rows})[split]
+    return tasks.labels_of(rows.rows, task.target_column, split)
 
 
 def for_prediction(
