@@ -34,7 +34,14 @@ GOOD = [
         ("Good day.",),
     ),
     ("summarize", row(document="长文。", summary="短。"), "zh", "短。", ("短。",)),
-    ("summarize", row(document="Long.", summary="S.", references=["S.", "T."], lang="en"), "en", "S.", ("S.", "T.")),
+    (
+        "summarize",
+        row(document="Long.", summary="S.", references=["T.", "S.", "T."], lang="en"),
+        "en",
+        "S.",
+        ("S.", "T."),
+    ),
+    ("summarize", row(document="Long.", summary="S.", references=["T."], lang="en"), "en", "S.", ("S.", "T.")),
     (
         "qa",
         row(context="Anna lives here.", question="Who?", answers=["Anna", "Anna", "she"]),
