@@ -15,7 +15,7 @@ import pytest
 from llama_tasks import tasks
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits, read_file, read_to_predict
+from llama_tasks.sources import hub, load_splits, read_file, read_to_predict
 from llama_tasks.sources.rows import OPTIONAL
 
 ROWS = [{"text": f"row {i} 第{i}行", "label": "a" if i % 2 else "b"} for i in range(60)]
@@ -213,6 +213,17 @@ def test_missing_sources(train: list[str], message: str) -> None:
 def test_a_hub_dataset_that_cannot_be_had() -> None:
     with pytest.raises(DataError, match="Cannot load the Hub dataset 'nobody/nothing'"):
         load_splits(DataConfig(train=["nobody/nothing"]), "qa", "context", 1)
+
+
+def test_a_dataset_with_a_loading_script_is_not_run(tmp_path: Path) -> None:
+    """`datasets` says the same of a folder with a script and of a dataset on the Hub."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/old.py").write_text("raise SystemExit('run')")
+    with pytest.raises(
+        DataError, match=r"old' is read by code of its own, .*data.revision=refs/convert/parquet"
+    ) as caught:
+        hub.load(str(tmp_path / "old"), DataConfig())
+    assert str(caught.value).count("\n") == 0
 
 
 def test_a_hub_that_does_not_answer_leaves_the_revision_open() -> None:
