@@ -70,15 +70,15 @@ def assemble(
     drawn = draw_fewshot(recipe, task, renderer, splits.get("train"))
     prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
     fingerprints = {name: split.describe() for name, split in splits.items()}
-    audit = Audit(encoder, task.name == "text")
+    audit = Audit(encoder, task.name == "text", recipe.data.streaming)
     for name in prompts:
         if name != "train":
             audit.add(name, prompts[name])
     stream = None
     if recipe.data.streaming:
         stream = streaming.make_stream(recipe, task, renderer, encoder, audit)
-        first = streaming.beginning(recipe, task, CHUNK)
-        prompts = {"train": render_all(task, renderer, first, training=True), **prompts}
+        first, begun = _beginning(recipe, task, renderer, encoder)
+        prompts = {"train": begun, **prompts}
         about = describe_stream(recipe.data, recipe.task)
         fingerprints = {"train": about | ({"read_as": list(first.read_as)} if first.read_as else {}), **fingerprints}
     held = prompts["train"]
@@ -86,8 +86,7 @@ def assemble(
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(
-            f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length "
-            f"({recipe.prompt.max_length} tokens); raise it."
+            f"No training example is left: all are longer than prompt.max_length ({recipe.prompt.max_length} tokens); raise it."
         )
     audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
@@ -95,6 +94,15 @@ def assemble(
     stop_on(findings, recipe.prompt.allow, where)
     told = [finding.told(where) for finding in findings]
     return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, told, stream)
+
+
+def _beginning(recipe: Recipe, task: Task, renderer: Renderer, encoder: Encoder) -> tuple[Split, list[Prompt]]:
+    """The first rows of a stream as prompts; where `on_too_long: drop` leaves none of them, the next of which it leaves some."""
+    for rows in streaming.pieces(recipe, task, CHUNK):
+        prompts = render_all(task, renderer, rows, training=True)
+        if encode(task, encoder, prompts).tokens:
+            break
+    return rows, prompts
 
 
 def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool = False) -> Encoded:
