@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llama_tasks.errors import RecipeError, did_you_mean
 from llama_tasks.tasks import BUILT_IN
@@ -150,7 +151,8 @@ class Renderer:
         return any(key.split(".")[0] == "fewshot" for key in self.templates)
 
     def draw_fewshot(self, prompts: Sequence[Prompt], count: int, seed: int) -> set[str]:
-        """Put `count` solved examples of each language before all later prompts of that language; returns their ids.
+        """Put `count` solved examples of each language before all later prompts of that language; returns their ids, and those of
+        rows that say the same.
 
         Templates that hold solved examples keep them. Where they are what would be drawn (a run's own recipe), the ids are
         those of that draw, so that the same rows leave the training again.
@@ -159,21 +161,22 @@ class Renderer:
             RecipeError: a language has no more examples than that, where they are to be drawn.
         """
         kept = self.has_fewshot
-        by_lang: dict[str, list[Prompt]] = {}
+        by_lang: dict[str, dict[Any, list[Prompt]]] = {}
         for prompt in prompts:
-            by_lang.setdefault(prompt.example.lang, []).append(replace(prompt, system="", fewshot=""))
+            alike = by_lang.setdefault(prompt.example.lang, {}).setdefault(_content(prompt.example), [])
+            alike.append(replace(prompt, system="", fewshot=""))
         drawn: set[str] = set()
         for lang, candidates in sorted(by_lang.items()):
             if len(candidates) <= count and not kept:
                 raise RecipeError(
                     f"prompt.num_fewshot is {count}, but only {len(candidates)} training rows are in the language {lang!r}."
                 )
-            chosen = random.Random(f"{seed}/{lang}").sample(candidates, min(count, len(candidates)))
-            header = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt in chosen)
+            chosen = random.Random(f"{seed}/{lang}").sample(list(candidates.values()), min(count, len(candidates)))
+            header = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt, *_ in chosen)
             if not kept:
                 self.templates[f"fewshot.{lang}"] = header
             if self.templates.get(f"fewshot.{lang}") == header:
-                drawn |= {prompt.example.id for prompt in chosen}
+                drawn |= {prompt.example.id for alike in chosen for prompt in alike}
         return drawn
 
     def _template(self, example: Example) -> str:
@@ -200,6 +203,12 @@ class Renderer:
                 f"{example.id} needs a template for {example.variant!r} ({example.lang}.{example.variant} or "
                 f"default.{example.variant}), and prompt.template.{key} {what}, so it would be left out of the prompt; add one."
             )
+
+
+def _content(example: Example) -> tuple[Any, ...]:
+    """What an example says, whatever its id: `data.weights` repeats rows, and so may a file."""
+    turns = ((tuple(turn.fields.items()), turn.answer) for turn in example.turns)
+    return (tuple(example.fields.items()), example.target, *turns)
 
 
 def _looked_up(key: str, task: Task) -> str:

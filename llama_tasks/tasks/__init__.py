@@ -42,7 +42,8 @@ def create(name: str, labels: Sequence[str] | None = None, config: PromptConfig 
         )
     config = config or PromptConfig()
     defaults = {field.name: getattr(PromptConfig(), field.name) for field in dataclasses.fields(PromptConfig)}
-    for option in _OPTIONS:
+    prompted = ("num_fewshot",) if kind.name == "text" else ()  # a text has no prompt that examples could stand before
+    for option in (*_OPTIONS, *prompted):
         if option not in kind.options and getattr(config, option) != defaults[option]:
             raise RecipeError(f"prompt.{option} does not belong to the task {kind.name!r}; leave it out.")
     return kind(labels or (), config)

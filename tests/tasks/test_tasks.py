@@ -167,6 +167,8 @@ def test_unknown_task() -> None:
 
 
 def test_an_option_of_another_task_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"prompt.num_fewshot does not belong to the task 'text'"):
+        tasks.create("text", config=PromptConfig(num_fewshot=2))
     with pytest.raises(RecipeError, match="prompt.both_directions does not belong to the task 'qa'"):
         tasks.create("qa", config=PromptConfig(both_directions=True))
 
