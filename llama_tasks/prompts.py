@@ -12,13 +12,16 @@ user's text contains is never special either. The templates of a run are one map
 
 from __future__ import annotations
 
+import difflib
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llama_tasks.errors import RecipeError, did_you_mean
-from llama_tasks.tasks.base import Example, Task
+from llama_tasks.tasks import BUILT_IN
+from llama_tasks.tasks.base import Example, Task, primary
 
 UNSPACED = ("ja", "km", "lo", "my", "th", "zh")  # written without spaces between words
 BETWEEN = "\n\n"  # between the exchanges of a dialogue, and between solved examples
@@ -109,7 +112,11 @@ def render(template: str, fields: Mapping[str, str]) -> str:
 
 
 class Renderer:
-    """Templates of one run: Example -> Prompt. The same object serves training, evaluation and prediction."""
+    """Templates of one run: Example -> Prompt. The same object serves training, evaluation and prediction.
+
+    Raises:
+        RecipeError: a key under which no template is looked up, so that another one would serve instead.
+    """
 
     def __init__(self, task: Task, templates: str | Mapping[str, str] | None = None) -> None:
         self.task = task
@@ -117,6 +124,10 @@ class Renderer:
         own = {key: text for key, text in given.items() if key.split(".")[0] not in _OF_THE_WHOLE}
         if "default" not in own and len(own) == 1:
             own["default"] = next(iter(own.values()))
+        for key, text in given.items():
+            right = _looked_up(key, task)
+            if right != key and text != own.get("default"):  # one that stands alone serves all, whatever its key
+                raise RecipeError(f"Nothing reads prompt.template.{key}; write prompt.template.{right}.")
         self.templates = {**(own or task.templates), **{key: text for key, text in given.items() if key not in own}}
 
     def __call__(self, example: Example, where: str = "") -> Prompt:
@@ -140,7 +151,8 @@ class Renderer:
         return any(key.split(".")[0] == "fewshot" for key in self.templates)
 
     def draw_fewshot(self, prompts: Sequence[Prompt], count: int, seed: int) -> set[str]:
-        """Put `count` solved examples of each language before all later prompts of that language; returns their ids.
+        """Put `count` solved examples of each language before all later prompts of that language; returns their ids, and those of
+        rows that say the same.
 
         Templates that hold solved examples keep them. Where they are what would be drawn (a run's own recipe), the ids are
         those of that draw, so that the same rows leave the training again.
@@ -149,21 +161,22 @@ class Renderer:
             RecipeError: a language has no more examples than that, where they are to be drawn.
         """
         kept = self.has_fewshot
-        by_lang: dict[str, list[Prompt]] = {}
+        by_lang: dict[str, dict[Any, list[Prompt]]] = {}
         for prompt in prompts:
-            by_lang.setdefault(prompt.example.lang, []).append(replace(prompt, system="", fewshot=""))
+            alike = by_lang.setdefault(prompt.example.lang, {}).setdefault(_content(prompt.example), [])
+            alike.append(replace(prompt, system="", fewshot=""))
         drawn: set[str] = set()
         for lang, candidates in sorted(by_lang.items()):
             if len(candidates) <= count and not kept:
                 raise RecipeError(
                     f"prompt.num_fewshot is {count}, but only {len(candidates)} training rows are in the language {lang!r}."
                 )
-            chosen = random.Random(f"{seed}/{lang}").sample(candidates, min(count, len(candidates)))
-            header = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt in chosen)
+            chosen = random.Random(f"{seed}/{lang}").sample(list(candidates.values()), min(count, len(candidates)))
+            header = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt, *_ in chosen)
             if not kept:
                 self.templates[f"fewshot.{lang}"] = header
             if self.templates.get(f"fewshot.{lang}") == header:
-                drawn |= {prompt.example.id for prompt in chosen}
+                drawn |= {prompt.example.id for alike in chosen for prompt in alike}
         return drawn
 
     def _template(self, example: Example) -> str:
@@ -190,3 +203,29 @@ class Renderer:
                 f"{example.id} needs a template for {example.variant!r} ({example.lang}.{example.variant} or "
                 f"default.{example.variant}), and prompt.template.{key} {what}, so it would be left out of the prompt; add one."
             )
+
+
+def _content(example: Example) -> tuple[Any, ...]:
+    """What an example says, whatever its id: `data.weights` repeats rows, and so may a file."""
+    turns = ((tuple(turn.fields.items()), turn.answer) for turn in example.turns)
+    return (tuple(example.fields.items()), example.target, *turns)
+
+
+def _looked_up(key: str, task: Task) -> str:
+    """The key itself where a template may be looked up under it, else the likeliest one that is.
+
+    The built-in tasks cut a language code to the language and have variants of their own; another task may do as it likes.
+    """
+    head, _, rest = key.partition(".")
+    near = difflib.get_close_matches(head, ("default", *_OF_THE_WHOLE), n=1, cutoff=0.8) if len(head) > 3 else []
+    head = near[0] if near else head
+    if head in ("chat", "system"):
+        return head
+    lang, variant = (rest.partition(".")[0], "") if head == "fewshot" else (head, rest)
+    if type(task) in BUILT_IN.values():
+        lang = primary(lang)
+        known = {name.partition(".")[2] for name in task.templates}
+        variant = variant if variant in known else next(iter(difflib.get_close_matches(variant, known, n=1)), "")
+    if head == "fewshot":
+        return head if lang in ("", "default") else f"{head}.{lang}"
+    return f"{lang}.{variant}" if variant else lang

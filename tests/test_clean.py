@@ -112,6 +112,16 @@ def test_rows_that_differ_beside_the_columns_are_no_duplicates(
     assert [row.values["id"] for row in kept] == [0, 1]
 
 
+@pytest.mark.parametrize("said", [str, lambda text: [{"role": "user", "content": text}]])
+def test_rows_of_one_column_are_near_duplicates_by_what_they_say(said: Callable[[str], Any]) -> None:
+    texts = [LONG, "A fox.", LONG.upper(), "A dog."]
+    given = {
+        "train": Split([Row(f"train:{i}", {"text": said(t)}, f"my.jsonl:{i}") for i, t in enumerate(texts)], "", "")
+    }
+    kept = clean_splits(given, CleanConfig(near_duplicates=0.8), ("text",), "text")["train"].rows
+    assert [row.values["text"] for row in kept] == [said(LONG), said("A fox."), said("A dog.")]
+
+
 def test_what_was_done_is_told_with_the_first_rows() -> None:
     config = CleanConfig(unicode="NFKC", exact_duplicates=True, min_length={"document": 2})
     made = clean_splits(splits("ﬁne", "x", "fine", "good"), config, COLUMNS, "summary")

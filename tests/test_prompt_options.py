@@ -95,6 +95,30 @@ def test_solved_examples_of_the_users_own_take_no_row(chat_base: Path, tmp_path:
     assert made.prompts["test"][0].text.startswith("So: a -> bAnna")
 
 
+def test_rows_that_repeat_a_solved_example_leave_the_training_too(chat_base: Path, tmp_path: Path) -> None:
+    """`data.weights` repeats rows under new ids; an example is drawn once, and none of its copies is trained on."""
+    files = [
+        make_rows(tmp_path / f"{name}.jsonl", ROWS[a:b])
+        for name, a, b in (("few", 0, 4), ("many", 4, 40), ("held", 40, 60))
+    ]
+    (tmp_path / "recipe.yaml").write_text(recipe_text("summarize", chat_base, files[0]))
+    given = [
+        f"data.train=[{files[0]},{files[1]}]",
+        "data.weights=[1,1]",
+        f"data.test={files[2]}",
+        f"data.validation={files[2]}",
+    ]
+    recipe = load_recipe(
+        tmp_path / "recipe.yaml", [*given, "prompt.num_fewshot=30", "prompt.allow=[leak]", "prompt.max_length=2048"]
+    )
+    made = dataset.prepare(recipe, adapters.load_tokenizer(recipe.base))
+    solved = made.renderer.templates["fewshot.en"].strip().split("\n\nSummarize the text.")
+    assert len(solved) == len(set(solved)) == 30
+    trained = {prompt.example.fields["document"] for prompt in made.prompts["train"]}
+    assert len(trained) == 40 - 30
+    assert not any(document in made.renderer.templates["fewshot.en"] for document in trained)
+
+
 def test_too_few_rows_to_draw_from(root: Path) -> None:
     with pytest.raises(RecipeError, match="prompt.num_fewshot is 500, but only"):
         prepared(root, "classify", "prompt.num_fewshot=500")

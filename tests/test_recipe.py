@@ -66,6 +66,10 @@ def test_a_dumped_recipe_loads_to_itself(root: Path, tmp_path: Path) -> None:
         ("task: qa\ntrain: {seed: 1.5}\n", "train.seed must be a whole number, not 1.5"),
         ("task: qa\ndata: {constants: {lang: no}}\n", "data.constants.lang must be text, not False"),
         (
+            "task: translate\nprompt: {template: {no: '{source}', default: '{source}'}}\n",
+            "prompt.template has the key False (YAML reads bare yes/no/on/off as true/false: put the word in quotes)",
+        ),
+        (
             "task: classify\ndata: {labels: [2024-01-01, x]}\n",
             "(YAML reads it as a date: put it in quotes)",
         ),

@@ -82,7 +82,8 @@ def clean_splits(
 ) -> dict[str, Split]:
     """The splits, those of `config.splits` cleaned.
 
-    columns: the task's fields, in which near duplicates are compared; target: the one of them that is to be predicted.
+    columns: the task's fields; target: the one of them that is to be predicted. Near duplicates are compared in the others, or
+    in the target where there is no other.
 
     Raises:
         RecipeError: a hook that is not there, a length for a field that is not there. DataError: a forbidden control character,
@@ -100,11 +101,12 @@ def clean(name: str, split: Split, config: CleanConfig, columns: Sequence[str], 
     """One split, cleaned."""
     done = Cleaning()
     rows = clean_piece(split.rows, config, done)
-    inputs = [*(column for column in columns if column != target), *_BESIDE]
+    # A task whose one column is the target (a text, a whole dialogue) has nothing else to compare rows by.
+    compared = [*([column for column in columns if column != target] or [target]), *_BESIDE]
     if config.exact_duplicates:
         rows = _first_of_each([_whole(row) for row in rows], rows, "exact_duplicates", done)
     if config.near_duplicates is not None:
-        keys = near_keys([_texts(row, inputs) for row in rows], config.near_duplicates)
+        keys = near_keys([_texts(row, compared) for row in rows], config.near_duplicates)
         rows = _first_of_each(keys, rows, "near_duplicates", done)
     if not rows:
         raise DataError(f"Cleaning left none of the {done.before} rows of the {name} split: {', '.join(done.steps)}.")

@@ -70,15 +70,15 @@ def assemble(
     drawn = draw_fewshot(recipe, task, renderer, splits.get("train"))
     prompts = {name: render_all(task, renderer, split, training=name == "train") for name, split in splits.items()}
     fingerprints = {name: split.describe() for name, split in splits.items()}
-    audit = Audit(encoder, task.name == "text")
+    audit = Audit(encoder, task.name == "text", recipe.data.streaming)
     for name in prompts:
         if name != "train":
             audit.add(name, prompts[name])
     stream = None
     if recipe.data.streaming:
         stream = streaming.make_stream(recipe, task, renderer, encoder, audit)
-        first = streaming.beginning(recipe, task, CHUNK)
-        prompts = {"train": render_all(task, renderer, first, training=True), **prompts}
+        first, begun = _beginning(recipe, task, renderer, encoder)
+        prompts = {"train": begun, **prompts}
         about = describe_stream(recipe.data, recipe.task)
         fingerprints = {"train": about | ({"read_as": list(first.read_as)} if first.read_as else {}), **fingerprints}
     held = prompts["train"]
@@ -86,8 +86,7 @@ def assemble(
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
         raise DataError(
-            f"No training example is left: all {len(train.dropped)} were longer than prompt.max_length "
-            f"({recipe.prompt.max_length} tokens); raise it."
+            f"No training example is left: all are longer than prompt.max_length ({recipe.prompt.max_length} tokens); raise it."
         )
     audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings
@@ -95,6 +94,15 @@ def assemble(
     stop_on(findings, recipe.prompt.allow, where)
     told = [finding.told(where) for finding in findings]
     return Dataset(task, labels, renderer, encoder, prompts, train, fingerprints, told, stream)
+
+
+def _beginning(recipe: Recipe, task: Task, renderer: Renderer, encoder: Encoder) -> tuple[Split, list[Prompt]]:
+    """The first rows of a stream as prompts; where `on_too_long: drop` leaves none of them, the next of which it leaves some."""
+    for rows in streaming.pieces(recipe, task, CHUNK):
+        prompts = render_all(task, renderer, rows, training=True)
+        if encode(task, encoder, prompts).tokens:
+            break
+    return rows, prompts
 
 
 def encode(task: Task, encoder: Encoder, prompts: Sequence[Prompt], cache: bool = False) -> Encoded:
@@ -177,10 +185,14 @@ def _fitting(recipe: Recipe, task: Task, splits: dict[str, Split]) -> tuple[list
     train = splits["train"].rows if "train" in splits else []
     labels = given or (tasks.labels_in(train, column) if task.labelled else [])
     task = tasks.create(recipe.task, labels, recipe.prompt)
-    splits = tasks.usable(task, splits, recipe.prompt.allow, skip=recipe.data.on_bad_row == "skip")
+    splits = _usable(recipe, task, splits)
     if task.labelled and not given and (left := tasks.labels_of(splits["train"].rows, column)) != labels:
         return _fitting(replace(recipe, data=replace(recipe.data, labels=left)), task, splits)
     return labels, splits
+
+
+def _usable(recipe: Recipe, task: Task, splits: dict[str, Split]) -> dict[str, Split]:
+    return tasks.usable(task, splits, recipe.prompt.allow, skip=recipe.data.on_bad_row == "skip")
 
 
 def render_all(task: Task, renderer: Renderer, split: Split, *, training: bool) -> list[Prompt]:
@@ -210,29 +222,34 @@ def to_score(recipe: Recipe, split: str, encoder: Encoder | None = None) -> tupl
 
     Raises:
         RecipeError: solved examples are asked for, and the rows to score are the only ones there are.
-        DataError: no such split, a broken file, a missing column, a label outside the set.
+        DataError: no such split, a broken file, a missing column, a row that the task cannot use.
     """
     task = tasks.create(recipe.task, config=recipe.prompt)
-    rows = load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)
+    splits = {split: load_split(recipe.data, recipe.task, split, SPLIT_SEED, task.columns)}
     labels = (recipe.data.labels or _labels_of_all(recipe, split, task)) if task.labelled else []
     task = tasks.create(recipe.task, labels, recipe.prompt)
-    train = None
     if recipe.prompt.num_fewshot:
         train = load_split(recipe.data, recipe.task, "train", SPLIT_SEED, task.columns)
-        if {row.where for row in train.rows} & {row.where for row in rows.rows}:
+        if {row.where for row in train.rows} & {row.where for row in splits[split].rows}:
             raise RecipeError(
                 "prompt.num_fewshot needs rows other than those that are scored; name them in data.train."
             )
+        splits["train"] = train
+    splits = _usable(recipe, task, splits)
     renderer = make_renderer(recipe, task, encoder)
-    draw_fewshot(recipe, task, renderer, train)
-    return task, rows, renderer
+    draw_fewshot(recipe, task, renderer, splits.get("train"))
+    return task, splits[split], renderer
 
 
 def _labels_of_all(recipe: Recipe, split: str, task: Task) -> list[str]:
-    """The labels of all rows of the split: fewer of them under a limit would be an easier task."""
+    """The labels of all rows of the split: fewer of them under a limit would be an easier task. Those of rows that are set aside
+    are no labels."""
     whole = replace(recipe.data, max_train_samples=None, max_validation_samples=None, max_test_samples=None)
-    rows = load_split(whole, recipe.task, split, SPLIT_SEED, task.columns).rows
-    return tasks.labels_of(rows, task.target_column, split)
+    rows = load_split(whole, recipe.task, split, SPLIT_SEED, task.columns)
+    labels = tasks.labels_of(rows.rows, task.target_column, split)
+    if recipe.data.on_bad_row == "skip":
+        rows = _usable(recipe, tasks.create(recipe.task, labels, recipe.prompt), {split: rows})[split]
+    return tasks.labels_of(rows.rows, task.target_column, split)
 
 
 def for_prediction(

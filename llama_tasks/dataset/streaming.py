@@ -61,14 +61,22 @@ def make_stream(recipe: Recipe, task: Task, renderer: Renderer, encoder: Encoder
 
 def beginning(recipe: Recipe, task: Task, count: int) -> Split:
     """The first `count` training rows in the order of the first epoch, to be looked at: cleaned, those that can be used."""
+    return next(pieces(recipe, task, count))
+
+
+def pieces(recipe: Recipe, task: Task, count: int) -> Iterator[Split]:
+    """The first epoch in pieces of `count` rows, each as `beginning` gives the first."""
     bad, read_as = BadRows(recipe.data.on_bad_row == "skip"), list[str]()
-    rows = itertools.islice(_rows(recipe, task, bad, read_as)(0, None), count)
-    numbered: list[Row] = [Row(f"train:{i}", row.values, row.where) for i, row in enumerate(rows)]
+    rows = _rows(recipe, task, bad, read_as)(0, None)
     told = describe_stream(recipe.data, recipe.task)
-    source = f"the first {len(numbered):,} rows of the stream {told['source']}"
-    split = Split(numbered, source, told["sha256"], tuple(read_as), bad)
-    cleaned = clean_splits({"train": split}, by_row(recipe.clean), task.columns, task.target_column)
-    return usable(task, cleaned, recipe.prompt.allow, skip=bad.skip)["train"]
+    which = "the first"
+    while piece := list(itertools.islice(rows, count)):
+        numbered = [Row(f"train:{i}", row.values, row.where) for i, row in enumerate(piece)]
+        source = f"{which} {len(numbered):,} rows of the stream {told['source']}"
+        split = Split(numbered, source, told["sha256"], tuple(read_as), bad)
+        cleaned = clean_splits({"train": split}, by_row(recipe.clean), task.columns, task.target_column)
+        yield usable(task, cleaned, recipe.prompt.allow, skip=bad.skip)["train"]
+        which = "the next"
 
 
 def _rows(

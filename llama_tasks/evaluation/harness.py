@@ -79,6 +79,7 @@ class Candidate:
             recipe.prompt,
             template=self.contract.template,
             max_length=self.contract.max_length,
+            num_fewshot=0,  # the solved examples that it was trained with stand in its template
             **(self.contract.options or {}),
         )
         labels = self.contract.labels or recipe.data.labels

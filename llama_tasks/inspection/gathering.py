@@ -115,7 +115,7 @@ def look(
     renderer = dataset.make_renderer(recipe, task, encoder)
     drawn = dataset.draw_fewshot(recipe, task, renderer, splits["train"])
     is_text = task.name == "text"
-    audit, sample = Audit(encoder, is_text), _Sample()
+    audit, sample = Audit(encoder, is_text, recipe.data.streaming), _Sample()
     dropped, shortened, answer_cut = _Counted(), _Counted(), 0
     for name, split in splits.items():
         for prompts in _prompts(task, renderer, split, name == "train"):
@@ -130,7 +130,7 @@ def look(
     report = audit.report()
     if dropped.total and config.on_too_long == "error":
         report.findings.insert(0, _too_long(dropped, config.max_length))
-    elif dropped.total and not report.lengths[0]:
+    elif dropped.total and not report.lengths[0] and not recipe.data.streaming:  # a stream may bring shorter ones
         told = (
             f"no training example is left: all are longer than prompt.max_length ({config.max_length} tokens; raise it)"
         )

@@ -131,7 +131,8 @@ class CleanConfig:
     exact_duplicates: bool = False
     """Leave out rows whose fields (but id, idx and guid) all equal those of an earlier row."""
     near_duplicates: float | None = None
-    """Leave out rows whose input is as similar to that of an earlier row (Jaccard, such as 0.8)."""
+    """Leave out rows whose input (the text itself, where it is all that a row has) is as similar to that of an earlier row
+    (Jaccard, such as 0.8)."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import yaml
 
 from llama_tasks.errors import RecipeError, did_you_mean
 
+_BARE = "bare yes/no/on/off as true/false: put the word"
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
 
 
@@ -108,6 +109,8 @@ class Converter:
         if origin is dict:
             if not isinstance(value, dict):
                 raise self._wrong(path, f"must hold `key: value` lines, not {value!r}.")
+            if wrong := [k for k in value if isinstance(k, bool)]:
+                raise self._wrong(path, f"has the key {wrong[0]!r} (YAML reads {_BARE} in quotes).")
             of = get_args(kind)[1]
             return {str(k): self.convert(v, of, f"{path}.{k}") for k, v in value.items()}
         return self._convert_scalar(value, kind, path)
@@ -154,7 +157,7 @@ class Converter:
             return self._in_range(value, path)
         if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
-        reads = {bool: "bare yes/no/on/off as true/false: put the word", datetime.date: "it as a date: put it",
+        reads = {bool: _BARE, datetime.date: "it as a date: put it",
                  datetime.datetime: "it as a date: put it"}  # fmt: skip
         hint = f" (YAML reads {reads[type(value)]} in quotes)" if type(value) in reads else ""
         wanted = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}.get(kind, str(kind))

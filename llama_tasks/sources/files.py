@@ -8,11 +8,12 @@ import gzip
 import io
 import lzma
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
@@ -181,13 +182,66 @@ def _decompressor(compression: str, raw: IO[bytes]) -> Any:
     return raw
 
 
-def open_raw(file: File) -> IO[bytes]:
-    """The bytes as stored. Raises DataError."""
+class _Remote(io.RawIOBase):
+    """The bytes behind a URL. What goes wrong while they are read is a DataError, whatever the driver raises."""
+
+    def __init__(self, url: str, stream: Any) -> None:
+        self._url, self._stream = url, stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with _reachable(self._url, "read"):
+            chunk = self._stream.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with _reachable(self._url, "read"):
+            return int(self._stream.seek(offset, whence))
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def _in_parts(filesystem: Any, url: str) -> Any:
+    """A file of a web server, to be read at any place; a copy on disk where the server gives the whole alone, as asking for its
+    last byte shows."""
+    stream = filesystem.open(url, "rb")
     try:
-        if not is_url(file.name):
-            return Path(file.name).expanduser().open("rb")
+        stream.seek(-1, os.SEEK_END)
+        stream.read(1)
+        stream.seek(0)
+    except ValueError:
+        import aiohttp
+        import fsspec
+
+        stream.close()
+        timeout = aiohttp.ClientTimeout(sock_connect=30, sock_read=60)  # of a silence: the whole may take its time
+        patient = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
+        with contextlib.ExitStack() as unless_whole:
+            stream = unless_whole.enter_context(tempfile.TemporaryFile())
+            patient.get_file(url, stream)
+            stream.seek(0)
+            unless_whole.pop_all()
+    return stream
+
+
+def open_raw(file: File) -> IO[bytes]:
+    """The bytes as stored. Raises DataError, behind a URL also while they are read."""
+    if is_url(file.name):
         filesystem, path = filesystem_of(file.name)
-        return filesystem.open(path, "rb")
+        with _reachable(file.name, "read"):
+            stream = _in_parts(filesystem, path) if path.startswith("http") else filesystem.open(path, "rb")
+        return cast(IO[bytes], _Remote(file.name, stream))
+    try:
+        return Path(file.name).expanduser().open("rb")
     except OSError as error:
         raise file.error(f"cannot be opened: {error.strerror or error}.") from None
 
@@ -217,12 +271,12 @@ def filesystem_of(url: str) -> tuple[Any, str]:
 
 
 @contextlib.contextmanager
-def _reachable(url: str) -> Iterator[None]:
+def _reachable(url: str, what: str = "reached") -> Iterator[None]:
     """What goes wrong on the way to a URL as a DataError: drivers raise what their libraries do (aiohttp's, botocore's)."""
     try:
         yield
     except Exception as error:
-        raise DataError(f"{url} cannot be reached: {str(error).rstrip('.') or type(error).__name__}.") from None
+        raise DataError(f"{url} cannot be {what}: {str(error).rstrip('.') or type(error).__name__}.") from None
 
 
 def is_folder(name: str) -> bool:

@@ -31,7 +31,12 @@ def load(repo: str, data: DataConfig) -> dict[str, Any]:
 
     try:
         return dict(datasets.load_dataset(repo, data.name, revision=data.revision, streaming=data.streaming))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if "Dataset scripts" in str(error):
+            raise DataError(
+                f"The Hub dataset {repo!r} is read by code of its own, which is never run; look whether the Hub has turned it into "
+                "Parquet, data.revision=refs/convert/parquet, or name its files in data.train."
+            ) from None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"Cannot load the Hub dataset {repo!r}: {reason} If you meant a local file, there is none at that path; "

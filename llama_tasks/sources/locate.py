@@ -67,10 +67,7 @@ def located(data: DataConfig, task: str) -> dict[str, dict[str, list[Shard]]]:
     found = _by_split(data.train, data, task)
     for name, items in (("validation", data.validation), ("test", data.test)):
         if items is not None:
-            given = _by_split(items, data, task)
-            if name not in given and "train" not in given:
-                raise DataError(f"data.{name}: {' '.join(items)} has no {name} rows; it holds: {', '.join(given)}.")
-            found[name] = given.get(name) or given["train"]
+            found[name] = {item: _serving_as(name, item, locate(item, data, task)) for item in items}
     if "train" not in found:
         raise DataError(f"{' '.join(data.train)} has no training rows; it holds: {', '.join(found) or 'nothing'}.")
     return found
@@ -82,6 +79,13 @@ def _by_split(items: Sequence[str], data: DataConfig, task: str) -> dict[str, di
         for name, shards in locate(item, data, task).items():
             found.setdefault(name, {})[item] = shards
     return found
+
+
+def _serving_as(name: str, item: str, given: dict[str, list[Shard]]) -> list[Shard]:
+    """The shards of an item that the recipe names as a split: its own split of that name, else what counts as training rows."""
+    if name not in given and "train" not in given:
+        raise DataError(f"data.{name}: {item} has no {name} rows; it holds: {', '.join(given)}.")
+    return given.get(name) or given["train"]
 
 
 def limit_of(data: DataConfig, split: str) -> int | None:
@@ -167,12 +171,13 @@ def _wanted(file: File) -> set[str]:
 
 def _pairs(files: Sequence[File]) -> list[File]:
     """Files with those of one name and two languages put together. Raises DataError for one without its other side."""
-    done: set[str] = set()
+    done: set[tuple[str, str]] = set()
     paired = []
     for file in files:
-        if readers.language(file) and file.stem in done:
+        place = (file.name.rpartition("/")[0], file.stem)
+        if readers.language(file) and place in done:
             continue
-        done |= {file.stem} if readers.language(file) else set()
+        done |= {place} if readers.language(file) else set()
         paired.append(_paired(file))
     return paired
 

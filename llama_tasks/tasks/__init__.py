@@ -19,12 +19,12 @@ from llama_tasks.tasks.translate import Translate
 from llama_tasks.user_code import sha256_of_file
 
 __all__ = [
-    "QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "Turn", "class_weights", "create", "examples_of",
-    "guess_lang", "labels_in", "labels_of", "lang_of", "meta_of", "source_sha256", "text_of", "texts_of", "usable",
+    "BUILT_IN", "QA", "Classify", "Example", "Summarize", "Task", "Text", "Translate", "Turn", "class_weights", "create",
+    "examples_of", "guess_lang", "labels_in", "labels_of", "lang_of", "meta_of", "source_sha256", "text_of", "texts_of", "usable",
 ]  # fmt: skip
 
-_BUILT_IN: dict[str, type[Task]] = {task.name: task for task in (Classify, QA, Summarize, Text, Translate)}
-_OPTIONS = tuple(name for task in _BUILT_IN.values() for name in task.options)
+BUILT_IN: dict[str, type[Task]] = {task.name: task for task in (Classify, QA, Summarize, Text, Translate)}
+_OPTIONS = tuple(name for task in BUILT_IN.values() for name in task.options)
 
 
 def create(name: str, labels: Sequence[str] | None = None, config: PromptConfig | None = None) -> Task:
@@ -35,14 +35,15 @@ def create(name: str, labels: Sequence[str] | None = None, config: PromptConfig 
     Raises:
         RecipeError: an unknown name, a file that holds no usable task, an option of another task.
     """
-    kind = load_task(Path(name)) if name.endswith(".py") else _BUILT_IN.get(name)
+    kind = load_task(Path(name)) if name.endswith(".py") else BUILT_IN.get(name)
     if kind is None:
         raise RecipeError(
-            f"There is no task {name!r}; known: {', '.join(_BUILT_IN)}, or a .py file with one of your own."
+            f"There is no task {name!r}; known: {', '.join(BUILT_IN)}, or a .py file with one of your own."
         )
     config = config or PromptConfig()
     defaults = {field.name: getattr(PromptConfig(), field.name) for field in dataclasses.fields(PromptConfig)}
-    for option in _OPTIONS:
+    prompted = ("num_fewshot",) if kind.name == "text" else ()  # a text has no prompt that examples could stand before
+    for option in (*_OPTIONS, *prompted):
         if option not in kind.options and getattr(config, option) != defaults[option]:
             raise RecipeError(f"prompt.{option} does not belong to the task {kind.name!r}; leave it out.")
     return kind(labels or (), config)

@@ -19,7 +19,7 @@ _SENTENCE_END = re.compile(r"[。！？；]+|[.!?]+(?=\s|$)")
 
 
 class Summarize(Task):
-    """Rows {document, summary, lang?, references?, length?}; `references` are further summaries that count when scoring.
+    """Rows {document, summary, lang?, references?, length?}; `references` are further summaries that count in scoring too.
 
     With `prompt.length` the prompt asks for a length. In training it is the summary's own, in coarse steps, so that the
     model learns what the number means; where rows are answered it is the row's `length`, else `prompt.length`.
@@ -57,7 +57,8 @@ class Summarize(Task):
     def _example(self, row: Row, training: bool) -> Example:
         self.check_columns(row)
         summary = text_of(row, "summary")
-        references = texts_of(row, "references") if row.values.get("references") else (summary,)
+        further = texts_of(row, "references") if row.values.get("references") else ()
+        references = tuple(dict.fromkeys((summary, *further)))
         lang = lang_of(row, self.main_field)
         fields = {"document": text_of(row, "document")}
         if self.config.length is None:

@@ -225,3 +225,23 @@ def test_a_row_of_the_test_split_in_the_stream_stops_it(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text((tmp_path / "train.jsonl").read_text().splitlines()[5] + "\n")
     with pytest.raises(DataError, match="rows of the test split are in the training split"):
         prepare(told, adapters.load_tokenizer(told.base))
+
+
+def test_a_stream_is_not_judged_by_its_first_rows(tmp_path: Path) -> None:
+    """Those are too long, and lack a label: the run begins with the rows behind them, and nothing is said of all."""
+    make_base(tmp_path / "base")
+    rows = [{"text": f"Anna has {n} apples " * (1 if n > 255 else 60), "label": "no"} for n in range(300)]
+    make_rows(tmp_path / "train.jsonl", rows)
+    for name in ("validation", "test"):
+        make_rows(tmp_path / f"{name}.jsonl", [{"text": name, "label": label} for label in ("yes", "no")])
+    (tmp_path / "mine.yaml").write_text(recipe_text("classify", tmp_path / "base", tmp_path, tokens_per_batch=100))
+    asked = ["data.streaming=true", "data.labels=['yes', 'no']", "prompt.on_too_long=drop", "train.max_steps=2"]
+    told = load_recipe(tmp_path / "mine.yaml", [*asked, "data.shuffle_buffer=1"])
+    tokenizer = adapters.load_tokenizer(told.base)
+    made = prepare(told, tokenizer)
+    assert len(made.train.tokens) == len(made.prompts["train"]) == 300 - 256
+    assert not any("without a training row" in finding for finding in made.findings)
+    seen = gather(told, tokenizer).report.findings
+    assert not {"too_long", "unseen_label"} & {finding.rule for finding in seen}
+    with pytest.raises(DataError, match=r"all are longer than prompt.max_length \(8 tokens\)"):
+        prepare(replace(told, prompt=replace(told.prompt, max_length=8)), tokenizer)

@@ -121,6 +121,8 @@ def test_an_adapter_is_asked_by_its_contract(place: Path, tmp_path: Path) -> Non
     assert results[0]["labels"]["fingerprint"] != results[1]["labels"]["fingerprint"]
     rows = [next(read_jsonl(tmp_path / str(i) / "short/predictions.jsonl")) for i in range(2)]
     assert rows[1]["prompt_tokens"] < rows[0]["prompt_tokens"]
+    shots = {name: with_adapter.recipe(one) for name, one in load_sets("suite.yaml", ["prompt.num_fewshot=1"]).items()}
+    assert {name: recipe.prompt.num_fewshot for name, recipe in shots.items()} == {"short": 0, "labels": 1}
     with pytest.raises(ModelError, match="holds no adapter"):
         harness.Candidate.load(base, tmp_path / "nothing")
 

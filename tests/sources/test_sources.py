@@ -15,7 +15,7 @@ import pytest
 from llama_tasks import tasks
 from llama_tasks.errors import DataError, RecipeError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits, read_file, read_to_predict
+from llama_tasks.sources import hub, load_splits, read_file, read_to_predict
 from llama_tasks.sources.rows import OPTIONAL
 
 ROWS = [{"text": f"row {i} 第{i}行", "label": "a" if i % 2 else "b"} for i in range(60)]
@@ -137,6 +137,21 @@ def test_a_folder_with_its_own_splits(tmp_path: Path) -> None:
     assert splits["test"].rows[0].where.endswith("test.jsonl:1")
 
 
+def test_each_item_of_a_list_gives_its_rows_to_the_split_that_names_it(tmp_path: Path) -> None:
+    """A folder its own split of that name, a file all its rows, a folder without that split its training rows."""
+    parts = {"own/train": 0, "own/test": 10, "extra": 20, "plain/train": 30, "held/validation": 40}
+    for name, first in parts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.jsonl").write_text(lines(ROWS[first : first + 10]), encoding="utf-8")
+    named = [str(tmp_path / name) for name in ("own", "extra.jsonl", "plain")]
+    data = DataConfig(train=named[:1], validation=named[1:2], test=named)
+    test = load_splits(data, "classify", "text", 1)["test"].rows
+    assert [row.values for row in test] == [*ROWS[10:20], *ROWS[20:30], *ROWS[30:40]]
+    named.append(str(tmp_path / "held"))
+    with pytest.raises(DataError, match=r"data.test: .*held has no test rows; it holds: validation\."):
+        load_splits(replace(data, test=named), "classify", "text", 1)
+
+
 def test_columns_and_constants(folder: Path) -> None:
     data = DataConfig(
         train=[str(folder / "rows.jsonl")], columns={"document": "text"}, constants={"lang": "zh"}, max_train_samples=7
@@ -198,6 +213,17 @@ def test_missing_sources(train: list[str], message: str) -> None:
 def test_a_hub_dataset_that_cannot_be_had() -> None:
     with pytest.raises(DataError, match="Cannot load the Hub dataset 'nobody/nothing'"):
         load_splits(DataConfig(train=["nobody/nothing"]), "qa", "context", 1)
+
+
+def test_a_dataset_with_a_loading_script_is_not_run(tmp_path: Path) -> None:
+    """`datasets` says the same of a folder with a script and of a dataset on the Hub."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/old.py").write_text("raise SystemExit('run')")
+    with pytest.raises(
+        DataError, match=r"old' is read by code of its own, .*data.revision=refs/convert/parquet"
+    ) as caught:
+        hub.load(str(tmp_path / "old"), DataConfig())
+    assert str(caught.value).count("\n") == 0
 
 
 def test_a_hub_that_does_not_answer_leaves_the_revision_open() -> None:

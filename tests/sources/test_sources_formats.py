@@ -6,9 +6,13 @@ import bz2
 import gzip
 import json
 import lzma
+import threading
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow
 import pyarrow.parquet
@@ -16,7 +20,7 @@ import pytest
 
 from llama_tasks.errors import DataError
 from llama_tasks.recipe import DataConfig
-from llama_tasks.sources import load_splits, read_file
+from llama_tasks.sources import describe_stream, load_splits, read_file
 
 ROWS = [{"text": f"row {i} 第{i}行 שלום e\u0301", "label": "a" if i % 2 else "b"} for i in range(60)]
 JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -223,6 +227,73 @@ def test_urls_are_read_through_fsspec(tmp_path: Path) -> None:
         texts("memory://sets/nothing.jsonl", tmp_path)
 
 
+class _Web(BaseHTTPRequestHandler):
+    """One file, however the path says: in `parts`, `whole` alone, `open` ended (no length), or `cut` off."""
+
+    content = b""
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer(self.content, 200)
+
+    def do_GET(self) -> None:
+        first, last = 0, len(self.content) - 1
+        parts = "parts" in self.path and self.headers["Range"]
+        if parts:
+            first, last = (int(place) for place in parts.removeprefix("bytes=").split("-"))
+        self.asked.append(f"{first}-{last}")
+        self._answer(self.content[first : last + 1], 206 if parts else 200)
+
+    def _answer(self, body: bytes, status: int) -> None:
+        self.send_response(status)
+        if "open" not in self.path:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            with suppress(OSError):  # a client that has seen enough
+                self.wfile.write(body[: len(body) // 2] if "cut" in self.path else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Web) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        _Web.asked.clear()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+BIG = [{"text": f"{i} " * 24000, "label": "a"} for i in range(100)]  # more than fsspec asks for at once
+
+
+@pytest.mark.parametrize("how", ["parts", "whole", "open"])
+def test_files_of_a_web_server(web: str, how: str, tmp_path: Path) -> None:
+    """Text from beginning to end and Parquet from its end, whether the server gives parts, the whole alone, or no length."""
+    jsonl = "".join(json.dumps(row) + "\n" for row in BIG).encode()
+    _Web.content = jsonl
+    assert values(f"{web}/{how}.jsonl") == BIG
+    if how == "parts":
+        assert len(jsonl) > 5 * 2**20
+        assert f"0-{len(jsonl) - 1}" not in _Web.asked
+    assert describe_stream(DataConfig(train=[f"{web}/{how}.jsonl"]), "classify")["bytes"] == len(jsonl)
+    for ending, data in COMPRESS.items():
+        _Web.content = data(JSONL)
+        assert values(f"{web}/{how}.jsonl{ending}") == ROWS
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    _Web.content = (tmp_path / "a.parquet").read_bytes()
+    assert values(f"{web}/{how}.parquet") == ROWS
+
+
+@pytest.mark.parametrize("name", ["cut.jsonl", "cut.jsonl.gz", "cut.parquet", "parts-cut.jsonl"])
+def test_a_connection_that_breaks_is_told_in_one_sentence(web: str, name: str) -> None:
+    _Web.content = JSONL
+    with pytest.raises(DataError, match=rf"{web}/{name} cannot be read: .*payload is not completed"):
+        values(f"{web}/{name}")
+
+
 def test_a_driver_that_is_not_installed_gives_its_pip_line() -> None:
     with pytest.raises(DataError, match=r"reading s3:// needs a driver: pip install s3fs"):
         load_splits(DataConfig(train=["s3://bucket/a.jsonl"]), "classify", "text", 1)
@@ -292,3 +363,14 @@ def test_a_pair_in_a_folder_of_two_languages(tmp_path: Path) -> None:
         train=[f"{tmp_path}/corpus.*"], validation=[str(tmp_path / "dev.en")], test=[str(tmp_path / "test.zh")]
     )
     assert len(load_splits(data, "translate", "source", 1)["train"].rows) == 3
+
+
+def test_a_glob_reads_a_pair_of_every_folder(tmp_path: Path) -> None:
+    for name, lines in (("a", 2), ("b", 3)):
+        (tmp_path / name).mkdir()
+        parallel(tmp_path / name, lines)
+    train, dev, test = ([f"{tmp_path}/*/{name}"] for name in ("train.[ez]*", "dev.en", "test.zh"))
+    constants = {"source_lang": "en", "target_lang": "zh"}
+    data = DataConfig(train=train, validation=dev, test=test, constants=constants)
+    splits = load_splits(data, "translate", "source", 1)
+    assert [len(split.rows) for split in splits.values()] == [5, 5, 5]

@@ -34,7 +34,14 @@ GOOD = [
         ("Good day.",),
     ),
     ("summarize", row(document="长文。", summary="短。"), "zh", "短。", ("短。",)),
-    ("summarize", row(document="Long.", summary="S.", references=["S.", "T."], lang="en"), "en", "S.", ("S.", "T.")),
+    (
+        "summarize",
+        row(document="Long.", summary="S.", references=["T.", "S.", "T."], lang="en"),
+        "en",
+        "S.",
+        ("S.", "T."),
+    ),
+    ("summarize", row(document="Long.", summary="S.", references=["T."], lang="en"), "en", "S.", ("S.", "T.")),
     (
         "qa",
         row(context="Anna lives here.", question="Who?", answers=["Anna", "Anna", "she"]),
@@ -160,6 +167,8 @@ def test_unknown_task() -> None:
 
 
 def test_an_option_of_another_task_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"prompt.num_fewshot does not belong to the task 'text'"):
+        tasks.create("text", config=PromptConfig(num_fewshot=2))
     with pytest.raises(RecipeError, match="prompt.both_directions does not belong to the task 'qa'"):
         tasks.create("qa", config=PromptConfig(both_directions=True))
 
@@ -288,3 +297,34 @@ def test_a_template_of_ones_own_leaves_nothing_out(
         Renderer(task, {"default": template})(example)
     whole = template.replace("{text}", f"{{text}} {{{left_out}}}")
     assert Renderer(task, {"default": whole})(example).text.startswith("Text: a ")
+
+
+@pytest.mark.parametrize(
+    ("key", "right"),
+    [
+        ("zh-Hans", "zh"), ("pt-BR", "pt"), ("ZH", "zh"), ("zh-CN.pair", "zh.pair"), ("zh.pairs", "zh.pair"),
+        ("en.short", "en"), ("defalt", "default"), ("sytem", "system"), ("system.zh", "system"), ("chat.en", "chat"),
+        ("fewshot.default", "fewshot"), ("fewshots.en", "fewshot.en"), ("fewshot.zh-Hans", "fewshot.zh"),
+        ("fewshot.zh.pair", "fewshot.zh"),
+    ],
+)  # fmt: skip
+def test_a_template_that_nothing_reads_is_refused(key: str, right: str) -> None:
+    given = {"en": "{text}", "zh": "文 {text}"}
+    with pytest.raises(
+        RecipeError, match=rf"^Nothing reads prompt\.template\.{key}; write prompt\.template\.{right}\.$"
+    ):
+        Renderer(tasks.create("classify", ["a"]), {**given, key: "T {text}"})
+
+
+def test_templates_that_are_read_are_kept() -> None:
+    keys = ("default", "en", "yue", "no", "cat", "zh.pair", "default.described_pair", "system", "fewshot", "fewshot.zh")
+    Renderer(tasks.create("classify", ["a"]), {key: f"{key} {{text}}" for key in keys})
+    alone = Renderer(
+        tasks.create("classify", ["a"]), {"zh-Hans": "{text}"}
+    )  # serves all; its run's recipe is read again
+    assert Renderer(alone.task, alone.templates).templates == alone.templates
+
+    class Own(tasks.Task):
+        name, main_field, templates = "own", "text", {"default": "{text}"}
+
+    Renderer(Own(), {key: f"{key} {{text}}" for key in ("default", "zh-Hans", "zh-Hans.short", "fewshot.zh-Hans")})

@@ -120,6 +120,24 @@ def test_they_are_set_aside_and_counted(tmp_path: Path, task: str) -> None:
     assert len(dataset.render_all(made, Renderer(made), test, training=False)) == 2
 
 
+@pytest.mark.parametrize("task", [task for task in CASES if task != "classify"])  # where sources finds one before
+def test_rows_of_a_set_are_told_or_set_aside_too(tmp_path: Path, task: str) -> None:
+    skipping = recipe_of(tmp_path, task, "data.on_bad_row=skip")
+    _, rows, _ = dataset.to_score(skipping, "test")
+    assert (len(rows.rows), rows.set_aside.count) == (2, len(CASES[task][2]))
+    with pytest.raises(DataError) as caught:
+        dataset.to_score(replace(skipping, data=replace(skipping.data, on_bad_row="stop")), "test")
+    assert str(caught.value).count(f"{tmp_path}/test.jsonl:") == len(CASES[task][2])
+
+
+def test_labels_of_rows_that_a_set_leaves_out_are_no_choices(tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": label} for label in ("yes", "no", "maybe ")]
+    (tmp_path / "mine.yaml").write_text("task: classify\n")
+    given = f"data.test={make_rows(tmp_path / 'test.jsonl', rows)}"
+    task, kept, _ = dataset.to_score(load_recipe(tmp_path / "mine.yaml", [given, "data.on_bad_row=skip"]), "test")
+    assert (task.labels, kept.set_aside.count) == (("no", "yes"), 1)
+
+
 def test_labels_of_rows_that_are_set_aside_are_no_labels(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, "classify", "data.on_bad_row=skip")
     rows = [{"text": f"{n}", "label": label} for n, label in enumerate(["yes", "no", "yes"])]
