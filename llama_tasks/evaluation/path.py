@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 UNFINISHED = ".unfinished.json"  # in a run's eval/: the systems that a killed evaluation had answered
-DECODING = "decoding.json"  # beside predictions.jsonl: how they were made
+DECODING = "decoding.json"  # beside predictions.jsonl: how they were made, and by which evaluation
 
 
 def evaluate(
@@ -55,12 +55,13 @@ def evaluate(
     for name in systems:
         switched_off = name == "base" and len(systems) > 1
         with model.disable_adapter() if switched_off else nullcontext():
-            if done.get(name) != made_by or not (run.path / "eval" / name / "predictions.jsonl").is_file():
+            target = run.path / "eval" / name / "predictions.jsonl"
+            if (done.get(name), _decoding_of(target).get("fingerprint")) != (made_by, made_by) or not target.is_file():
                 _answer(run, recipe, dataset, model, name, made_by, say, ranks)
         done[name] = made_by
         if ranks.index == 0:
             write_json(unfinished, done)
-            forget(run.path / "eval" / name / "predictions.jsonl")
+            forget(target)
     if ranks.index > 0:
         return {}
     write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
@@ -73,12 +74,14 @@ def evaluate(
 def _answer(
     run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, name: str, made_by: str, say: Say, ranks: Ranks
 ) -> None:
-    """predictions.jsonl of one system, and how it was made."""
+    """predictions.jsonl of one system, and how it was made, which goes before its rows do."""
     prompts, target = dataset.prompts["test"], run.path / "eval" / name / "predictions.jsonl"
+    decoding = target.with_name(DECODING)
     say(f"scoring the {'trained model' if name == 'adapter' else name} on the test split")
-    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks, decoding)
     if ranks.index == 0:
-        write_json(target.with_name(DECODING), prediction.describe(model, dataset, prompts, recipe.eval, target))
+        described = prediction.describe(model, dataset, prompts, recipe.eval, target)
+        write_json(decoding, {"fingerprint": made_by, **described})
 
 
 def _weights(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     )  # the test rows of the last evaluation, which may be others than the training's
     data = {**environment["data"], **(read_json(scored) if scored.is_file() else {})}
     return {
-        "decoding": {path.parent.name: read_json(path) for path in sorted(run.path.glob(f"eval/*/{DECODING}"))},
+        "decoding": {p.parent.name: _decoding_of(p)["decoding"] for p in sorted(run.path.glob(f"eval/*/{DECODING}"))},
         **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed")},
         "data": data,
         "base_model": recipe.base.model,
@@ -218,9 +221,13 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
 
 
 def _decoding_of(predictions: Path) -> dict[str, Any]:
-    """How predictions were made, where it is known."""
+    """The `fingerprint` of the evaluation that made predictions (None: older than such marks), and their `decoding`; empty where
+    rows were replaced and what they are was not yet written down."""
     path = predictions.with_name(DECODING)
-    return {"decoding": read_json(path)} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    decoding = read_json(path)
+    return {"fingerprint": decoding.pop("fingerprint", None), "decoding": decoding}
 
 
 def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:

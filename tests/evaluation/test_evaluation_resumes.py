@@ -13,8 +13,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from faulty_runs import ROWS, Run, Zygote, result
 from tiny import ROOT, make_rows
+
+from llama_tasks.cli import main
+from llama_tasks.evaluation import prediction
 
 
 def kill_until_done(
@@ -83,6 +87,30 @@ def test_another_suite_begins_anew(zygote: Zygote, place: Path, whole: tuple[byt
     assert run.wait() == -signal.SIGKILL
     assert zygote.run("evaluate", "whole", cwd=place).wait() == 0
     assert (place / "whole/eval/adapter/predictions.jsonl").read_bytes() == whole[1]
+
+
+@pytest.mark.parametrize("asked", [([], ["eval.max_new_tokens=2"]), (["eval.max_new_tokens=2"], [])])
+def test_rows_that_another_evaluation_replaced(
+    place: Path, whole: tuple[bytes, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[list[str]]
+) -> None:
+    """One is stopped once it has the base's rows, another once it has replaced them; then the first one again."""
+    run = Path(shutil.copytree(place / "whole", tmp_path / "run"))
+    one, other = (["evaluate", str(run), *more] for more in asked)
+    rows, describe = run / "eval/base/predictions.jsonl", prediction.describe
+
+    def stopped(command: list[str], described: int) -> bytes:
+        answers = [describe] * described
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                prediction, "describe", lambda *a: answers.pop()(*a) if answers else os.kill(os.getpid(), 2)
+            )
+            assert main(command) == 130
+        return rows.read_bytes()
+
+    kept = stopped(one, 1)
+    assert stopped(other, 0) != kept
+    assert main(one) == 0
+    assert rows.read_bytes() == kept
 
 
 def test_a_stopped_evaluation_says_how_it_goes_on(
