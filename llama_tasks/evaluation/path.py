@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 UNFINISHED = ".unfinished.json"  # in a run's eval/: the systems that a killed evaluation had answered
+LAST = "data.json"  # likewise: which evaluation the last one was, and its test rows
 DECODING = "decoding.json"  # beside predictions.jsonl: how they were made, and by which evaluation
 
 
@@ -64,8 +65,8 @@ def evaluate(
             forget(target)
     if ranks.index > 0:
         return {}
-    write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
     insight.observe(run, recipe, dataset, model)
+    write_json(run.path / "eval" / LAST, {"fingerprint": made_by, "test": dataset.fingerprints["test"]})
     result = write_report(run, recipe)
     unfinished.unlink()
     return result
@@ -134,7 +135,12 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
 
 
 def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
-    """predictions.jsonl -> scores.json of each system -> report.json, report.md, report.html; needs no torch."""
+    """predictions.jsonl -> scores.json of each system -> report.json, report.md, report.html; needs no torch.
+
+    Raises:
+        RunError: there are no predictions, or not all of them are of the last evaluation.
+    """
+    _check_one_evaluation(run)
     task = tasks.create(recipe.task, recipe.data.labels, recipe.prompt)
     systems = {}
     for name in ("base", "adapter"):
@@ -163,6 +169,18 @@ def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     )
     report.write(result, run.path, list(systems.values()))
     return result
+
+
+def _check_one_evaluation(run: RunDirectory) -> None:
+    """Raise RunError where an evaluation was stopped after it had replaced some of an older one's answers."""
+    answers = [run.path / "eval" / name / "predictions.jsonl" for name in ("base", "adapter")]
+    made_by = {_decoding_of(path).get("fingerprint", "") for path in answers if path.is_file()}
+    last = _last(run).get("fingerprint")  # evaluations that are older than such marks have none
+    if len(made_by | {last} if last else made_by) > 1:
+        raise RunError(
+            f"{run.path} holds answers of two evaluations, because the last one was stopped; run `llama-tasks evaluate "
+            f"{run.path}` again."
+        )
 
 
 def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) -> int:
@@ -205,11 +223,8 @@ def training_summary(run: RunDirectory) -> dict[str, Any] | None:
 
 def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     """Everything needed to make the numbers again."""
-    environment = run.environment()
-    scored = (
-        run.path / "eval/data.json"
-    )  # the test rows of the last evaluation, which may be others than the training's
-    data = {**environment["data"], **(read_json(scored) if scored.is_file() else {})}
+    environment, last = run.environment(), _last(run)
+    data = {**environment["data"], **({"test": last["test"]} if last else {})}
     return {
         "decoding": {p.parent.name: _decoding_of(p)["decoding"] for p in sorted(run.path.glob(f"eval/*/{DECODING}"))},
         **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed")},
@@ -218,6 +233,12 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         "base_revision": recipe.base.revision,
         "recipe": {**dataclasses.asdict(recipe), "task": Path(recipe.task).name},
     }
+
+
+def _last(run: RunDirectory) -> dict[str, Any]:
+    """What the last evaluation that ended says of itself; its test rows may be others than the training's."""
+    path = run.path / "eval" / LAST
+    return read_json(path) if path.is_file() else {}
 
 
 def _decoding_of(predictions: Path) -> dict[str, Any]:
