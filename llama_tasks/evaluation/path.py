@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import files, metrics, report, tasks
-from llama_tasks.errors import RunError
+from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.evaluation import identity, insight, prediction, records
 from llama_tasks.evaluation.prediction import predict as predict
 from llama_tasks.evaluation.records import training_summary
+from llama_tasks.evaluation.rehearsal import check_suite
 from llama_tasks.evaluation.scoring import compare, row_values, score
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import RunDirectory, read_json, read_jsonl, write_json
@@ -187,10 +188,14 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     A killed one goes on at the row where it stopped.
 
     Raises:
-        DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists.
+        DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists; RecipeError: a suite that
+            cannot be, or plain text, which has no answers.
     """
     from llama_tasks.dataset import for_prediction
 
+    check_suite(recipe)
+    if recipe.eval.scoring == "perplexity":
+        raise RecipeError("Plain text is measured (eval.scoring: perplexity); there is nothing to predict.")
     if target.exists():
         raise RunError(f"{target} exists; name another output.")
     tokenizer = check_contract(run, recipe)
