@@ -89,7 +89,7 @@ def _answer(
     """predictions.jsonl of one system, and how it was made, which goes before its rows do."""
     prompts, target = dataset.prompts["test"], run.path / "eval" / name / "predictions.jsonl"
     decoding = target.with_name(records.DECODING)
-    say(f"scoring the {'trained model' if name == 'adapter' else name} on the test split")
+    say(f"scoring the {'base' if name == 'base' and recipe.adapter is not None else 'trained model'} on the test split")
     prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks, decoding)
     if ranks.index == 0:
         described = prediction.describe(model, dataset, prompts, recipe.eval, target)
@@ -160,10 +160,11 @@ def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
             rows = list(read_jsonl(path))
             scores = score(rows, recipe.eval, task)
             counts = metrics.count(rows, task.labels or None)
-            about = {"system": name, **asked, **records.decoding_of(path), "scores": scores, "counts": counts}
+            called = name if recipe.adapter is not None else report.TRAINED
+            about = {"system": called, **asked, **records.decoding_of(path), "scores": scores, "counts": counts}
             write_json(path.with_name("scores.json"), about)
             lead, values = row_values(rows, recipe.eval, task)
-            systems[name] = report.System(name, scores, counts, rows, values, lead)
+            systems[name] = report.System(called, scores, counts, rows, values, lead)
     if "base" not in systems:
         raise RunError(f"{run.path} has no predictions yet; `llama-tasks evaluate {run.path}` makes them.")
     adapter = systems.get("adapter")
