@@ -172,8 +172,8 @@ def test_bad_files(workplace: Path, capsys: pytest.CaptureFixture, content: byte
 @pytest.mark.parametrize(
     ("task", "suite", "message"),
     [
-        ("summarize", "eval.temperature=0.5", "eval.temperature would have no effect"),
-        ("summarize", "eval.scoring=likelihood", "the task 'summarize' does not have"),
+        ("summarize\neval: {metrics: [rougeL]}", "eval.temperature=0.5", "eval.temperature would have no effect"),
+        ("summarize\neval: {metrics: [rougeL]}", "eval.scoring=likelihood", "the task 'summarize' does not have"),
         ("text", "eval.scoring=perplexity", "there is nothing to predict"),
     ],
 )
