@@ -110,6 +110,12 @@ def remove(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
+def unlink(path: Path) -> None:
+    """Remove a file, if there is one, so that what is written afterwards never stands beside it, whenever the power fails."""
+    path.unlink(missing_ok=True)
+    flush(path.parent)
+
+
 def sweep(folder: Path) -> None:
     """Remove what killed saves left in a folder, however deep in it; a target whose replacement was cut short between two
     renames comes back."""

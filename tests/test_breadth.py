@@ -40,7 +40,7 @@ def test_an_adapter_taught_by_a_larger_base(place: Path) -> None:
     assert json.loads((run / "report.json").read_text(encoding="utf-8"))["scores"]
 
 
-def test_all_weights_but_the_frozen_ones(place: Path) -> None:
+def test_all_weights_but_the_frozen_ones(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = place / "frozen"
     command = ["finetune", str(place / "mine.yaml"), f"output={run}", "adapter=null", "train.learning_rate=1e-3",
                "train.freeze=[embed_tokens, layers.0]", "train.optim=adafactor"]  # fmt: skip
@@ -48,6 +48,10 @@ def test_all_weights_but_the_frozen_ones(place: Path) -> None:
     before, after = load_file(place / "base/model.safetensors"), load_file(run / "model/model.safetensors")
     same = {name for name in after if before[name].equal(after[name])}
     assert same == {name for name in after if "embed_tokens" in name or "layers.0." in name}
+    told = capsys.readouterr().out
+    assert (
+        "scoring the trained model" in told and "The trained model reaches" in told and "scoring the base" not in told
+    )
 
 
 def test_sharing_beside_noise_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,6 +169,23 @@ def test_bad_files(workplace: Path, capsys: pytest.CaptureFixture, content: byte
     assert not (workplace / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("task", "suite", "message"),
+    [
+        ("summarize\neval: {metrics: [rougeL]}", "eval.temperature=0.5", "eval.temperature would have no effect"),
+        ("summarize\neval: {metrics: [rougeL]}", "eval.scoring=likelihood", "the task 'summarize' does not have"),
+        ("text", "eval.scoring=perplexity", "there is nothing to predict"),
+    ],
+)
+def test_predict_looks_at_its_suite(
+    tmp_path: Path, capsys: pytest.CaptureFixture, task: str, suite: str, message: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(f"task: {task}\n")
+    output = tmp_path / "out/answers.jsonl"
+    assert message in fails(capsys, "predict", str(tmp_path), "--input", "no.jsonl", "--output", str(output), suite)
+    assert not output.parent.exists()
+
+
 def test_a_leak_stops_the_run(workplace: Path, capsys: pytest.CaptureFixture) -> None:
     make_rows(workplace / "test.jsonl", ROWS[:3])
     message = fails(capsys, "finetune", "mine.yaml", "data.test=test.jsonl")

@@ -21,7 +21,19 @@ from report_sample import HOSTILE, hostile_row, rows, sample_report, sample_syst
 from rich.console import Console
 
 from llama_tasks.errors import RunError
-from llama_tasks.report import System, build, html, load, markdown, plain, scores_table, terminal, verdicts, write
+from llama_tasks.report import (
+    TRAINED,
+    System,
+    build,
+    html,
+    load,
+    markdown,
+    plain,
+    scores_table,
+    terminal,
+    verdicts,
+    write,
+)
 from llama_tasks.report.charts import interval_plots, nice_ticks, training_plots
 from llama_tasks.report.content import sample_ids
 from llama_tasks.report.rows import pack
@@ -155,6 +167,20 @@ def test_verdict_of_other_outcomes(test: dict[str, Any], sentence: str) -> None:
     assert str(verdicts(report)[0]) == sentence
     for rendered in (markdown(report), html(report), printed(report, 200)):
         assert sentence.split("[")[0].split("(")[0].strip() in rendered.replace("**", "")
+
+
+def test_a_trained_model_alone_is_not_called_the_base() -> None:
+    row, counts = _prediction("a"), {"rows": 1, "empty": 0}
+    report = _build(System(TRAINED, [score("bleu", "en", 98.1, 1)], counts, [row]), None)
+    assert str(verdicts(report)[0]).startswith("The trained model reaches 98.1 on BLEU")
+    assert verdicts(report)[0].chinese == "训练后的模型在 BLEU 上为 98.1"
+    for rendered in (
+        markdown(report),
+        printed(report, 200),
+        re.sub('<(style|script).*?</|class="[^"]*"', "", html(report), flags=re.S),
+    ):
+        assert "trained model" in rendered and not re.search(r"\bbase\b(?!-uri)|基座", rendered)
+    assert "evaluation of the base" in html(_build(System("base", [], {}, []), None))
 
 
 def test_nothing_scored_is_said() -> None:

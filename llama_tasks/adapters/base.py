@@ -71,6 +71,7 @@ def load_base(base: BaseConfig, device: torch.device | str = "cpu", spread: bool
         raise ModelError(f"Cannot load the base {base.model!r} as asked: {str(error).splitlines()[0]}") from None
     compute_4bit_as_trained(model)
     keep_only_ends(model)
+    keep_commit(model, base)
     return model
 
 
@@ -97,6 +98,7 @@ def load_any(base: BaseConfig, device: torch.device | str = "cpu") -> Any:
         ) from None
     compute_4bit_as_trained(model)
     keep_only_ends(model)
+    keep_commit(model, base)
     return model.eval()
 
 
@@ -120,6 +122,12 @@ def _config_of(base: BaseConfig) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found
+
+
+def keep_commit(model: Any, base: BaseConfig) -> None:
+    """Whoever reads a model's files once more (vLLM) takes those of the same commit. This is transformers' own place for it, which
+    it fills no longer and writes to no file."""
+    model.config._commit_hash = base.revision
 
 
 def keep_only_ends(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 from pathlib import Path
 
@@ -140,13 +141,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     run, recipe = open_run(args)
     console = open_console()
     from llama_tasks import dataset, evaluation
+    from llama_tasks.rundir import command_line
 
     evaluation.check_suite(recipe)
     data = dataset.prepare(recipe, evaluation.check_contract(run, recipe))
     evaluation.rehearse(data, recipe.eval)
     model = evaluation.load(run, recipe)
     ranks = evaluation.all_ranks()
-    report = evaluation.evaluate(run, recipe, data, model, lambda text: console.print(text, highlight=False), ranks)
+    say = functools.partial(console.print, highlight=False)
+    report = evaluation.evaluate(run, recipe, data, model, say, ranks, command_line())
     show(report, run.path, console)
 
 

@@ -141,7 +141,7 @@ def _score(
     ranks.wait()
     if known.get("fingerprint") != made_by:
         say(f"{name}: {len(prompts):,} rows")
-        prediction.write(target, made_by, candidate.model, dataset, prompts, recipe.eval, ranks)
+        prediction.write(target, made_by, candidate.model, dataset, prompts, recipe.eval, ranks, scores)
         known = {}
     if ranks.index > 0:
         return {}

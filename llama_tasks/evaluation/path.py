@@ -5,19 +5,20 @@ Suites name task and metrics; this file joins them. `predictions.jsonl` is the s
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_tasks import files, metrics, report, tasks
-from llama_tasks.errors import RunError
-from llama_tasks.evaluation import identity, insight, prediction
+from llama_tasks.errors import RecipeError, RunError
+from llama_tasks.evaluation import identity, insight, prediction, records
 from llama_tasks.evaluation.prediction import predict as predict
+from llama_tasks.evaluation.records import training_summary
+from llama_tasks.evaluation.rehearsal import check_suite
 from llama_tasks.evaluation.scoring import compare, row_values, score
 from llama_tasks.recipe import Recipe, Suite
-from llama_tasks.rundir import RunDirectory, command_line, read_json, read_jsonl, write_json
+from llama_tasks.rundir import RunDirectory, read_json, read_jsonl, write_json
 from llama_tasks.rundir.journal import ALONE, Ranks, forget
 
 if TYPE_CHECKING:
@@ -27,20 +28,26 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 UNFINISHED = ".unfinished.json"  # in a run's eval/: the systems that a killed evaluation had answered
-DECODING = "decoding.json"  # beside predictions.jsonl: how they were made
 
 
 def evaluate(
-    run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, say: Say, ranks: Ranks = ALONE
+    run: RunDirectory,
+    recipe: Recipe,
+    dataset: Dataset,
+    model: Any,
+    say: Say,
+    ranks: Ranks = ALONE,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Score base and adapter on the test split with the same suite, compare them, write the report; returns it (the first
     process does, where several share the work).
 
     A killed one goes on at the row where it stopped. `model` is what `load` gives. Plain text has no base to compare with:
-    its scores are returned alone.
+    its scores are returned alone. `command` is what asked for the evaluation, None where it ends the run's training.
     """
     if recipe.eval.scoring == "perplexity":
-        return _perplexity(run, dataset, model, recipe.eval) if ranks.index == 0 else {}
+        about = records.about(dataset, recipe.eval, command)
+        return _perplexity(run, dataset, model, recipe.eval, about) if ranks.index == 0 else {}
     if recipe.eval.scoring == "generate":
         from llama_tasks.generate import check_engine
 
@@ -55,16 +62,20 @@ def evaluate(
     for name in systems:
         switched_off = name == "base" and len(systems) > 1
         with model.disable_adapter() if switched_off else nullcontext():
-            if done.get(name) != made_by or not (run.path / "eval" / name / "predictions.jsonl").is_file():
+            target = run.path / "eval" / name / "predictions.jsonl"
+            vouched = {done.get(name), records.decoding_of(target).get("fingerprint")}
+            if vouched != {made_by} or not target.is_file():
                 _answer(run, recipe, dataset, model, name, made_by, say, ranks)
         done[name] = made_by
         if ranks.index == 0:
             write_json(unfinished, done)
-            forget(run.path / "eval" / name / "predictions.jsonl")
+            forget(target)
     if ranks.index > 0:
         return {}
-    write_json(run.path / "eval/data.json", {"test": dataset.fingerprints["test"]})
     insight.observe(run, recipe, dataset, model)
+    write_json(
+        run.path / "eval" / records.LAST, {"fingerprint": made_by, **records.about(dataset, recipe.eval, command)}
+    )
     result = write_report(run, recipe)
     unfinished.unlink()
     return result
@@ -73,12 +84,14 @@ def evaluate(
 def _answer(
     run: RunDirectory, recipe: Recipe, dataset: Dataset, model: Any, name: str, made_by: str, say: Say, ranks: Ranks
 ) -> None:
-    """predictions.jsonl of one system, and how it was made."""
+    """predictions.jsonl of one system, and how it was made, which goes before its rows do."""
     prompts, target = dataset.prompts["test"], run.path / "eval" / name / "predictions.jsonl"
-    say(f"scoring the {'trained model' if name == 'adapter' else name} on the test split")
-    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks)
+    decoding = target.with_name(records.DECODING)
+    say(f"scoring the {'base' if name == 'base' and recipe.adapter is not None else 'trained model'} on the test split")
+    prediction.write(target, made_by, model, dataset, prompts, recipe.eval, ranks, decoding)
     if ranks.index == 0:
-        write_json(target.with_name(DECODING), prediction.describe(model, dataset, prompts, recipe.eval, target))
+        described = prediction.describe(model, dataset, prompts, recipe.eval, target)
+        write_json(decoding, {"fingerprint": made_by, **described})
 
 
 def _weights(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
@@ -131,31 +144,37 @@ def load(run: RunDirectory, recipe: Recipe) -> Any:
 
 
 def write_report(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
-    """predictions.jsonl -> scores.json of each system -> report.json, report.md, report.html; needs no torch."""
+    """predictions.jsonl -> scores.json of each system -> report.json, report.md, report.html; needs no torch.
+
+    Raises:
+        RunError: there are no predictions, or not all of them are of the last evaluation.
+    """
+    records.check_one(run)
     task = tasks.create(recipe.task, recipe.data.labels, recipe.prompt)
-    systems = {}
+    systems, asked = {}, records.asked(run, records.last(run))
     for name in ("base", "adapter"):
         path = run.path / "eval" / name / "predictions.jsonl"
         if path.is_file():
             rows = list(read_jsonl(path))
             scores = score(rows, recipe.eval, task)
             counts = metrics.count(rows, task.labels or None)
-            about = {"system": name, "scores": scores, "counts": counts, **_decoding_of(path)}
+            called = name if recipe.adapter is not None else report.TRAINED
+            about = {"system": called, **asked, **records.decoding_of(path), "scores": scores, "counts": counts}
             write_json(path.with_name("scores.json"), about)
             lead, values = row_values(rows, recipe.eval, task)
-            systems[name] = report.System(name, scores, counts, rows, values, lead)
+            systems[name] = report.System(called, scores, counts, rows, values, lead)
     if "base" not in systems:
         raise RunError(f"{run.path} has no predictions yet; `llama-tasks evaluate {run.path}` makes them.")
     adapter = systems.get("adapter")
     pairs = compare(systems["base"].predictions, adapter.predictions, recipe.eval, task) if adapter else []
     result = report.build(
         task=task.name,
-        command=run.environment().get("command", command_line()),
+        command=asked["command"],
         base=systems["base"],
         adapter=adapter,
         comparisons=pairs,
         training=training_summary(run),
-        provenance=provenance(run, recipe),
+        provenance=records.provenance(run, recipe),
         insight=insight.gather(run, systems, recipe.eval, task, lambda rows: score(rows, recipe.eval, task)),
     )
     report.write(result, run.path, list(systems.values()))
@@ -168,10 +187,14 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     A killed one goes on at the row where it stopped.
 
     Raises:
-        DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists.
+        DataError, ModelError: the file or the adapter cannot be used; RunError: `target` exists; RecipeError: a suite that
+            cannot be, or plain text, which has no answers.
     """
     from llama_tasks.dataset import for_prediction
 
+    check_suite(recipe)
+    if recipe.eval.scoring == "perplexity":
+        raise RecipeError("Plain text is measured (eval.scoring: perplexity); there is nothing to predict.")
     if target.exists():
         raise RunError(f"{target} exists; name another output.")
     tokenizer = check_contract(run, recipe)
@@ -185,45 +208,7 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     return len(prompts)
 
 
-def training_summary(run: RunDirectory) -> dict[str, Any] | None:
-    """log.jsonl as the report's `training`, or None where nothing was trained."""
-    log = run.read_log()
-    steps = [entry for entry in log if entry["event"] == "step"]
-    if not steps:
-        return None
-    evaluations = [{k: e[k] for k in ("step", "metric", "value")} for e in log if e["event"] == "evaluation"]
-    end: dict[str, Any] = next((entry for entry in reversed(log) if entry["event"] == "end"), {})
-    return {
-        "steps": [{k: e[k] for k in ("step", "loss", "learning_rate", "tokens_per_second")} for e in steps],
-        "evaluations": evaluations,
-        **{k: end.get(k) for k in ("best_step", "trainable_parameters", "total_parameters", "seconds")},
-    }
-
-
-def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
-    """Everything needed to make the numbers again."""
-    environment = run.environment()
-    scored = (
-        run.path / "eval/data.json"
-    )  # the test rows of the last evaluation, which may be others than the training's
-    data = {**environment["data"], **(read_json(scored) if scored.is_file() else {})}
-    return {
-        "decoding": {path.parent.name: read_json(path) for path in sorted(run.path.glob(f"eval/*/{DECODING}"))},
-        **{key: environment.get(key) for key in ("llama_tasks", "versions", "hardware", "git", "seed")},
-        "data": data,
-        "base_model": recipe.base.model,
-        "base_revision": recipe.base.revision,
-        "recipe": {**dataclasses.asdict(recipe), "task": Path(recipe.task).name},
-    }
-
-
-def _decoding_of(predictions: Path) -> dict[str, Any]:
-    """How predictions were made, where it is known."""
-    path = predictions.with_name(DECODING)
-    return {"decoding": read_json(path)} if path.is_file() else {}
-
-
-def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -> dict[str, Any]:
+def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite, about: dict[str, Any]) -> dict[str, Any]:
     from llama_tasks.score import text_losses
 
     rows = text_losses(model, dataset.encoder, dataset.prompts["test"], suite.tokens_per_batch)
@@ -238,13 +223,14 @@ def _perplexity(run: RunDirectory, dataset: Dataset, model: Any, suite: Suite) -
             too_large[name] = str(error)
     result = {
         "system": "model",
+        **records.asked(run, about),
         "texts": len(rows),
         "bytes": sum(columns[2]),
         **{score["metric"]: score["value"] for score in scores},
         **dict.fromkeys(too_large),
         **({"too_large": too_large} if too_large else {}),
         "scores": scores,
-        "data": dataset.fingerprints["test"],
+        "data": about["test"],
     }
     write_json(run.path / "eval/model/scores.json", result)
     return result

@@ -46,14 +46,15 @@ def write(
     prompts: Sequence[Prompt],
     suite: Suite,
     ranks: Ranks = ALONE,
+    voucher: Path | None = None,
 ) -> None:
     """predictions.jsonl of all prompts; a killed one is gone on with where it stopped, and several processes share the work.
-    `journal.forget` ends it.
+    `journal.forget` ends it; `voucher` as there.
 
     Raises:
         RunError: another process is writing it.
     """
-    with journal(target, fingerprint, len(prompts), ranks) as rows:
+    with journal(target, fingerprint, len(prompts), ranks, voucher) as rows:
         for index, row in stream(model, dataset, prompts, suite, rows.missing):
             rows.append(index, row)
 

@@ -42,9 +42,8 @@ def by_vllm(job: Job) -> Iterator[tuple[int, list[int]]]:
     with tempfile.TemporaryDirectory() as folder:
         rank = _save_adapter(job.model, Path(folder))
         lora = LoRARequest("adapter", 1, folder) if rank else None
-        results = _llm(_files(job.model), str(job.model.dtype).removeprefix("torch."), rank).generate(
-            prompts, settings, use_tqdm=False, lora_request=lora
-        )
+        llm = _llm(*_files(job.model), str(job.model.dtype).removeprefix("torch."), rank)
+        results = llm.generate(prompts, settings, use_tqdm=False, lora_request=lora)
     for index, result in enumerate(results):
         output = result.outputs[0]
         ids = list(output.token_ids)
@@ -54,12 +53,15 @@ def by_vllm(job: Job) -> Iterator[tuple[int, list[int]]]:
 
 
 @functools.lru_cache(maxsize=1)
-def _llm(base: str, dtype: str, rank: int) -> Any:
-    """vLLM's engine for a base, loaded once, with the numbers it was trained in: left to itself vLLM takes half of float32."""
+def _llm(base: str, revision: str | None, dtype: str, rank: int) -> Any:
+    """vLLM's engine for a base, loaded once, of the commit that was pinned, with the numbers it was trained in: left to itself vLLM
+    takes the Hub's newest, and half of float32."""
     from vllm import LLM
 
     room = {"max_lora_rank": next((size for size in VLLM_RANKS if size >= rank), rank)} if rank else {}
-    return LLM(model=base, dtype=dtype, enable_lora=rank > 0, **room)
+    return LLM(
+        model=base, revision=revision, tokenizer_revision=revision, dtype=dtype, enable_lora=rank > 0, **room
+    )  # fmt: skip
 
 
 def vllm_settings(suite: Suite, ends: Sequence[int], name: str) -> dict[str, Any]:
@@ -107,8 +109,8 @@ def _lora(model: Any) -> Any:
     return config
 
 
-def _files(model: Any) -> str:
-    """The folder or Hub id that a model's base was loaded from."""
+def _files(model: Any) -> tuple[str, str | None]:
+    """The folder or Hub id that a model's base was loaded from, and the commit of the latter."""
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     if not inner.config.name_or_path:
         raise ModelError("eval.engine: vllm reads a model from its files, and this one was made in memory.")
@@ -116,4 +118,4 @@ def _files(model: Any) -> str:
         raise ModelError(
             "eval.engine: vllm reads the base as its files hold it, not in 4 or 8 bits; leave eval.engine out."
         )
-    return str(inner.config.name_or_path)
+    return str(inner.config.name_or_path), getattr(inner.config, "_commit_hash", None)

@@ -158,7 +158,8 @@ def _view(run_dir: Path, repo_id: str, base_model: str, revision: str) -> dict[s
     contract = json.loads((run_dir / "adapter" / "prompt_contract.json").read_text(encoding="utf-8"))
     adapter = json.loads((run_dir / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     report = _read_json(run_dir / "report.json")
-    provenance = public({**_read_json(run_dir / "environment.json"), **report.get("provenance", {})})
+    environment, numbers = _read_json(run_dir / "environment.json"), report.get("provenance", {})
+    provenance = public({**environment, **numbers, **numbers.get("training", {})})  # a later evaluation has its own
     recipe = _recipe(run_dir, base_model, revision)
     template = _main_template(contract)
     fields = list(dict.fromkeys(_FIELD.findall(template)))
@@ -173,7 +174,7 @@ def _view(run_dir: Path, repo_id: str, base_model: str, revision: str) -> dict[s
         "scores": report.get("scores", []),
         "counts": report.get("counts", {}),
         "training": report.get("training", {}),
-        "command": public(report.get("command", "")),
+        "command": public(environment.get("command", report.get("command", ""))),
         "data": provenance.get("data") or {},
         "versions": provenance.get("versions") or {},
         "hardware": provenance.get("hardware") or {},

@@ -13,12 +13,13 @@ from __future__ import annotations
 from llama_tasks.report.as_html import html
 from llama_tasks.report.as_markdown import markdown, scores_table
 from llama_tasks.report.as_terminal import terminal
-from llama_tasks.report.content import System, build
+from llama_tasks.report.content import TRAINED, System, build
 from llama_tasks.report.files import load, write
 from llama_tasks.report.text import plain, shorten
 from llama_tasks.report.verdict import verdicts
 
 __all__ = [
+    "TRAINED",
     "System",
     "build",
     "html",

@@ -22,7 +22,7 @@ from llama_tasks.report.charts import interval_plots, reliability_plot, training
 from llama_tasks.report.content import System
 from llama_tasks.report.rows import pack
 from llama_tasks.report.verdict import is_better, is_worse, verdicts
-from llama_tasks.report.words import LABELS, WORDS, both, metric
+from llama_tasks.report.words import LABELS, WORDS, both, first_system, metric
 
 _OWN_PLACE = ("data", "recipe")  # parts of the provenance that are more than a line
 _TRAINING = ("steps", "evaluations", "best_step", "trainable_parameters", "total_parameters", "seconds")
@@ -38,6 +38,7 @@ def html(report: dict[str, Any], systems: Sequence[System] = ()) -> str:
     labels = report.get("labels") or {}
     return draw(
         "page.html.j2",
+        first=first_system(report),
         report=report,
         compared=compared,
         systems=names,
@@ -66,12 +67,12 @@ def rows_of(systems: Sequence[System], labels: Sequence[str] = ()) -> dict[str, 
     }
 
 
-def draw(template: str, scripts: Sequence[str] = ("language.js", "page.js"), **values: Any) -> str:
-    """A page of this folder, as text."""
+def draw(template: str, scripts: Sequence[str] = ("language.js", "page.js"), first: str = "base", **values: Any) -> str:
+    """A page of this folder, as text; `first` as for `environment`."""
     script = "".join(map(asset, scripts))
     # The only texts that are not escaped: files of this package.
     own = {"css": Markup(asset("page.css")), "script": Markup(script), "script_hash": script_hash(script)}
-    return environment().get_template(template).render(**own, **values)
+    return environment(first).get_template(template).render(**own, **values)
 
 
 def language_tag(code: Any) -> str:
@@ -98,8 +99,9 @@ def mistakes(own: dict[str, Any]) -> list[tuple[str, str | None, int]]:
 
 
 @cache
-def environment() -> Environment:
-    """Templates of this folder, autoescaped, with the filters that make texts of data harmless."""
+def environment(first: str = "base") -> Environment:
+    """Templates of this folder, autoescaped, with the filters that make texts of data harmless. Where they say `base` they mean
+    the first system, which has the words of the key `first`."""
     made = Environment(
         loader=PackageLoader("llama_tasks", "report"),
         autoescape=True,
@@ -111,7 +113,11 @@ def environment() -> Environment:
     numbers = (text.number, text.interval, text.p_value, text.duration)
     for function in (*words, *numbers, text.clip, text.label, language_tag, shade, mistakes, both, metric):
         made.filters[function.__name__] = function
-    made.globals |= {"t": LABELS, "words": WORDS}
+    own = {"base": first, "of_base": f"of_{first}"}
+    made.globals |= {
+        name: {**words, **{key: words[word] for key, word in own.items()}}
+        for name, words in (("t", LABELS), ("words", WORDS))
+    }
     made.tests |= {"better": is_better, "worse": is_worse, "significant": text.is_significant}
     return made
 

@@ -18,6 +18,7 @@ from llama_tasks.report.text import (
     shown_fields,
 )
 from llama_tasks.report.verdict import verdicts, way
+from llama_tasks.report.words import WORDS, first_system
 
 _EXAMPLES = 5
 _CELL = 240  # characters; the page holds the whole text
@@ -26,17 +27,18 @@ _MARKUP = re.compile(r"[\\`*_\[\]~$]|:(?=[\w+/-])")  # the colon: of URLs and of
 
 def markdown(report: dict[str, Any]) -> str:
     """The whole report. Data is escaped: it can neither leave its cell nor become markup, a link or a mention."""
+    called = _called(report)
     parts = [
         f"# {escape(report['title'])}",
         "\n".join(f"**{escape(finding.claim)}** {escape(finding.evidence)}  " for finding in verdicts(report)),
         scores_table(report),
-        _counts(report["counts"]),
-        *_labels(report.get("labels") or {}),
-        *_slices(report.get("slices") or {}),
-        *_leaks(report.get("leaks") or {}),
-        *_general(report.get("general") or {}),
-        *_rows("Rows that got worse", "Those whose own value fell most.", report["regressions"]),
-        *_rows("Examples", _sampling(report), report["examples"][:_EXAMPLES]),
+        _counts(report["counts"], called),
+        *_labels(report.get("labels") or {}, called),
+        *_slices(report.get("slices") or {}, called),
+        *_leaks(report.get("leaks") or {}, called),
+        *_general(report.get("general") or {}, called),
+        *_rows("Rows that got worse", "Those whose own value fell most.", report["regressions"], called),
+        *_rows("Examples", _sampling(report), report["examples"][:_EXAMPLES], called),
         *_provenance(report),
     ]
     return "\n\n".join(parts) + "\n"
@@ -45,7 +47,9 @@ def markdown(report: dict[str, Any]) -> str:
 def scores_table(report: dict[str, Any]) -> str:
     """The table of scores with its signatures beneath; fits a model card."""
     compared = any("adapter" in score for score in report["scores"])
-    head = ["metric", "language", "n", "base"] + (["adapter", "difference", "p", "detectable"] if compared else [])
+    head = ["metric", "language", "n", _called(report)["base"]] + (
+        ["adapter", "difference", "p", "detectable"] if compared else []
+    )
     lines = [_row(head), "|:--|:--|--:|" + "--:|" * (len(head) - 3)]
     lines += [_row(_score_cells(score, compared)) for score in report["scores"]]
     note = "Values are 0 to 100, higher is better (↓ lower, ↕ neither way), with 95% bootstrap intervals."
@@ -60,6 +64,10 @@ def scores_table(report: dict[str, Any]) -> str:
         for score in report["scores"]
     ]
     return "\n".join([*lines, "", note, "", *signatures])
+
+
+def _called(report: dict[str, Any]) -> dict[str, str]:
+    return {"base": WORDS[first_system(report)][0], "adapter": "adapter"}
 
 
 def escape(text: object) -> str:
@@ -94,9 +102,12 @@ def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _counts(counts: dict[str, Any]) -> str:
+def _counts(counts: dict[str, Any], called: dict[str, str]) -> str:
     names = list(dict.fromkeys(name for system in counts.values() for name in system))
-    lines = [_row(["answers", *map(escape, counts)]), "|:--|" + "--:|" * len(counts)]
+    lines = [
+        _row(["answers", *(escape(called.get(system, system)) for system in counts)]),
+        "|:--|" + "--:|" * len(counts),
+    ]
     lines += [_row([escape(name), *(number(system.get(name), 0) for system in counts.values())]) for name in names]
     return "\n".join(["## How the systems answered", "", *lines])
 
@@ -106,7 +117,7 @@ def _table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
     return "\n".join([_row(head), "|" + ":--|" * words + "--:|" * (len(head) - words), *map(_row, rows)])
 
 
-def _labels(labels: dict[str, Any]) -> list[str]:
+def _labels(labels: dict[str, Any], called: dict[str, str]) -> list[str]:
     parts = []
     for name, own in labels.items():
         cells = [
@@ -115,19 +126,19 @@ def _labels(labels: dict[str, Any]) -> list[str]:
             for row in own["table"]
         ]
         parts += [
-            f"## Labels, {escape(name)}",
+            f"## Labels, {escape(called.get(name, name))}",
             _table(["label", "rows", "predicted", "precision", "recall", "F1"], cells),
         ]
     return parts
 
 
-def _slices(slices: dict[str, Any]) -> list[str]:
+def _slices(slices: dict[str, Any], called: dict[str, str]) -> list[str]:
     if not slices.get("columns"):
         return []
     parts = ["## Slices", f"Means over the rows of a group ({escape(metric_name(slices['metric']))})."]
     for part in slices["columns"]:
         systems = list(part["groups"][0]["systems"])
-        head = [escape(part["column"].replace("_", " ")), "rows", *map(escape, systems)]
+        head = [escape(part["column"].replace("_", " ")), "rows", *(escape(called.get(name, name)) for name in systems)]
         rows = [
             [escape(group["group"]), number(group["n"], 0), *(_value(group["systems"][name]) for name in systems)]
             for group in part["groups"]
@@ -136,7 +147,7 @@ def _slices(slices: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _leaks(leaks: dict[str, Any]) -> list[str]:
+def _leaks(leaks: dict[str, Any], called: dict[str, str]) -> list[str]:
     if not leaks:
         return []
     if not leaks["checked"]:
@@ -144,7 +155,7 @@ def _leaks(leaks: dict[str, Any]) -> list[str]:
     kinds = ", ".join(f"{kind} {number(count, 0)}" for kind, count in leaks["kinds"].items())
     told = f"{number(leaks['rows'], 0)} of {number(leaks['of'], 0)} test rows are also in the training rows ({kinds})."
     systems = [name for name in ("base", "adapter") if any(name in score for score in leaks["scores"])]
-    head = ["metric", "language", "n", *(f"{name}, {side}" for name in systems for side in ("with", "without"))]
+    head = ["metric", "language", "n", *(f"{called[name]}, {side}" for name in systems for side in ("with", "without"))]
     rows = [
         [escape(metric_name(score["metric"])), escape(score["lang"]), number(score["n"], 0)]
         + [_value(score[name][side]) for name in systems for side in ("with", "without")]
@@ -153,12 +164,18 @@ def _leaks(leaks: dict[str, Any]) -> list[str]:
     return ["## Leak check", told, *([_table(head, rows, 2)] if rows else [])]
 
 
-def _general(general: dict[str, Any]) -> list[str]:
+def _general(general: dict[str, Any], called: dict[str, str]) -> list[str]:
     scores = general.get("scores", [])
     if not scores:
         return []
     systems = [name for name in ("base", "adapter") if name in scores[0]]
-    head = ["metric", "language", "texts", *systems, *(["difference", "p"] if len(systems) > 1 else [])]
+    head = [
+        "metric",
+        "language",
+        "texts",
+        *(called[name] for name in systems),
+        *(["difference", "p"] if len(systems) > 1 else []),
+    ]
     rows = []
     for score in scores:
         row = [escape(metric_name(score["metric"])), escape(score["lang"]), number(score["n"], 0)]
@@ -182,14 +199,15 @@ def _sampling(report: dict[str, Any]) -> str:
     )
 
 
-def _rows(title: str, note: str, rows: list[dict[str, Any]]) -> list[str]:
+def _rows(title: str, note: str, rows: list[dict[str, Any]], called: dict[str, str]) -> list[str]:
     if not rows:
         return []
-    head = ["input", "reference", "base"] + (["adapter"] if "adapter" in rows[0] else [])
+    systems = [name for name in ("base", "adapter") if name in rows[0]]
+    head = ["input", "reference", *(called[name] for name in systems)]
     lines = [_row(head), "|" + ":--|" * len(head)]
     for row in rows:
         texts = [" / ".join(shown_fields(row["input"]).values()), " / ".join(map(plain, row["references"] or []))]
-        texts += [plain(row[name]) for name in head[2:]]
+        texts += [plain(row[name]) for name in systems]
         lines.append(_row([escape(shorten(text, _CELL)) or "*(empty)*" for text in texts]))
     return [f"## {title}", note, "\n".join(lines)]
 

@@ -25,6 +25,7 @@ from llama_tasks.report.text import (
     shown_fields,
 )
 from llama_tasks.report.verdict import asides, is_better, is_worse, verdicts, way
+from llama_tasks.report.words import WORDS, first_system
 
 _EXAMPLES = 2
 _TEXT = 160  # characters of each text of an example
@@ -33,11 +34,12 @@ _WIDE = 110  # columns from which a value and its interval share a line
 
 def terminal(report: dict[str, Any]) -> RenderableType:
     """The verdict, the scores, the counts, two example rows and the provenance; legible from 80 columns on."""
+    first = WORDS[first_system(report)][0]
     parts: list[RenderableType] = [Text()]
     parts += [Text.assemble((finding.claim, "bold"), " ", finding.evidence) for finding in verdicts(report)]
-    parts += [Text(), _Scores(report), _counts(report["counts"]), *map(Text, asides(report))]
+    parts += [Text(), _Scores(report), _counts(report["counts"], first), *map(Text, asides(report))]
     for example in report["examples"][:_EXAMPLES]:
-        parts += [Text(), _example(example)]
+        parts += [Text(), _example(example, first)]
     return Group(*parts, Text(), _provenance(report), Text())
 
 
@@ -51,12 +53,14 @@ class _Scores:
         gap = " " if options.max_width >= _WIDE else "\n"
         scores = self.report["scores"]
         compared = any("adapter" in score for score in scores)
-        about = "base and adapter on the same rows" if compared else "the base model"
+        key = first_system(self.report)
+        alone = "the base model" if key == "base" else f"the {WORDS[key][0]}"
+        about = "base and adapter on the same rows" if compared else alone
         title = Text(f"{plain(self.report['title'])}: {about}")
         table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("metric", overflow="fold")
         table.add_column("lang", overflow="fold")
-        for head in ["n", "base"] + (["adapter", "difference", "p"] if compared else []):
+        for head in ["n", WORDS[key][0]] + (["adapter", "difference", "p"] if compared else []):
             table.add_column(head, justify="right", no_wrap=True)
         for score in scores:
             table.add_row(*_score_cells(score, gap, compared))
@@ -95,13 +99,13 @@ def _note(scores: list[dict[str, Any]], compared: bool) -> str:
     return f"{note} * p < 0.05{f' ({methods})' if methods else ''}."
 
 
-def _counts(counts: dict[str, Any]) -> RenderableType:
+def _counts(counts: dict[str, Any], first: str) -> RenderableType:
     """`base     300 rows · 2 empty (0.7%) · ...`, one line a system."""
     grid = Table.grid(padding=(0, 2))
     for name, system in counts.items():
         rows = system.get("rows")
         parts = [_count(key, value, rows) for key, value in system.items()]
-        grid.add_row(Text(plain(name), style="bold"), Text(" · ".join(parts)))
+        grid.add_row(Text(first if name == "base" else plain(name), style="bold"), Text(" · ".join(parts)))
     return Padding(grid, (1, 0, 0, 0))
 
 
@@ -110,7 +114,7 @@ def _count(name: str, value: Any, rows: Any) -> str:
     return f"{number(value, 0)} {plain(name)}{share}"
 
 
-def _example(example: dict[str, Any]) -> RenderableType:
+def _example(example: dict[str, Any], first: str) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
@@ -120,7 +124,9 @@ def _example(example: dict[str, Any]) -> RenderableType:
     grid.add_row("reference", _text(" / ".join(map(plain, example["references"] or []))))
     for system in ("base", "adapter"):
         if system in example:
-            grid.add_row(Text(system, style="bold not dim"), _text(plain(example[system])))
+            grid.add_row(
+                Text(first if system == "base" else system, style="bold not dim"), _text(plain(example[system]))
+            )
     return grid
 
 

@@ -13,6 +13,9 @@ from typing import Any
 from llama_tasks.errors import RunError
 
 FORMAT = 1
+TRAINED = (
+    "trained model"  # name of the first system where all weights were trained: it stands alone, in the base's place
+)
 SAMPLE_SEED = 12345
 MAX_REGRESSIONS = 5
 

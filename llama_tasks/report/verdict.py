@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_tasks.report.text import ABSENT, interval, is_interval, is_significant, metric_name, number, p_value, plain
-from llama_tasks.report.words import metric_words
+from llama_tasks.report.words import WORDS, first_system, metric_words
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ def verdicts(report: dict[str, Any]) -> list[Finding]:
         return [Finding("Nothing was scored", "没有可计分的内容")]
     languages = list(dict.fromkeys(score["lang"] for score in scores))
     leads = [next(score for score in scores if score["lang"] == lang) for lang in languages]
-    findings = [_finding(score, name_language=len(languages) > 1) for score in leads]
+    names = WORDS[first_system(report)]
+    findings = [_finding(score, names, name_language=len(languages) > 1) for score in leads]
     if len(scores) > len(leads) and "adapter" in scores[0]:
         findings.append(_overall(scores))
     return findings + _leaks(report.get("leaks") or {})
@@ -88,14 +89,14 @@ def _gain(score: dict[str, Any]) -> float:
     return sign * (score.get("difference") or 0.0)
 
 
-def _finding(score: dict[str, Any], *, name_language: bool) -> Finding:
+def _finding(score: dict[str, Any], names: tuple[str, str], *, name_language: bool) -> Finding:
     lang = f" ({plain(score['lang'])})" if name_language else ""
     metric, zh = (name + lang for name in metric_words(score["metric"]))
     rows = f"n = {number(score['n'], 0)}"
     if "adapter" not in score:
         value = number(score["base"]["value"])
         evidence = _join(score["base"]["interval"], rows)
-        return Finding(f"The base reaches {value} on {metric}", f"基座在 {zh} 上为 {value}", evidence)
+        return Finding(f"The {names[0]} reaches {value} on {metric}", f"{names[1]}在 {zh} 上为 {value}", evidence)
     difference = score["difference"]
     change = number(difference, signed=True)
     p = p_value(score["p_value"])

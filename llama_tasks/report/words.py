@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from markupsafe import Markup
 
+from llama_tasks.report.content import TRAINED
 from llama_tasks.report.text import metric_name
 
 WORDS: dict[str, tuple[str, str]] = {
     "against": ("adapter against base", "适配器与基座的对比"),
     "of_base": ("evaluation of the base", "基座的评测"),
+    "of_trained": ("evaluation of the trained model", "训练后模型的评测"),
     "comparison": ("comparison", "对比"),
     "base": ("base", "基座"),
+    "trained": (TRAINED, "训练后的模型"),
     "adapter": ("adapter", "适配器"),
     "scores": ("Scores", "分数"),
     "scores_note": (
@@ -184,6 +189,11 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "rows_won": ("rows better / worse / same", "变好 / 变差 / 持平的行"),
 }
+
+
+def first_system(report: dict[str, Any]) -> str:
+    """The key of the words for a report's first system: `base`, or `trained` where all weights were."""
+    return "trained" if (report.get("systems") or {}).get("base") == TRAINED else "base"
 
 
 def both(english: str, chinese: str) -> Markup:

@@ -58,9 +58,12 @@ class Journal:
 
 
 @contextmanager
-def journal(target: Path, fingerprint: str, total: int, ranks: Ranks = ALONE) -> Iterator[Journal]:
+def journal(
+    target: Path, fingerprint: str, total: int, ranks: Ranks = ALONE, voucher: Path | None = None
+) -> Iterator[Journal]:
     """The rows of `target` (one JSON object a line, `total` of them), which appears when the block ends well. The parts stay
-    until `forget`, so that a job which is killed in between makes no row again.
+    until `forget`, so that a job which is killed in between makes no row again. `voucher` is a file that says whose rows an older
+    `target` holds: it goes just before they do, and the caller writes it anew.
 
     Raises:
         RunError: another process is writing it.
@@ -80,7 +83,7 @@ def journal(target: Path, fingerprint: str, total: int, ranks: Ranks = ALONE) ->
         os.fsync(file.fileno())
         ranks.wait()
         if ranks.index == 0:
-            _join(target, total)
+            _join(target, total, voucher)
         ranks.wait()
 
 
@@ -149,7 +152,7 @@ def _lines(part: Path) -> Iterator[tuple[int, int, int]]:
             at += len(line)
 
 
-def _join(target: Path, total: int) -> None:
+def _join(target: Path, total: int, voucher: Path | None) -> None:
     """All rows in their order under the final name, whole or not at all; the parts go."""
     parts = _parts(target)
     owners, starts, lengths = (array("q", [-1]) * total for _ in range(3))
@@ -158,6 +161,8 @@ def _join(target: Path, total: int) -> None:
             owners[index], starts[index], lengths[index] = number, start, length
     if -1 in owners:
         raise RunError(f"{target}: the row {owners.index(-1)} of {total} was not made; run the same command again.")
+    if voucher is not None:
+        files.unlink(voucher)
     handles = [part.open("rb") for part in parts]
     try:
         files.write_bytes(target, (_read(handles[owners[i]], starts[i], lengths[i]) for i in range(total)))

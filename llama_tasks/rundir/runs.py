@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llama_tasks.errors import LlamaTasksError, RunError
-from llama_tasks.recipe import leaves
+from llama_tasks.recipe import Recipe, leaves
 from llama_tasks.rundir.folder import RunDirectory, read_json
 from llama_tasks.rundir.lock import LOCK_FILE
 
@@ -36,7 +36,7 @@ class Summary:
 
     @property
     def score(self) -> str:
-        """Leading metric, base -> adapter."""
+        """Leading metric, base -> trained."""
         if self.after is None:
             return ""
         return f"{self.metric} {'–' if self.before is None else f'{self.before:.1f}'} → {self.after:.1f}"
@@ -59,7 +59,7 @@ def summarise(run: RunDirectory, under: Path) -> Summary:
     try:
         recipe, environment, log = run.recipe(), run.environment(), run.read_log()
         report = _report(run) if (run.path / "report.json").exists() else {}
-        metric, before, after = _leading(report)
+        metric, before, after = _leading(report, _trained(recipe))
     except (LlamaTasksError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return Summary(name, "", "", f"damaged: {error}", 0, "", None, None, "")
     step = max((entry.get("step", 0) for entry in log), default=0)
@@ -125,20 +125,26 @@ def _report(run: RunDirectory) -> dict[str, Any]:
     return found
 
 
-def _leading(report: dict[str, Any]) -> tuple[str, float | None, float | None]:
-    """The first score of a report: its name, the base's value, the adapter's."""
+def _trained(recipe: Recipe) -> str:
+    """Which system of a report was trained: the adapter; where all weights were, the only one, which has the base's place."""
+    return "base" if recipe.adapter is None else "adapter"
+
+
+def _leading(report: dict[str, Any], trained: str) -> tuple[str, float | None, float | None]:
+    """The first score of a report: its name, the base's value, the trained system's."""
     for score in report.get("scores", []):
-        base = (score.get("base") or {}).get("value")
-        return score["metric"], base, score["adapter"]["value"]
+        base = (score.get("base") or {}).get("value") if trained != "base" else None
+        return score["metric"], base, score[trained]["value"]
     return ("loss", None, float(report["loss"])) if "loss" in report else ("", None, None)
 
 
 def _scores(run: RunDirectory) -> dict[str, str]:
-    """Name and language of each score: the adapter's value with its interval."""
+    """Name and language of each score: the trained system's value with its interval."""
     found: dict[str, str] = {}
+    trained = _trained(run.recipe())
     with suppress(RunError, KeyError, TypeError, AttributeError):
         for score in _report(run).get("scores", []):
-            value, interval = score["adapter"]["value"], score["adapter"].get("interval")
+            value, interval = score[trained]["value"], score[trained].get("interval")
             around = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
             found[f"{score['metric']} {score.get('lang') or ''}".strip()] = f"{value:.2f}{around}"
     return found

@@ -12,9 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 from faulty_runs import ROWS, Run, Zygote, result
 from tiny import ROOT, make_rows
+
+from llama_tasks.cli import main
+from llama_tasks.evaluation import prediction
 
 
 def kill_until_done(
@@ -83,6 +88,44 @@ def test_another_suite_begins_anew(zygote: Zygote, place: Path, whole: tuple[byt
     assert run.wait() == -signal.SIGKILL
     assert zygote.run("evaluate", "whole", cwd=place).wait() == 0
     assert (place / "whole/eval/adapter/predictions.jsonl").read_bytes() == whole[1]
+
+
+@pytest.mark.parametrize("asked", [([], ["eval.max_new_tokens=2"]), (["eval.max_new_tokens=2"], [])])
+def test_rows_that_another_evaluation_replaced(
+    place: Path, whole: tuple[bytes, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    asked: list[list[str]],
+) -> None:  # fmt: skip
+    """One is stopped once it has the base's rows, another once it has replaced them; then the first one again."""
+    run = Path(shutil.copytree(place / "whole", tmp_path / "run"))
+    one, other = (["evaluate", str(run), *more] for more in asked)
+    rows, describe = run / "eval/base/predictions.jsonl", prediction.describe
+
+    def stopped(command: list[str], described: int) -> bytes:
+        left = [describe] * described
+
+        def stop(*arguments: Any) -> dict[str, Any]:
+            if not left:
+                raise KeyboardInterrupt
+            return left.pop()(*arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(prediction, "describe", stop)
+            assert main(command) == 130
+        return rows.read_bytes()
+
+    kept = stopped(one, 1)
+    assert stopped(other, 0) != kept
+    assert main(["report", str(run)]) == 2
+    assert (
+        f"two evaluations, because the last one was stopped; run `llama-tasks evaluate {run}`"
+        in capsys.readouterr().err
+    )
+    assert main(one) == 0
+    assert rows.read_bytes() == kept
+    (run / "eval/data.json").unlink()  # made before there were marks
+    for path in run.glob("eval/*/decoding.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "fingerprint": None}))
+    assert main(["report", str(run)]) == 0
 
 
 def test_a_stopped_evaluation_says_how_it_goes_on(

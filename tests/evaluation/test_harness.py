@@ -99,6 +99,36 @@ def test_any_model_is_scored_as_it_is(place: Path, tmp_path: Path, kind: str, mo
     assert harness.run(load_sets("suite.yaml"), candidate, tmp_path, say)["short"]["scores"] == scores["scores"]
 
 
+@pytest.mark.parametrize("lengths", [(5, 2), (2, 5)])
+def test_a_stop_between_rows_and_scores(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, int]
+) -> None:
+    """Older scores say nothing of the rows that a stopped evaluation left, and those rows are not made again."""
+    candidate, target = harness.Candidate.load(BaseConfig(model=str(place / "gpt2"))), tmp_path / "short/scores.json"
+    first, second = ({"short": load_sets("suite.yaml", [f"eval.max_new_tokens={n}"])["short"]} for n in lengths)
+
+    def stopped() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(prediction, "describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                harness.run(second, candidate, tmp_path, say)
+
+    def made(sets: dict[str, Any]) -> tuple[list[Any], Any]:
+        harness.run(sets, candidate, tmp_path, say)
+        scores = json.loads(target.read_text())
+        return list(read_jsonl(target.with_name("predictions.jsonl"))), scores["scores"]
+
+    expected = made(first)
+    stopped()
+    assert made(first) == expected
+    stopped()
+    asked: list[list[int]] = []
+    stream = prediction.stream
+    monkeypatch.setattr(prediction, "stream", lambda *a: (asked.append(list(a[-1])), stream(*a))[1])
+    assert made(second)[0] != expected[0]
+    assert asked[0] == []  # the sample that is decoded alone comes after
+
+
 def test_an_adapter_is_asked_by_its_contract(place: Path, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -164,6 +164,33 @@ def test_reports_of_older_runs_say_that_nobody_looked(run: Path, tmp_path: Path)
     assert json.loads((old.path / "report.json").read_text(encoding="utf-8")) == written
 
 
+def test_numbers_say_what_made_them(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training's command and versions, until an evaluation of its own has made them; and then both."""
+    again = Path(shutil.copytree(run, tmp_path / "again"))
+    trained = {
+        **json.loads((run / "environment.json").read_text()),
+        "command": "make finetune",
+        "versions": {"torch": "0"},
+    }
+    (again / "environment.json").write_text(json.dumps(trained))
+    assert main(["report", str(again)]) == 0
+    found = load(again)
+    assert (found["command"], found["provenance"]["versions"]) == ("make finetune", {"torch": "0"})
+    assert "training" not in found["provenance"]
+    monkeypatch.setenv("LLAMA_TASKS_COMMAND", "make evaluate")
+    assert main(["evaluate", str(again), "eval.general_text=null"]) == 0
+    monkeypatch.delenv("LLAMA_TASKS_COMMAND")
+    assert main(["report", str(again)]) == 0
+    found = load(again)
+    assert (found["command"], found["provenance"]["training"]["command"]) == ("make evaluate", "make finetune")
+    assert found["provenance"]["versions"]["torch"] != "0" == found["provenance"]["training"]["versions"]["torch"]
+    assert "make evaluate\n```" in (again / "report.md").read_text()
+    scores = [json.loads(path.read_text()) for path in again.glob("eval/*/scores.json")]
+    assert len({score["fingerprint"] for score in scores}) == 1
+    for one in scores:
+        assert (one["command"], one["environment"]["versions"]) == ("make evaluate", found["provenance"]["versions"])
+
+
 def test_a_run_is_compared_by_its_own_suite(run: Path, capsys: pytest.CaptureFixture) -> None:
     capsys.readouterr()
     base = run / "eval/base/predictions.jsonl"

@@ -4,16 +4,21 @@ writes what we write."""
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
+from tiny import make_base, make_model
 
+from llama_tasks.adapters import load_any
 from llama_tasks.errors import ModelError
 from llama_tasks.generate import generate
-from llama_tasks.generate.by_vllm import _save_adapter, vllm_settings
+from llama_tasks.generate.by_vllm import _files, _llm, _save_adapter, vllm_settings
 from llama_tasks.model import load_native
 from llama_tasks.recipe import BaseConfig, PromptConfig, Suite
 from llama_tasks.tokens import Encoder
@@ -54,6 +59,23 @@ def test_vllm_gets_the_settings_of_the_suite() -> None:
     assert drawn[0] == drawn[2]
     assert drawn[0]["seed"] != drawn[1]["seed"]
     assert (drawn[0]["top_k"], drawn[0]["top_p"], drawn[0]["stop_token_ids"]) == (-1, 0.9, [2, 7])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_vllm_gets_the_commit_that_was_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Not the branch, which has moved on since."""
+    cache, pinned, newest = tmp_path / "models--tester--tiny", "a" * 40, "b" * 40
+    for commit in (pinned, newest):
+        make_base(cache / "snapshots" / commit) if kind == "llama" else make_model(kind, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(newest)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = load_any(BaseConfig(model="tester/tiny", revision=pinned))
+    assert _files(model) == ("tester/tiny", pinned)
+    assert _files(load_native(EMBEDDED)) == (str(EMBEDDED), None)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=dict))
+    given = _llm.__wrapped__(*_files(model), "float32", 8)
+    assert (given["model"], given["revision"], given["tokenizer_revision"]) == ("tester/tiny", pinned, pinned)
 
 
 @pytest.mark.skipif(not missing, reason="vLLM is installed")

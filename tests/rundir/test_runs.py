@@ -68,6 +68,18 @@ def test_runs_of_every_state(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
     assert "no run" not in text
 
 
+def test_a_run_that_trained_all_weights(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its only system stands in the base's place."""
+    run = make(tmp_path / "whole", None)
+    with (run / "recipe.yaml").open("a") as file:
+        file.write("adapter: null\n")
+    scores = [{"metric": "rougeL", "lang": "en", "base": {"value": 98.1, "interval": [97, 99]}}]
+    (run / "report.json").write_text(json.dumps({"scores": scores}))
+    line = line_of(shown(capsys, str(tmp_path)), "whole")
+    assert "damaged" not in line and "rougeL – → 98.1" in line
+    assert "98.10" in shown(capsys, str(run), str(make(tmp_path / "other", 42.0)))
+
+
 def test_two_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     one, other = make(tmp_path / "one", 42.0), make(tmp_path / "other", 43.5, rate=1e-4)
     text = shown(capsys, str(one), str(other))
