@@ -105,7 +105,8 @@ def test_translation_prompt_names_the_languages() -> None:
 
 def test_chinese_prompts_are_chinese() -> None:
     task = tasks.create("qa")
-    assert Renderer(task)(task.example(GOOD[5][1])).text == "根据文章回答问题。\n\n安娜住在这里。\n\n问题：谁？\n答案："
+    given = row(context="安娜住在这里。", question="谁？", answers=["安娜"])
+    assert Renderer(task)(task.example(given)).text == "根据文章回答问题。\n\n安娜住在这里。\n\n问题：谁？\n答案："
 
 
 @pytest.mark.parametrize(
