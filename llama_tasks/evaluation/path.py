@@ -15,7 +15,7 @@ from llama_tasks.errors import RecipeError, RunError
 from llama_tasks.evaluation import identity, insight, prediction, records
 from llama_tasks.evaluation.prediction import predict as predict
 from llama_tasks.evaluation.records import training_summary
-from llama_tasks.evaluation.rehearsal import check_suite
+from llama_tasks.evaluation.rehearsal import check_answering
 from llama_tasks.evaluation.scoring import compare, row_values, score
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.rundir import RunDirectory, read_json, read_jsonl, write_json
@@ -192,7 +192,7 @@ def predict_file(run: RunDirectory, recipe: Recipe, source: Path, target: Path) 
     """
     from llama_tasks.dataset import for_prediction
 
-    check_suite(recipe)
+    check_answering(recipe)
     if recipe.eval.scoring == "perplexity":
         raise RecipeError("Plain text is measured (eval.scoring: perplexity); there is nothing to predict.")
     if target.exists():

@@ -14,6 +14,7 @@ from llama_tasks.evaluation.scoring import measures
 from llama_tasks.metrics.names import CALIBRATION, LANGUAGE_FREE
 from llama_tasks.recipe import Recipe, Suite
 from llama_tasks.recipe.decoding_fields import check_decoding
+from llama_tasks.tasks import Task
 
 if TYPE_CHECKING:
     from llama_tasks.dataset import Dataset
@@ -35,13 +36,24 @@ class Demand:
     token: int = 0
 
 
+def check_answering(recipe: Recipe) -> Task:
+    """The recipe's task. Raises RecipeError for a suite by which its rows could not be answered, scored or not."""
+    check_decoding(recipe.eval)
+    task = tasks.create(recipe.task, config=recipe.prompt)
+    scoring = recipe.eval.scoring
+    if (scoring == "perplexity") != (recipe.task == "text"):
+        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
+    if scoring == "likelihood" and not task.chooses:
+        raise RecipeError(
+            f"eval.scoring: likelihood ranks choices, which the task {task.name!r} does not have; use generate."
+        )
+    return task
+
+
 def check_suite(recipe: Recipe) -> None:
     """Raise MetricError or RecipeError for a suite that could not be scored after the training."""
     suite, lead = recipe.eval, recipe.train.metric_for_best_model
-    check_decoding(suite)
-    task = tasks.create(recipe.task, config=recipe.prompt)
-    if (suite.scoring == "perplexity") != (recipe.task == "text"):
-        raise RecipeError(f"eval.scoring: perplexity belongs to the task text, and the task is {task.name!r}.")
+    task = check_answering(recipe)
     if suite.scoring == "perplexity":
         given = {
             "train.metric_for_best_model": lead,
@@ -56,10 +68,6 @@ def check_suite(recipe: Recipe) -> None:
     if not suite.metrics:
         known = [*task.metrics, *metrics.names()]
         raise RecipeError(f"eval.metrics is empty; name at least one of {', '.join(known)}.")
-    if suite.scoring == "likelihood" and not task.chooses:
-        raise RecipeError(
-            f"eval.scoring: likelihood ranks choices, which the task {task.name!r} does not have; use generate."
-        )
     for name in [*suite.metrics, *([lead] if lead else [])]:
         if name in task.metrics:
             metrics.create(name, "en", own=task.metrics)
