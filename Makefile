@@ -25,7 +25,7 @@ benches := bench-speed bench-ablation bench-decode bench-generate bench-choices 
 .PHONY: help setup setup-dev finetune inspect evaluate predict report export push samples pretrain test lint types format bench $(benches) clean
 
 help:
-	@sed -n 's/^#  *\(\(make\|RESUME=1\) .*\)/\1/p' Makefile
+	@sed -n -e 's/^#  *\(make .*\)/\1/p' -e 's/^#  *\(RESUME=1 .*\)/\1/p' Makefile
 
 setup: $(VENV)/ready
 setup-dev: $(VENV)/ready-dev

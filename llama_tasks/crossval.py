@@ -55,7 +55,7 @@ def crossval(recipe: Recipe, folds: int, *, resume: bool, overwrite: bool, conso
     before = _claim(place, folds, resume, overwrite)
     recipe = pin_like(recipe, before)
     if before is not None:
-        refuse_changes(place, before, recipe)
+        refuse_changes(place, pin_like(before, before), recipe)  # older ones were written down before they were pinned
     else:
         _begin(place, recipe, folds)
     task, labels, splits = read(recipe)

@@ -247,6 +247,13 @@ def _scannable(path: Path) -> bytes:
         return file.read(8 + int.from_bytes(file.read(8), "little"))
 
 
+def _names_a_file(value: str) -> bool:
+    try:
+        return _is_path(value) and Path(value).expanduser().exists()
+    except (OSError, RuntimeError):  # too long to be a name, or of an unknown user
+        return False
+
+
 def names_a_secret(variable: str) -> bool:
     """Whether an environment variable is named like a secret."""
     return _SECRET_NAME.search(variable) is not None
@@ -257,6 +264,6 @@ def user_secrets() -> list[str]:
     from huggingface_hub import get_token
 
     values = [value for key, value in os.environ.items() if names_a_secret(key) and len(value) >= 16]
-    named = [value for value in values if not Path(value).expanduser().exists()]
+    named = [value for value in values if not _names_a_file(value)]
     token = get_token()
     return [*named, token] if token else named

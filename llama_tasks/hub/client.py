@@ -86,8 +86,6 @@ class Client:
                 f"{repo_id} exists and is public, but a private repository was asked for; nothing was sent. "
                 "Publish openly with --public, make the repository private in its settings, or choose another name."
             )
-        if not private and info.private:
-            self._api.update_repo_settings(repo_id, private=False)
         present = {sibling.rfilename for sibling in info.siblings or []}
         names = sorted(path.name for path in folder.iterdir())
         strange = sorted(name for name in present - set(names) if name == "config.json" or name.endswith(PICKLES))
@@ -101,6 +99,8 @@ class Client:
             repo_id, operations, commit_message=f"{message} by llama-tasks", parent_commit=info.sha
         )
         self._verify(repo_id, folder, made.oid)
+        if not private and info.private:  # last: what else was there might have had to stay private
+            self._api.update_repo_settings(repo_id, private=False)
         return Sent(made.oid, f"{self._api.endpoint}/{repo_id}")
 
     def _verify(self, repo_id: str, folder: Path, commit: str) -> None:

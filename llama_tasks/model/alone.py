@@ -125,8 +125,9 @@ class _Sources:
         modules = [module for module in model.modules() if not isinstance(module, HOLDERS)]
         hooks = [*EVERYWHERE, *(h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks))]
         self._free_of_hooks = [each for each in hooks if not each]
+        self._hooked = [each for each in hooks if each]  # by transformers' recorders
         self._attributes = [vars(module) for module in modules]
-        self._adapters = [vars(module) for module in modules if "merged_adapters" in vars(module)]
+        self._adapters = [module for module in modules if "merged_adapters" in vars(module)]
         self._weights = [
             weight for weight in model.parameters() if not weight.is_inference()
         ]  # the others cannot be written
@@ -139,11 +140,10 @@ class _Sources:
     def _read(self) -> tuple[Any, ...]:
         return (
             any(self._free_of_hooks),
+            sum(map(len, self._hooked)),
             sum(map(len, self._attributes)),  # a patched `forward` is one more
-            [
-                (own["_disable_adapters"], own["_active_adapter"], len(own["merged_adapters"]), dict(own["scaling"]))
-                for own in self._adapters
-            ],
+            [(a._disable_adapters, a._active_adapter, len(a.merged_adapters)) for a in self._adapters],
+            [dict(vars(a).get("scaling", ())) for a in self._adapters],
             [weight.data_ptr() for weight in self._weights],
             [weight._version for weight in self._weights],
         )

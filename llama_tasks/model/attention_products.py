@@ -74,7 +74,7 @@ def of_shared_keys(q_NH1C: Tensor, k_NKSC: Tensor, v_NKSC: Tensor, mask: Tensor 
     """The same with the queries that share keys as rows beside each other, [N, K, G, C]: as many heads as keys have, which the
     fused kernels of a GPU take with a mask too, and nothing is repeated."""
     q_NKGC = q_NH1C.view(len(q_NH1C), k_NKSC.shape[1], -1, q_NH1C.shape[-1])
-    return F.scaled_dot_product_attention(q_NKGC, k_NKSC, v_NKSC, attn_mask=mask, scale=scaling).view(q_NH1C.shape)
+    return F.scaled_dot_product_attention(q_NKGC, k_NKSC, v_NKSC, attn_mask=mask, scale=scaling).reshape(q_NH1C.shape)
 
 
 def weights_kept(length: int) -> int:

@@ -177,6 +177,8 @@ def test_the_users_own_secrets_are_found(folder: Path, monkeypatch: pytest.Monke
     assert "no secret" in failures(folder, private=("given-as-argument",))
     (folder / "README.md").write_text("wJal/rXUt+nFEMI/K7MDENG")
     assert "no secret" not in failures(folder)
+    monkeypatch.setenv("LONG_TOKEN", "a/" + "b" * 400)  # no name that a file could have
+    assert "no secret" not in failures(folder)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJal/rXUt+nFEMI/K7MDENG")
     assert "no secret" in failures(folder)
 

@@ -166,7 +166,7 @@ def _steps(folder: Path, base: Path, run: Path) -> Steps:
     steps.push("changed adapter", changed, "tester/changed", with_base=True, dry_run=True)
     steps.push("another folder", moved, "tester/moved", with_base=True, base_path=str(base))
     steps.push("another base", run, "tester/another", base_model="tester/x", base_revision="b" * 40)
-    steps.publish("not an adapter", ready, "tester/whole-model")
+    steps.publish("not an adapter", ready, "tester/whole-model", private=False)
     return steps
 
 
@@ -325,6 +325,7 @@ def test_nothing_is_published_openly_or_over_something_else_by_accident(scene: S
     assert len(scene.hub.repos["tester/open"].commits) == 2
     assert "already holds something else (config.json)" in scene.error("not an adapter")
     assert len(scene.hub.repos["tester/whole-model"].commits) == 1
+    assert scene.hub.repos["tester/whole-model"].private
 
 
 def test_public_opens_a_repository_that_was_private(scene: Scene) -> None:

@@ -170,6 +170,18 @@ REFUSED: dict[str, Callable[[NativeLlamaForCausalLM], Any]] = {
 }
 
 
+def test_trained_rows_of_an_embedding_go_with_it(pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(pair[1], trainable_token_indices=[5, 6])
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "token_adapter" in name:
+                weight.add_(1.0)
+    expected = plain_steps(model, monkeypatch)
+    logits, decoder = logits_of_steps(model)
+    assert decoder._alone is not None
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_outputs_that_were_once_recorded_change_nothing(pair: Any) -> None:
     """transformers' hooks for them stay on the layers."""
     pair[1](torch.tensor([[5, 6]]), output_hidden_states=True)

@@ -259,10 +259,13 @@ def _patched(model: Any) -> None:
     layer.forward = lambda *args, **kwargs: -usual(*args, **kwargs)
 
 
+@pytest.mark.parametrize("recorded", [False, True], ids=["", "outputs were once recorded"])
 @pytest.mark.parametrize("change", [_negated, _steered, _patched])
 def test_what_is_changed_between_steps_counts_from_then_on(
-    pair: Any, short_steps: list[int], change: Callable[[Any], None]
+    pair: Any, short_steps: list[int], change: Callable[[Any], None], recorded: bool
 ) -> None:
+    for model in pair:
+        model(IDS, output_hidden_states=recorded)  # which leaves transformers' hooks on the layers
     count, at = 4 * ALONE_AFTER, 2 * ALONE_AFTER
 
     def made(model: Any) -> list[list[int]]:
