@@ -169,7 +169,8 @@ class Renderer:
         for lang, candidates in sorted(by_lang.items()):
             if len(candidates) <= count and not kept:
                 raise RecipeError(
-                    f"prompt.num_fewshot is {count}, but only {len(candidates)} training rows are in the language {lang!r}."
+                    f"prompt.num_fewshot is {count}, but only {len(candidates)} different training rows are in the language "
+                    f"{lang!r}."
                 )
             chosen = random.Random(f"{seed}/{lang}").sample(list(candidates.values()), min(count, len(candidates)))
             header = "".join(f"{prompt.text}{prompt.response}{BETWEEN}" for prompt, *_ in chosen)

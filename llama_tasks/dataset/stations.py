@@ -85,8 +85,9 @@ def assemble(
     prompts["train"] = [prompt for prompt in held if prompt.example.id not in drawn]
     train = encode(task, encoder, prompts["train"], recipe.data.cache)
     if not train.tokens:
+        of = f" of the first {streaming.LOOKED_AT:,} rows" if recipe.data.streaming else ""
         raise DataError(
-            f"No training example is left: all are longer than prompt.max_length ({recipe.prompt.max_length} tokens); raise it."
+            f"No training example is left: all{of} are longer than prompt.max_length ({recipe.prompt.max_length} tokens); raise it."
         )
     audit.add("train", held, train.tokens)  # solved examples too: their answers stand in every prompt
     findings = audit.report().findings

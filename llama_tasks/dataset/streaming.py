@@ -59,15 +59,18 @@ def make_stream(recipe: Recipe, task: Task, renderer: Renderer, encoder: Encoder
     return Stream(_rows(recipe, task, bad), encode, recipe.data.num_workers, bad)
 
 
-def beginning(recipe: Recipe, task: Task, count: int) -> Split:
-    """The first `count` training rows in the order of the first epoch, to be looked at: cleaned, those that can be used."""
-    return next(pieces(recipe, task, count))
+LOOKED_AT = 10_000  # rows of a stream, at most, before anything is trained
+
+
+def beginning(recipe: Recipe, task: Task) -> Split:
+    """The first training rows in the order of the first epoch, to be looked at: cleaned, those that can be used."""
+    return next(pieces(recipe, task, LOOKED_AT))
 
 
 def pieces(recipe: Recipe, task: Task, count: int) -> Iterator[Split]:
-    """The first epoch in pieces of `count` rows, each as `beginning` gives the first."""
+    """The first `LOOKED_AT` rows in pieces of `count`, each as `beginning` gives all of them."""
     bad, read_as = BadRows(recipe.data.on_bad_row == "skip"), list[str]()
-    rows = _rows(recipe, task, bad, read_as)(0, None)
+    rows = itertools.islice(_rows(recipe, task, bad, read_as)(0, None), LOOKED_AT)
     told = describe_stream(recipe.data, recipe.task)
     which = "the first"
     while piece := list(itertools.islice(rows, count)):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 EXAMPLES = 10
 CHUNK = 1000  # rows that pass together
-OF_A_STREAM = 10_000  # training rows of a stream that are looked at
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def gather(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> Inspection:
     """Look at the rows of a recipe, of a stream at the first ones. Raises DataError for rows that cannot be read or do not fit."""
     task, labels, splits = dataset.read(recipe)
     if recipe.data.streaming:
-        splits = {"train": streaming.beginning(recipe, task, OF_A_STREAM), **splits}
+        splits = {"train": streaming.beginning(recipe, task), **splits}
     return look(recipe, tokenizer, task, labels, splits)
 
 
@@ -130,7 +129,7 @@ def look(
     report = audit.report()
     if dropped.total and config.on_too_long == "error":
         report.findings.insert(0, _too_long(dropped, config.max_length))
-    elif dropped.total and not report.lengths[0] and not recipe.data.streaming:  # a stream may bring shorter ones
+    elif dropped.total and not report.lengths[0]:
         told = (
             f"no training example is left: all are longer than prompt.max_length ({config.max_length} tokens; raise it)"
         )

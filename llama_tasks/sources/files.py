@@ -224,7 +224,9 @@ def _in_parts(filesystem: Any, url: str) -> Any:
 
         stream.close()
         timeout = aiohttp.ClientTimeout(sock_connect=30, sock_read=60)  # of a silence: the whole may take its time
-        patient = fsspec.filesystem("http", client_kwargs={"timeout": timeout})
+        # With what the user has set for fsspec: proxies, headers and the like.
+        settings = {**filesystem.storage_options, "client_kwargs": {**filesystem.client_kwargs, "timeout": timeout}}
+        patient = fsspec.filesystem("http", **settings)
         with contextlib.ExitStack() as unless_whole:
             stream = unless_whole.enter_context(tempfile.TemporaryFile())
             patient.get_file(url, stream)

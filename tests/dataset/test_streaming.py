@@ -243,5 +243,7 @@ def test_a_stream_is_not_judged_by_its_first_rows(tmp_path: Path) -> None:
     assert not any("without a training row" in finding for finding in made.findings)
     seen = gather(told, tokenizer).report.findings
     assert not {"too_long", "unseen_label"} & {finding.rule for finding in seen}
-    with pytest.raises(DataError, match=r"all are longer than prompt.max_length \(8 tokens\)"):
-        prepare(replace(told, prompt=replace(told.prompt, max_length=8)), tokenizer)
+    short = replace(told, prompt=replace(told.prompt, max_length=8))
+    with pytest.raises(DataError, match=r"all of the first 10,000 rows are longer than prompt.max_length \(8 tokens\)"):
+        prepare(short, tokenizer)
+    assert [finding.rule for finding in gather(short, tokenizer).stops] == ["too_long"]
