@@ -256,7 +256,7 @@ def test_a_whole_run_and_what_follows(workplace: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_resumes(workplace: Path, zygote: Zygote, number: signal.Signals) -> None:
     """Stop after a few steps, resume, and get the adapter of an undisturbed run byte for byte."""
-    arguments = ["finetune", "mine.yaml", "train.num_train_epochs=12"]
+    arguments = ["finetune", "mine.yaml", "train.num_train_epochs=6"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(
         [sys.executable, "-m", "llama_tasks", *arguments, "output=runs/broken"],
