@@ -183,7 +183,7 @@ def test_rows_of_a_stream(tmp_path: Path, workers: int) -> None:
     assert len(tokens) == 35
     assert made.stream.bad.count == 5
     assert "a translation needs 'source_lang'" in made.stream.bad.first[0].why
-    assert len(streaming.beginning(recipe, made.task, 100).rows) == 35
+    assert len(streaming.beginning(recipe, made.task).rows) == 35
     assert gather(recipe, load_tokenizer(recipe.base)).sources["train"]["set_aside"]["rows"] == 5
     stopping = recipe_of(tmp_path, "translate", f"base.model={tmp_path / 'base'}", *stream)
     make_rows(tmp_path / "test.jsonl", [TRANSLATION])
