@@ -43,7 +43,7 @@ $(VENV)/ready $(VENV)/ready-dev: pyproject.toml $(CONSTRAINTS)
 	else \
 		set -x; test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
 		$(bin)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint $(CONSTRAINTS) --editable '.$(if $(findstring ready-dev,$(notdir $@)),[dev])' \
-			$(if $(PYTHONDONTWRITEBYTECODE),&& { $(bin)/python -m compileall -qq -j 0 $(VENV)/lib || true; }); \
+			$(if $(PYTHONDONTWRITEBYTECODE),&& { $(bin)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true; }); \
 	fi
 	@touch $(VENV)/ready $@
 
