@@ -153,7 +153,7 @@ def _nearest(
     for name, base in _policies(place):
         try:
             merged = _with_adapter(base, adapter).merge_and_unload(safe_merge=True)
-        except (ValueError, NotImplementedError) as error:  # NaN, which peft looks for; a method that has no merge
+        except (ValueError, NotImplementedError) as error:  # NaN, or a method without a merge: in words of peft
             raise ModelError(f"{adapter} cannot be merged: {error}") from None
         found[name] = _difference(_logits(merged, ids), reference)
         if best is None or found[name].mean < found[chosen].mean:

@@ -124,8 +124,8 @@ def signal_in(work: str, number: int, step: int) -> None:
             os.kill(os.getpid(), number)
         return do(*arguments)
 
-    watch.Watch.validate_if_due = noting  # type: ignore[method-assign]
-    setattr(place, name, signalled)
+    for kind, method, changed in ((watch.Watch, "validate_if_due", noting), (place, name, signalled)):
+        setattr(kind, method, changed)
 
 
 def slow_down_rows(seconds: float, log: str) -> None:

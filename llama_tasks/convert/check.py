@@ -21,11 +21,8 @@ from torch.nn import functional as F
 from llama_tasks.errors import ModelError
 from llama_tasks.model import NativeLlamaConfig
 from llama_tasks.model.loading import read_config
-from llama_tasks.model.modeling_native_llama import (
-    NativeLlamaDecoderLayer,
-    NativeLlamaRMSNorm,
-    NativeLlamaRotaryEmbedding,
-)
+from llama_tasks.model.modeling_native_llama import NativeLlamaDecoderLayer, NativeLlamaRMSNorm
+from llama_tasks.model.rotary import NativeLlamaRotaryEmbedding
 
 from .meta import MetaCheckpoint, MetaParams
 from .writer import hugging_face_name

@@ -112,12 +112,12 @@ def _class_and_settings(config: TrainConfig, learning_rate: float, warmup_steps:
             f"train.optim: {config.optim} needs groups of parameters with a rank, which are not made here; choose another, such as "
             "adamw_torch_fused."
         )
-    args = SimpleNamespace(
+    args: Any = SimpleNamespace(  # of TrainingArguments what is read
         optim=config.optim, optim_args=None, learning_rate=learning_rate, adam_beta1=0.9, adam_beta2=config.adam_beta2,
         adam_epsilon=1e-8, weight_decay=config.weight_decay, warmup_steps=warmup_steps,
     )  # fmt: skip
     try:
-        return Trainer.get_optimizer_cls_and_kwargs(args)  # type: ignore[arg-type]
+        return Trainer.get_optimizer_cls_and_kwargs(args)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"train.optim: {config.optim} is not installed. {_first_line(error)}") from None
 
